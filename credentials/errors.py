@@ -1,0 +1,90 @@
+"""Everything the credentials app raises. No message holds a key, a token or any part of one.
+
+CredentialsError
+├── InvalidKey               a pasted provider key cannot be sent in a header
+├── InvalidDestination       a destination URL, header name or template is not allowed
+├── InvalidLimit             a token's limit makes no sense
+├── KeyRefused               the provider answered that the key is not valid
+├── KeyUnchecked             the provider could not be asked
+├── UnknownProvider          no such provider here
+├── ConfirmationMismatch     the typed subdomain is not the endpoint's
+├── NotFound                 no such endpoint or token for this owner
+└── SealError                something about sealed records
+    ├── KeyringError         the master keys are missing, malformed or exposed
+    ├── UnknownMasterKey     a record names a master key that is not in the keyring
+    ├── WrongMasterKey       a master key is not the one its id was used with before
+    └── CannotOpen           a record is not authentic, or not in the place it was sealed for
+"""
+
+from __future__ import annotations
+
+
+class CredentialsError(Exception):
+    """Base class; `str(error)` is a sentence that may be shown to the person."""
+
+
+class InvalidKey(CredentialsError):
+    """A pasted provider key is empty, too long, or holds spaces, line breaks or non-ASCII characters."""
+
+
+class InvalidDestination(CredentialsError):
+    """A destination URL, header name or header template is malformed or not allowed here."""
+
+    def __init__(self, message: str, *, field: str = "destination_url") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class InvalidLimit(CredentialsError):
+    """A limit of a bearer token is malformed; `field` names it."""
+
+    def __init__(self, message: str, *, field: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class KeyRefused(CredentialsError):
+    """The provider answered 401 or 403 to the key."""
+
+
+class KeyUnchecked(CredentialsError):
+    """The provider could not be asked, so the key may be right or wrong."""
+
+
+class UnknownProvider(CredentialsError):
+    """No provider has this slug in this installation."""
+
+
+class ConfirmationMismatch(CredentialsError):
+    """What was typed to confirm is not the subdomain."""
+
+
+class NotFound(CredentialsError):
+    """No such object for this owner. The same error whether it belongs to somebody else or does not exist."""
+
+
+class SealError(CredentialsError):
+    """Base of everything that is wrong with sealed records or the keys that seal them."""
+
+
+class KeyringError(SealError, ValueError):
+    """The master keys are missing, malformed or readable by others."""
+
+
+class UnknownMasterKey(SealError):
+    """A record names a master key that is not in the keyring."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"The master key {key_id!r} is not in the keyring.")
+        self.key_id = key_id
+
+
+class WrongMasterKey(SealError):
+    """A master key does not match the check value stored when its id was first used."""
+
+
+class CannotOpen(SealError):
+    """A record does not open. One message for every cause: which one it was would help only an attacker."""
+
+    def __init__(self) -> None:
+        super().__init__("This sealed key cannot be opened. It needs its key again.")

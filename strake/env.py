@@ -1,0 +1,122 @@
+"""Typed readers for environment variables. Unknown words and missing secrets stop the process, never default."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from django.core.exceptions import ImproperlyConfigured
+
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class Environment:
+    """Reads one environment; every reader raises `ImproperlyConfigured` with a message that says what to do."""
+
+    def __init__(self, values: Mapping[str, str] | None = None) -> None:
+        self.values = os.environ if values is None else values
+
+    def text(self, name: str, default: str = "") -> str:
+        return self.values.get(name, "").strip() or default
+
+    def number(self, name: str, default: int, *, low: int, high: int) -> int:
+        raw = self.text(name)
+        if not raw:
+            return default
+        if not raw.isascii() or not raw.isdigit() or not low <= int(raw) <= high:
+            raise ImproperlyConfigured(f"{name} must be a whole number from {low} to {high}.")
+        return int(raw)
+
+    def switch(self, name: str, default: bool = False) -> bool:
+        raw = self.text(name).lower()
+        if not raw:
+            return default
+        if raw in {"1", "true", "yes", "on"}:
+            return True
+        if raw in {"0", "false", "no", "off"}:
+            return False
+        raise ImproperlyConfigured(f"{name} must be true or false.")
+
+    def words(self, name: str) -> list[str]:
+        """Comma-separated words, empty ones dropped."""
+        return [word for part in self.text(name).split(",") if (word := part.strip())]
+
+    def secret(self, name: str) -> str | None:
+        """The secret from `NAME_FILE` (a path; preferred, since a file is not shown by /proc) or `NAME`."""
+        path = self.text(f"{name}_FILE")
+        if path:
+            try:
+                return Path(path).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+                raise ImproperlyConfigured(
+                    f"{name}_FILE names {path}, which cannot be read: {reason}. Fix the path or its permissions."
+                ) from None
+        return self.text(name) or None
+
+    def origin(self, name: str, default: str) -> SplitResult:
+        """A bare origin, `scheme://host[:port]`; plain http on loopback only."""
+        raw = self.text(name, default)
+        try:
+            parts = urlsplit(raw.rstrip("/"))
+            host, _ = parts.hostname, parts.port
+        except ValueError:
+            raise ImproperlyConfigured(f"{name} is not a URL: {raw}") from None
+        if parts.scheme not in {"http", "https"} or not host or parts.username or parts.password:
+            raise ImproperlyConfigured(f"{name} must look like https://strake.example.org, not {raw}")
+        if parts.path or parts.query or parts.fragment:
+            raise ImproperlyConfigured(f"{name} must be an origin without a path, not {raw}")
+        if parts.scheme == "http" and host not in LOOPBACK_HOSTS:
+            raise ImproperlyConfigured(f"{name} must use https: plain http is for loopback only, not {raw}")
+        return parts
+
+
+def database_config(url: str) -> dict[str, Any]:
+    """Django's settings for a `postgres://user:password@host:port/name?option=value` URL."""
+    parts = _service_url(url, "DATABASE_URL", {"postgres", "postgresql"}, "postgres://user:password@host:5432/strake")
+    name = unquote(parts.path.lstrip("/"))
+    if not name:
+        raise ImproperlyConfigured("DATABASE_URL names no database: add /strake after the host.")
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": name,
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": unquote(parts.hostname or ""),
+        "PORT": str(parts.port or ""),
+        "OPTIONS": dict(parse_qsl(parts.query)),
+    }
+
+
+def email_config(url: str) -> dict[str, Any]:
+    """Django's e-mail settings for `smtp://` (no TLS), `smtp+tls://` (STARTTLS) or `smtps://` (TLS from the start)."""
+    parts = _service_url(
+        url, "EMAIL_URL", {"smtp", "smtps", "smtp+tls"}, "smtp+tls://user:password@mail.example.org:587"
+    )
+    if not parts.hostname:
+        raise ImproperlyConfigured("EMAIL_URL names no host.")
+    return {
+        "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+        "EMAIL_HOST": parts.hostname,
+        "EMAIL_PORT": parts.port or {"smtp": 25, "smtp+tls": 587, "smtps": 465}[parts.scheme],
+        "EMAIL_HOST_USER": unquote(parts.username or ""),
+        "EMAIL_HOST_PASSWORD": unquote(parts.password or ""),
+        "EMAIL_USE_TLS": parts.scheme == "smtp+tls",
+        "EMAIL_USE_SSL": parts.scheme == "smtps",
+        "EMAIL_TIMEOUT": 20,
+    }
+
+
+def _service_url(url: str, name: str, schemes: set[str], example: str) -> SplitResult:
+    # The value can hold a password, so no message repeats it.
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ImproperlyConfigured(f"{name} is not a URL; it should look like {example}") from None
+    if parts.scheme not in schemes:
+        raise ImproperlyConfigured(f"{name} should look like {example}")
+    return parts

@@ -1,0 +1,24 @@
+"""Browser and API routes. Proxy traffic (`/p/…` or the endpoint's own host) never gets here: see strake/asgi.py."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.urls import include, path
+
+from strake import views
+
+urlpatterns = [
+    path("", views.front_page, name="front_page"),
+    path("healthz", views.healthz, name="healthz"),
+    path("security/", views.security, name="security"),
+    path("privacy/", views.privacy, name="privacy"),
+    path("", include("accounts.urls")),
+    path("", include("credentials.urls")),
+    path("", include("proxy.urls")),
+    path("admin/", admin.site.urls),
+]
+
+handler400 = "strake.views.bad_request"
+handler403 = "strake.views.permission_denied"
+handler404 = "strake.views.not_found"
+handler500 = "strake.views.server_error"
