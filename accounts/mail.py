@@ -1,1 +1,0 @@
-from django.core.mail.backends.console import EmailBackend as TerminalBackend

@@ -51,7 +51,7 @@ class User(AbstractBaseUser):
         return self.email
 
     def get_session_auth_hash(self) -> str:
-        """Part of every session; a session whose value differs is over. Without passwords the epoch takes their place."""
+        """Part of every session, which ends when this changes. Without passwords the epoch takes their place."""
         return self._epoch_hash()
 
     def get_session_auth_fallback_hash(self) -> Any:
@@ -75,7 +75,9 @@ class SignInLink(models.Model):
 
     email = models.EmailField(max_length=254)
     token_digest = models.BinaryField(max_length=32)
-    browser_digest = models.BinaryField(max_length=32, default=b"", help_text="Of the cookie of the browser that asked.")
+    browser_digest = models.BinaryField(
+        max_length=32, default=b"", help_text="Of the cookie of the browser that asked."
+    )
     next_path = models.CharField(max_length=512, blank=True, help_text="Where to go after sign-in; a path of ours.")
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()
@@ -84,7 +86,9 @@ class SignInLink(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["token_digest"], name="accounts_signinlink_unique_token_digest"),
-            models.CheckConstraint(condition=Q(expires_at__gt=F("created_at")), name="accounts_signinlink_expires_later"),
+            models.CheckConstraint(
+                condition=Q(expires_at__gt=F("created_at")), name="accounts_signinlink_expires_later"
+            ),
         ]
         indexes = [models.Index(fields=["email", "created_at"], name="accounts_signinlink_by_email")]
 

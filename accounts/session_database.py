@@ -1,1 +1,0 @@
-from django.contrib.sessions.backends.db import SessionStore

@@ -18,7 +18,9 @@ class RequestRecord(models.Model):
     )
     status = models.PositiveSmallIntegerField(help_text="What the client got; 499 where it left before an answer.")
     latency_ms = models.PositiveIntegerField(help_text="From the request's arrival to the last byte of the answer.")
-    first_byte_ms = models.PositiveIntegerField(null=True, help_text="To the first byte of the answer, if there was one.")
+    first_byte_ms = models.PositiveIntegerField(
+        null=True, help_text="To the first byte of the answer, if there was one."
+    )
     at = models.DateTimeField()
 
     class Meta:
@@ -52,4 +54,4 @@ class RequestRollup(models.Model):
         indexes = [models.Index(fields=["hour"], name="proxy_rollup_by_hour")]
 
     def __str__(self) -> str:
-        return f"{self.count} × {self.status_class}xx"
+        return f"{self.count} of {self.status_class}xx"
