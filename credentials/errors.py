@@ -13,6 +13,7 @@ CredentialsError
     ├── KeyringError         the master keys are missing, malformed or exposed
     ├── UnknownMasterKey     a record names a master key that is not in the keyring
     ├── WrongMasterKey       a master key is not the one its id was used with before
+    ├── RetiredMasterKey     a master key was retired and seals no more
     └── CannotOpen           a record is not authentic, or not in the place it was sealed for
 """
 
@@ -81,6 +82,23 @@ class UnknownMasterKey(SealError):
 
 class WrongMasterKey(SealError):
     """A master key does not match the check value stored when its id was first used."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(
+            f"The master key {key_id!r} is not the key that this id stood for before. "
+            "Restore the keyring that belongs to this database."
+        )
+        self.key_id = key_id
+
+
+class RetiredMasterKey(SealError):
+    """A master key seals no more since `retire_master_key`; the keyring of this process still has it as primary."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(
+            f"The master key {key_id!r} has been retired. Make another key the primary: manage.py create_master_key"
+        )
+        self.key_id = key_id
 
 
 class CannotOpen(SealError):

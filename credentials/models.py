@@ -11,6 +11,7 @@ from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from accounts import tokens
 from accounts.models import User
@@ -110,8 +111,6 @@ class Credential(models.Model):
         )
 
     def store(self, sealed: SealedKey) -> None:
-        from django.utils import timezone
-
         self.format = sealed.format
         self.master_key_id = sealed.wrap.master_key_id
         self.wrapped_dek = sealed.wrap.wrapped_dek
@@ -169,6 +168,23 @@ class MasterKeyCheck(models.Model):
     key_id = models.CharField(primary_key=True, max_length=64)
     check_value = models.BinaryField(max_length=16)
     created_at = models.DateTimeField(db_default=Now(), editable=False)
+    retired_at = models.DateTimeField(null=True, editable=False, help_text="From then on nothing is sealed under it.")
 
     def __str__(self) -> str:
         return self.key_id
+
+
+class ServerProcess(models.Model):
+    """A running server process and the master keys it has loaded, so that rotation can wait for every process.
+
+    A process writes its row at start, on every change of its keyring and every few seconds (`credentials.presence`).
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=100, help_text="Host and process id, for the operator.")
+    primary_key_id = models.CharField(max_length=64)
+    key_ids: models.JSONField[Any, list[str]] = models.JSONField(default=list)
+    seen_at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return self.name

@@ -13,6 +13,7 @@ from credentials.envelope import FORMAT, IV_BYTES, Binding, SealedKey, WrappedKe
 from credentials.errors import CannotOpen, InvalidKey
 from credentials.keyring import Keyring
 
+DATA_KEY_BYTES = 32
 MAX_KEY_LENGTH = 8192  # service-account style keys are long; header lines of 8 KiB pass everywhere
 
 
@@ -64,9 +65,14 @@ def unwrap(wrap: WrappedKey, format: int, credential_id: UUID, keyring: Keyring)
         raise CannotOpen
     associated_data = wrap_associated_data(format, credential_id, wrap.master_key_id)
     try:
-        return AESGCM(keyring.key(wrap.master_key_id)).decrypt(wrap.wrapped_dek_iv, wrap.wrapped_dek, associated_data)
+        data_key = AESGCM(keyring.key(wrap.master_key_id)).decrypt(
+            wrap.wrapped_dek_iv, wrap.wrapped_dek, associated_data
+        )
     except InvalidTag:
         raise CannotOpen from None
+    if len(data_key) != DATA_KEY_BYTES:
+        raise CannotOpen
+    return data_key
 
 
 def _wrap(data_key: bytes, format: int, credential_id: UUID, master_key_id: str, keyring: Keyring) -> WrappedKey:
