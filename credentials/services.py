@@ -18,10 +18,10 @@ from django.utils import timezone
 from accounts import audit, tokens
 from accounts.audit import Actor
 from accounts.models import User
-from credentials import destinations, key_check, keyring, limits, providers, sealing
+from credentials import destinations, key_check, keyring_guard, limits, providers, sealing
 from credentials.destinations import Destination
 from credentials.errors import ConfirmationMismatch, InvalidDestination, KeyUnchecked, NotFound
-from credentials.models import BEARER_TOKEN_PREFIX, BearerToken, Credential, Endpoint, MasterKeyCheck
+from credentials.models import BEARER_TOKEN_PREFIX, BearerToken, Credential, Endpoint
 from credentials.providers import Provider
 
 
@@ -93,8 +93,8 @@ def connect(
         header_template=header_template,
     )
     with transaction.atomic():
-        confirm_master_key()
         credential.secret = key
+        keyring_guard.confirm(credential.master_key_id)
         endpoint.save(force_insert=True)
         credential.save(force_insert=True)
         token, plaintext = _new_token(endpoint, "First token", limits.Limits())
@@ -250,14 +250,6 @@ def parse_stored_destination(credential: Credential) -> Destination:
     return destinations.parse(credential.destination_url)
 
 
-def confirm_master_key() -> None:
-    """Make sure the primary master key is the one its id was used with before; remember a new one."""
-    ring = keyring.current()
-    MasterKeyCheck.objects.get_or_create(
-        key_id=ring.primary_id, defaults={"check_value": ring.check_value(ring.primary_id)}
-    )
-
-
 def _where(
     provider: Provider, destination_url: str, header_name: str, header_template: str
 ) -> tuple[Destination, str, str]:
@@ -311,13 +303,13 @@ def _reseal(
     key = sealing.clean_key(api_key)
     _check(providers.get(endpoint.provider), destination, header_name, header_template, key, unchecked=unchecked)
     with transaction.atomic():
-        confirm_master_key()
         credential = Credential.objects.select_for_update().get(endpoint=endpoint)
         credential.endpoint = endpoint
         credential.destination_url = destination.url
         credential.header_name = header_name
         credential.header_template = header_template
         credential.secret = key
+        keyring_guard.confirm(credential.master_key_id)
         credential.save()
         _audit(actor, action, endpoint)
     return endpoint
