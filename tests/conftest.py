@@ -1,0 +1,174 @@
+"""What every test stands on: an environment of its own, the cast, and the services of this machine.
+
+This file runs before Django reads its settings, so the settings module is named here and not in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+# A developer's own configuration must neither steer the tests nor be touched by them.
+STRAKE_VARIABLES = ("DATABASE_URL", "REDIS_URL", "EMAIL_URL", "PORT", "WEB_CONCURRENCY")
+REQUIRE_SERVICES = os.environ.get("STRAKE_REQUIRE_SERVICES", "") == "1"
+POSTGRES_URL = os.environ.get("STRAKE_TEST_POSTGRES_URL", "postgres://postgres@127.0.0.1:5432/postgres")
+
+for _name in [name for name in os.environ if name.startswith("STRAKE_") or name in STRAKE_VARIABLES]:
+    del os.environ[_name]
+HOME = Path(tempfile.mkdtemp(prefix="strake-tests-"))
+os.environ["STRAKE_HOME"] = str(HOME)
+os.environ["DJANGO_SETTINGS_MODULE"] = "strake.settings"
+
+import django  # noqa: E402
+
+django.setup()  # the imports below reach models
+
+import hypothesis  # noqa: E402
+import psycopg  # noqa: E402
+import pytest  # noqa: E402
+from django.core.cache import cache  # noqa: E402
+from psycopg import sql  # noqa: E402
+
+from accounts.models import User  # noqa: E402
+from tests import factories  # noqa: E402
+
+# The same examples in every run: a failure in CI is a failure here. No deadline: the machine may be busy.
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("ci")
+
+
+# --- Services ------------------------------------------------------------------------------------------------------
+
+
+def _postgres_missing() -> str:
+    try:
+        psycopg.connect(POSTGRES_URL, connect_timeout=2, autocommit=True).close()
+    except psycopg.OperationalError:
+        parts = urlsplit(POSTGRES_URL)
+        return f"no PostgreSQL answers at {parts.hostname}:{parts.port}"
+    return ""
+
+
+def _redis_missing() -> str:
+    return "" if shutil.which("redis-server") else "redis-server is not installed"
+
+
+def _browser_missing() -> str:
+    return "" if shutil.which("chromium") else "chromium is not installed"
+
+
+SERVICES = {"postgres": _postgres_missing, "redis": _redis_missing, "browser": _browser_missing}
+MISSING = pytest.StashKey[dict[str, str]]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Find out which services the collected tests need and this machine lacks; skip, unless they are required."""
+    needed = {name for item in items for name in SERVICES if item.get_closest_marker(name)}
+    missing = {name: reason for name in sorted(needed) if (reason := SERVICES[name]())}
+    config.stash[MISSING] = missing
+    if REQUIRE_SERVICES:
+        return
+    for item in items:
+        for name, reason in missing.items():
+            if item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for name, reason in item.config.stash[MISSING].items():
+        if item.get_closest_marker(name) and REQUIRE_SERVICES:
+            pytest.fail(f"{reason}, and STRAKE_REQUIRE_SERVICES=1 demands it", pytrace=False)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name every test that did not run: a number alone is easily overlooked."""
+    skipped = terminalreporter.getreports("skipped")
+    if not skipped:
+        return
+    terminalreporter.section("not run here")
+    for report in sorted(skipped, key=lambda report: report.nodeid):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else "no reason given"
+        terminalreporter.line(f"{report.nodeid}: {reason.removeprefix('Skipped: ')}")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url() -> Iterator[str]:
+    """The URL of a new, empty PostgreSQL database, dropped afterwards."""
+    name = f"strake_test_{secrets.token_hex(6)}"
+    with psycopg.connect(POSTGRES_URL, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        yield urlunsplit(urlsplit(POSTGRES_URL)._replace(path=f"/{name}"))
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    """The URL of a Redis server of this test's own, so that it can be filled, flushed and stopped at will."""
+    port = free_port()
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(tmp_path)]
+    process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
+    try:
+        wait_for_port(port)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def free_port() -> int:
+    """A loopback port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for_port(port: int, seconds: float = 20) -> None:
+    """Return once something listens on a loopback port. Raises `TimeoutError`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    raise TimeoutError(f"nothing listens on 127.0.0.1:{port} after {seconds} s")
+
+
+# --- The cast ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alice(db: None) -> User:
+    """The owner of whatever a test is about."""
+    return factories.make_user("alice@example.org")
+
+
+@pytest.fixture
+def bob(db: None) -> User:
+    """Somebody else who uses Strake, with things of his own."""
+    return factories.make_user("bob@example.org")
+
+
+@pytest.fixture
+def charlie(db: None) -> User:
+    """A stranger: signed in, owner of nothing, curious."""
+    return factories.make_user("charlie@example.org")
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache() -> Iterator[None]:
+    """Limits and sessions of one test are not those of the next."""
+    yield
+    cache.clear()
