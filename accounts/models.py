@@ -27,7 +27,7 @@ class User(AbstractBaseUser):
     """A person. There is no password: the only way in is a link sent to `email`."""
 
     password = None  # type: ignore[assignment]
-    last_login = None  # type: ignore[assignment]
+    last_login = None
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     email = models.EmailField(max_length=254)

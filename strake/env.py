@@ -26,7 +26,7 @@ class Environment:
         raw = self.text(name)
         if not raw:
             return default
-        if not raw.isascii() or not raw.isdigit() or not low <= int(raw) <= high:
+        if not raw.isascii() or not raw.isdigit() or len(raw) > 20 or not low <= int(raw) <= high:
             raise ImproperlyConfigured(f"{name} must be a whole number from {low} to {high}.")
         return int(raw)
 
@@ -59,18 +59,19 @@ class Environment:
 
     def origin(self, name: str, default: str) -> SplitResult:
         """A bare origin, `scheme://host[:port]`; plain http on loopback only."""
+        # A mistyped value can hold a password, so no message repeats it.
         raw = self.text(name, default)
         try:
             parts = urlsplit(raw.rstrip("/"))
             host, _ = parts.hostname, parts.port
         except ValueError:
-            raise ImproperlyConfigured(f"{name} is not a URL: {raw}") from None
+            raise ImproperlyConfigured(f"{name} is not a URL; it should look like https://strake.example.org") from None
         if parts.scheme not in {"http", "https"} or not host or parts.username or parts.password:
-            raise ImproperlyConfigured(f"{name} must look like https://strake.example.org, not {raw}")
+            raise ImproperlyConfigured(f"{name} must look like https://strake.example.org")
         if parts.path or parts.query or parts.fragment:
-            raise ImproperlyConfigured(f"{name} must be an origin without a path, not {raw}")
+            raise ImproperlyConfigured(f"{name} must be an origin without a path, like https://strake.example.org")
         if parts.scheme == "http" and host not in LOOPBACK_HOSTS:
-            raise ImproperlyConfigured(f"{name} must use https: plain http is for loopback only, not {raw}")
+            raise ImproperlyConfigured(f"{name} must use https: plain http is for loopback only")
         return parts
 
 

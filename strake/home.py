@@ -43,7 +43,18 @@ class Home:
             ) from None
 
     def read(self, path: Path) -> str:
-        return path.read_text(encoding="ascii").strip()
+        """The text of one of the files above. Raises `ImproperlyConfigured`."""
+        try:
+            text = path.read_text(encoding="ascii").strip()
+        except OSError as error:
+            raise ImproperlyConfigured(f"{path} cannot be read: {error.strerror}.") from None
+        except UnicodeDecodeError:
+            text = ""
+        if not text:
+            raise ImproperlyConfigured(
+                f"{path} is damaged. Restore it from your backup, or delete it: it is made anew."
+            )
+        return text
 
     def _keep(self, path: Path, make: Callable[[], str]) -> None:
         """Create `path` with what `make` returns unless it exists. Two processes that race agree on one content."""
