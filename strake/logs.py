@@ -24,7 +24,9 @@ def configure(overrides: dict[str, object] | None = None) -> None:
             "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
             "root": {"handlers": ["stderr"], "level": "INFO"},
-            "loggers": {name: {"level": "WARNING"} for name in _SILENCED},
+            "loggers": {name: {"level": "WARNING"} for name in _SILENCED}
+            # One warning per attempt to reach a database that is down; the request's own error says so once.
+            | {"psycopg.pool": {"level": "ERROR"}},
         }
     )
     if overrides:

@@ -9,7 +9,7 @@ from typing import Any
 
 from accounts import tokens
 from accounts.models import User
-from credentials import providers, services
+from credentials import keyring_guard, providers
 from credentials.models import BEARER_TOKEN_PREFIX, BearerToken, Credential, Endpoint
 
 _numbers = itertools.count(1)
@@ -53,8 +53,8 @@ def make_endpoint(
         header_name=header_name or chosen.header_name,
         header_template=header_template or chosen.header_template,
     )
-    services.confirm_master_key()
     credential.secret = key
+    keyring_guard.confirm(credential.master_key_id)
     credential.save(force_insert=True)
     token, plaintext = make_token(endpoint=endpoint, **token_fields)
     return Connected(endpoint, credential, token, plaintext)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -155,7 +156,5 @@ def test_no_text_at_all_makes_a_reader_fail_in_another_way(raw: str):
         lambda: email_config(raw),
     ]
     for read in readers:
-        try:
+        with contextlib.suppress(ImproperlyConfigured):
             read()
-        except ImproperlyConfigured:
-            pass

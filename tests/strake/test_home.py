@@ -62,6 +62,8 @@ def test_no_new_master_key_is_made_beside_an_existing_database(tmp_path: Path):
 def test_processes_that_start_together_agree_on_the_secrets(tmp_path: Path):
     with multiprocessing.get_context("spawn").Pool(4) as pool:
         seen = pool.map(_secrets_of, [str(tmp_path / "home")] * 8)
+        pool.close()  # and join: leaving the block would kill the workers while they write their coverage
+        pool.join()
     assert len(set(seen)) == 1
     assert not list((tmp_path / "home").glob(".*"))
 
@@ -89,7 +91,7 @@ def test_making_the_object_touches_nothing(tmp_path: Path):
 def test_a_damaged_secret_is_a_clear_error_that_does_not_repeat_it(tmp_path: Path, content: bytes):
     home = Home(str(tmp_path))
     home.secret_key.write_bytes(content)
-    with pytest.raises(ImproperlyConfigured, match="secret-key is damaged. Restore it from your backup"):
+    with pytest.raises(ImproperlyConfigured, match=r"secret-key is damaged\. Restore it from your backup"):
         home.read(home.secret_key)
 
 
