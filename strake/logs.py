@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import logging
-import logging.config
+import traceback
 from collections.abc import ItemsView
-from types import TracebackType
 from typing import Any
 
 from django.http import HttpRequest
 from django.views.debug import SafeExceptionReporterFilter
 
-# Their INFO and DEBUG records hold URLs and headers, and with them keys.
-_SILENCED = ("httpx", "httpcore", "aiohttp", "asyncio", "urllib3", "hpack", "uvicorn.access", "gunicorn.access")
 
+class LineFormatter(logging.Formatter):
+    """One line per record. Of an exception it says which and where, never its text, which may quote input."""
 
-def configure(overrides: dict[str, object] | None = None) -> None:
-    """Set up logging for commands, servers and tests alike (Django's `LOGGING_CONFIG`)."""
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-            "root": {"handlers": ["stderr"], "level": "INFO"},
-            "loggers": {name: {"level": "WARNING"} for name in _SILENCED}
-            # One warning per attempt to reach a database that is down; the request's own error says so once.
-            | {"psycopg.pool": {"level": "ERROR"}},
-        }
-    )
-    if overrides:
-        logging.config.dictConfig(overrides)
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).replace("\n", " | ")
+
+    def formatException(self, ei: Any) -> str:
+        kind, _, trace = ei
+        frames = [f"{frame.f_code.co_filename.rpartition('/')[2]}:{line}" for frame, line in traceback.walk_tb(trace)]
+        return f"{kind.__name__} at {' > '.join(frames[-8:])}" if kind else ""
 
 
 class BlindReporterFilter(SafeExceptionReporterFilter):
@@ -59,14 +52,3 @@ class BlindReporterFilter(SafeExceptionReporterFilter):
 
     def is_active(self, request: HttpRequest | None) -> bool:
         return True
-
-
-def quiet_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> str:
-    """Where something went wrong, without the message, which may quote input."""
-    del error
-    frames = []
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        frames.append(f"{code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}")
-        trace = trace.tb_next
-    return f"{kind.__name__} at {' > '.join(frames[-4:])}"

@@ -255,6 +255,24 @@ if not HTTPS:
     # Loopback only (strake.env.origin): there is no TLS to demand here.
     SILENCED_SYSTEM_CHECKS += ["security.W004", "security.W012", "security.W016"]
 
-LOGGING_CONFIG = "strake.logs.configure"
-LOGGING: dict[str, object] = {}
+# --- Logs ----------------------------------------------------------------------------------------------------------
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"()": "strake.logs.LineFormatter"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": "INFO"},
+    "loggers": {
+        # Django's own handlers would print a second time, with the text of exceptions.
+        "django": {"handlers": [], "level": "INFO", "propagate": True},
+        # One warning per attempt to reach a database that is down; the request's own error says so once.
+        "psycopg.pool": {"level": "ERROR"},
+        # Their INFO and DEBUG records hold URLs and headers, and with them keys.
+        **{
+            name: {"level": "WARNING"}
+            for name in ("httpx", "httpcore", "aiohttp", "asyncio", "urllib3", "uvicorn.access", "gunicorn.access")
+        },
+    },
+}
 DEFAULT_EXCEPTION_REPORTER_FILTER = "strake.logs.BlindReporterFilter"
