@@ -1,0 +1,115 @@
+"""The ASGI handler of proxy traffic.
+
+Django's own ASGI handler is not used here: it reads every request body into a temporary file before a view runs, and
+hops between threads for its signals. This one builds a Django-style request over the raw receive channel, calls the
+view, and relays what it returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from proxy import lookup
+from proxy.errors import ProxyError, UnknownEndpoint, WebSocketUnsupported, response_of
+from proxy.journal import Entry, Journal, milliseconds_since
+from proxy.lookup import Lookup
+from proxy.relay import relay
+from proxy.request import ClientGone, ProxyRequest
+from proxy.upstream import UpstreamBroken, UpstreamTransport
+from proxy.views import Answer, forward
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+logger = logging.getLogger(__name__)
+
+CLIENT_GONE = 499  # as nginx writes it; never sent, only journalled
+
+
+class ProxyApplication:
+    """What a process needs to forward: the look-up, the connections to providers, the journal."""
+
+    lookup: Lookup
+    upstream: UpstreamTransport
+    journal: Journal
+
+    async def startup(self) -> None:
+        self.lookup = lookup.configured()
+        self.upstream = UpstreamTransport()
+        self.journal = Journal()
+        self.journal.start()
+
+    async def shutdown(self) -> None:
+        await self.upstream.aclose()
+        await self.journal.stop()
+        await self.lookup.close()
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        started = time.time()
+        clock = time.perf_counter()
+        request = ProxyRequest(scope, receive)
+        if scope["type"] == "websocket":
+            await _refuse_websocket(request, send)
+            return
+        status, first_byte = 500, None
+        try:
+            answer = await self._answer(request)
+            status = answer.status
+            first_byte = milliseconds_since(clock)
+            await relay(answer, send)
+        except ClientGone:
+            status = CLIENT_GONE
+        except asyncio.CancelledError:
+            if not request.client_gone:
+                raise
+            status = CLIENT_GONE
+        except UpstreamBroken:
+            # The head is out. Returning without an end makes the server cut the connection, so that the client sees
+            # a broken answer and not a short one.
+            status = 502
+        finally:
+            request.close()
+            route = request.route
+            if route is not None and route.token_id is not None:
+                self.journal.add(
+                    Entry(route.endpoint_id, route.token_id, status, milliseconds_since(clock), first_byte, started)
+                )
+
+    async def _answer(self, request: ProxyRequest) -> Answer:
+        try:
+            return await forward(request, lookup=self.lookup, upstream=self.upstream)
+        except ProxyError as error:
+            status, headers, body = response_of(error, request.dialect)
+        except (ClientGone, asyncio.CancelledError):
+            raise
+        except Exception as error:  # noqa: BLE001  (the edge: nothing of a message may reach a log or a client)
+            logger.error("proxy_failed kind=%s where=%s", type(error).__name__, _where(error))  # noqa: TRY400
+            status, headers, body = response_of(ProxyError(), request.dialect)
+        if not request.body_read:
+            # What the client is still sending is not going to be read.
+            headers.append((b"connection", b"close"))
+        return Answer(status, headers, body)
+
+
+async def _refuse_websocket(request: ProxyRequest, send: Send) -> None:
+    error = WebSocketUnsupported() if request.subdomain else UnknownEndpoint()
+    status, headers, body = response_of(error, request.dialect)
+    if "websocket.http.response" in request.extensions:
+        await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+        await send({"type": "websocket.http.response.body", "body": body})
+    else:
+        await send({"type": "websocket.close", "code": 1011})
+
+
+def _where(error: BaseException) -> str:
+    """The innermost places an error passed, without its message, which may quote a request."""
+    trace, places = error.__traceback__, []
+    while trace is not None:
+        places.append(f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return ">".join(places[-4:])

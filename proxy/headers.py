@@ -1,0 +1,116 @@
+"""Which headers cross the proxy, in both directions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from proxy.presented import CREDENTIAL_HEADERS
+
+Headers = list[tuple[bytes, bytes]]
+
+# RFC 9110 §7.6.1, and the older ones still seen.
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+# Of the caller, its network and its browser: none of the provider's business. Cookies would hand over the dashboard
+# session; the WebSocket headers belong to one hop each.
+_OF_THE_CALLER = frozenset(
+    {
+        b"cf-connecting-ip",
+        b"cookie",
+        b"expect",
+        b"forwarded",
+        b"host",
+        b"true-client-ip",
+        b"via",
+        b"x-client-ip",
+        b"x-cluster-client-ip",
+        b"x-forwarded",
+        b"x-original-forwarded-for",
+        b"x-original-url",
+        b"x-real-ip",
+        b"x-rewrite-url",
+    }
+)
+_NEVER_UP = HOP_BY_HOP | _OF_THE_CALLER | CREDENTIAL_HEADERS
+# A provider must not set cookies, policies or alternative routes for Strake's own origin.
+_NEVER_DOWN = HOP_BY_HOP | frozenset(
+    {
+        b"alt-svc",
+        b"clear-site-data",
+        b"content-security-policy-report-only",
+        b"nel",
+        b"public-key-pins",
+        b"refresh",
+        b"report-to",
+        b"reporting-endpoints",
+        b"service-worker-allowed",
+        b"set-cookie",
+        b"set-cookie2",
+        b"strict-transport-security",
+        b"x-strake-error",
+    }
+)
+SANDBOX = b"sandbox; default-src 'none'"
+
+
+def for_upstream(headers: Iterable[tuple[bytes, bytes]], host: bytes, header: tuple[bytes, bytes]) -> Headers:
+    """The request headers for the provider: Host first, what may pass in its order, the real key last, once.
+
+    `header` is the name and value that carry the real key. Names are lower case, as ASGI servers give them.
+    Stripping comes before adding, so that no `Connection: authorization` can strip the key.
+    """
+    injected = header[0].lower()
+    named = nominated(headers)
+    kept = [
+        pair
+        for pair in headers
+        if (name := pair[0]) not in _NEVER_UP
+        and name != injected
+        and name not in named
+        and not name.startswith(b"x-forwarded-")
+    ]
+    return [(b"host", host), *kept, header]
+
+
+def for_client(headers: Iterable[tuple[bytes, bytes]], secret: bytes, *, sandbox: bool) -> Headers:
+    """The response headers for the client: what may pass, in its order, and no header with the key in its value.
+
+    `sandbox` is for answers on the dashboard's own origin, where a provider's page must not run.
+    """
+    lowered = [(name.lower(), value) for name, value in headers]
+    named = nominated(lowered)
+    chunked = any(name == b"transfer-encoding" for name, _ in lowered)
+    kept = [
+        pair
+        for pair in lowered
+        if (name := pair[0]) not in _NEVER_DOWN
+        and name not in named
+        and secret not in pair[1]
+        and name != b"x-content-type-options"
+        and not (chunked and name == b"content-length")
+        and not (sandbox and name == b"content-security-policy")
+    ]
+    kept.append((b"x-content-type-options", b"nosniff"))
+    if sandbox:
+        kept.append((b"content-security-policy", SANDBOX))
+    return kept
+
+
+def nominated(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
+    """The names that Connection headers declare to be for this hop only."""
+    names = [value for name, value in headers if name == b"connection"]
+    if not names:
+        return frozenset()
+    return frozenset(option.strip().lower() for value in names for option in value.split(b","))

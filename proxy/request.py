@@ -1,0 +1,165 @@
+"""One request to the proxy, over the raw ASGI receive channel."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from typing import Any
+
+from django.conf import settings
+
+from accounts.addresses import IPAddress, client_address
+from credentials import providers
+from credentials.providers import Dialect
+from proxy.errors import BodyTooLarge
+from proxy.headers import Headers
+from proxy.lookup import Route
+
+Message = MutableMapping[str, Any]
+
+PATH_PREFIX = b"/p/"
+_SUBDOMAIN = re.compile(r"[a-z0-9]{12}\Z")
+
+
+class ClientGone(Exception):
+    """The client has closed its connection."""
+
+
+class ProxyRequest:
+    """Method, path and query as raw bytes, headers as raw pairs, and a body that is read only when asked for.
+
+    `subdomain` is "" where the address names no endpoint. `route` is set by the view once it is known.
+    """
+
+    __slots__ = (
+        "_handler",
+        "_receive",
+        "_scope",
+        "_watcher",
+        "body_read",
+        "client_gone",
+        "headers",
+        "method",
+        "on_own_host",
+        "path",
+        "query",
+        "route",
+        "subdomain",
+    )
+
+    def __init__(self, scope: Message, receive: Callable[[], Awaitable[Message]]) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._handler = asyncio.current_task()
+        self._watcher: asyncio.Future[Message] | None = None
+        self.method: str = scope.get("method", "GET")
+        self.query: bytes = scope["query_string"]
+        self.headers: Headers = scope["headers"]
+        self.route: Route | None = None
+        self.body_read = False
+        self.client_gone = False
+        raw_path: bytes = scope["raw_path"]
+        if raw_path.startswith(PATH_PREFIX) and not settings.STRAKE_PROXY_DOMAIN:
+            name, slash, rest = raw_path[len(PATH_PREFIX) :].partition(b"/")
+            self.on_own_host = False
+            self.path = slash + rest or b"/"
+        else:
+            name = self.header(b"host").partition(b".")[0].lower()
+            self.on_own_host = True
+            self.path = raw_path
+        subdomain = name.decode("latin-1")
+        self.subdomain = subdomain if _SUBDOMAIN.match(subdomain) else ""
+
+    @property
+    def extensions(self) -> MutableMapping[str, Any]:
+        return self._scope.get("extensions") or {}
+
+    @property
+    def address(self) -> IPAddress | None:
+        """The client's address, through the configured number of trusted proxies."""
+        peer = self._scope.get("client")
+        hops = settings.STRAKE_TRUSTED_PROXIES
+        forwarded = [value.decode("latin-1") for name, value in self.headers if name == b"x-forwarded-for"]
+        return client_address(peer[0] if peer else "", forwarded, hops)
+
+    @property
+    def dialect(self) -> Dialect:
+        """Whose SDK is calling: the endpoint's provider tells, else what the request looks like."""
+        if self.route is not None:
+            provider = providers.PROVIDERS.get(self.route.provider)
+            if provider is not None and provider.dialect is not Dialect.OPENAI:
+                return provider.dialect
+        names = {name for name, _ in self.headers}
+        if b"anthropic-version" in names or (b"x-api-key" in names and b"authorization" not in names):
+            return Dialect.ANTHROPIC
+        if b"x-goog-api-key" in names or self.query.startswith(b"key=") or b"&key=" in self.query:
+            return Dialect.GEMINI
+        return Dialect.OPENAI
+
+    def header(self, name: bytes) -> bytes:
+        """The first value of a header, or empty."""
+        for known, value in self.headers:
+            if known == name:
+                return value
+        return b""
+
+    async def body(self, most: int) -> bytes | AsyncIterator[bytes]:
+        """The whole body where it is there already and its length was declared, else a stream of it.
+
+        Counts what arrives: raises `BodyTooLarge` above `most` bytes, here or while streaming, and `ClientGone`.
+        """
+        declared = self.header(b"content-length")
+        if declared and int(declared) > most:
+            raise BodyTooLarge
+        message = await self._next()
+        first: bytes = message.get("body", b"")
+        if message.get("more_body", False):
+            return self._stream(first, most)
+        self._body_is_read()
+        if self.header(b"transfer-encoding"):
+            return _once(first)  # chunked stays chunked
+        return first
+
+    def close(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None
+
+    async def _stream(self, first: bytes, most: int) -> AsyncIterator[bytes]:
+        total = len(first)
+        yield first
+        more = True
+        while more:
+            message = await self._next()
+            chunk: bytes = message.get("body", b"")
+            more = message.get("more_body", False)
+            total += len(chunk)
+            if total > most:
+                raise BodyTooLarge
+            if not more:
+                self._body_is_read()
+            yield chunk
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.client_gone = True
+            raise ClientGone
+        return message
+
+    def _body_is_read(self) -> None:
+        """From here on the receive channel has one thing to say: that the client has left. That ends the request."""
+        self.body_read = True
+        self._watcher = asyncio.ensure_future(self._receive())
+        self._watcher.add_done_callback(self._client_left)
+
+    def _client_left(self, watcher: asyncio.Future[Message]) -> None:
+        if self._watcher is watcher and not watcher.cancelled():
+            self.client_gone = True
+            if self._handler is not None:
+                self._handler.cancel()
+
+
+async def _once(chunk: bytes) -> AsyncIterator[bytes]:
+    yield chunk

@@ -1,0 +1,70 @@
+"""The forwarding view: look up, check limits, unseal, forward."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from django.conf import settings
+
+from accounts import tokens
+from credentials import keyring
+from credentials.errors import SealError
+from credentials.providers import SECRET_PLACEHOLDER, Dialect
+from proxy import headers, limits, paths, presented
+from proxy.errors import NeedsKeyAgain, UnknownEndpoint
+from proxy.headers import Headers
+from proxy.lookup import Lookup
+from proxy.request import ProxyRequest
+from proxy.unsealing import open_key
+from proxy.upstream import ResponseBody, UpstreamTransport, body_of, build_request, destination
+
+
+class Answer(NamedTuple):
+    """What goes back to the client: a body of our own, or the upstream's as it arrives."""
+
+    status: int
+    headers: Headers
+    body: bytes | ResponseBody
+
+
+async def forward(request: ProxyRequest, *, lookup: Lookup, upstream: UpstreamTransport) -> Answer:
+    """Forward one request with the real key in place of the caller's token.
+
+    Returns as soon as the head of the provider's answer is there. Raises `proxy.errors.ProxyError` for everything
+    Strake answers itself, and `ClientGone`.
+    """
+    if not request.subdomain:
+        raise UnknownEndpoint
+    paths.check_path(request.path)
+    paths.check_query(request.query)
+    token = presented.find_token(request.headers, request.query)
+    route = await lookup.find(request.subdomain, tokens.digest(token))
+    if route is None:
+        raise UnknownEndpoint
+    request.route = route
+    limits.check(route, method=request.method, path=request.path, address=request.address)
+    body = await request.body(settings.STRAKE_MAX_BODY_MB * 1024 * 1024)
+    try:
+        secret = open_key(route.sealed, route.binding, keyring.current())
+    except SealError:
+        raise NeedsKeyAgain from None
+    url, host, base_path = destination(route.destination_url)
+    header = (
+        route.header_name.encode(),
+        route.header_template.encode().replace(SECRET_PLACEHOLDER.encode(), secret),
+    )
+    query = presented.without_key(request.query, drop_any=request.dialect is Dialect.GEMINI)
+    response = await upstream.handle_async_request(
+        build_request(
+            request.method,
+            url,
+            paths.target(base_path, request.path, query),
+            headers.for_upstream(request.headers, host, header),
+            body,
+        )
+    )
+    return Answer(
+        response.status_code,
+        headers.for_client(response.headers.raw, secret, sandbox=not request.on_own_host),
+        body_of(response),
+    )

@@ -1,0 +1,57 @@
+"""The ASGI entry: proxy traffic goes to the proxy's own handler, everything else to Django."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "strake.settings")
+
+from django.conf import settings
+from django.core.asgi import get_asgi_application
+
+django_application = get_asgi_application()  # sets Django up, which the imports below need
+
+from proxy.asgi import ProxyApplication
+from proxy.request import PATH_PREFIX
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class Application:
+    """Sends each connection to the half of Strake it is for."""
+
+    def __init__(self) -> None:
+        self.proxy = ProxyApplication()
+        self._suffix = f".{settings.STRAKE_PROXY_DOMAIN}".encode() if settings.STRAKE_PROXY_DOMAIN else b""
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif self._is_for_proxy(scope) or scope["type"] == "websocket":
+            await self.proxy(scope, receive, send)
+        else:
+            await django_application(scope, receive, send)  # type: ignore[arg-type]
+
+    def _is_for_proxy(self, scope: Message) -> bool:
+        if not self._suffix:
+            return bool(scope["raw_path"].startswith(PATH_PREFIX))
+        for name, value in scope["headers"]:
+            if name == b"host":
+                host: bytes = value.partition(b":")[0].lower()
+                return host.endswith(self._suffix)
+        return False
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await self.proxy.startup()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.proxy.shutdown()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+application = Application()

@@ -1,0 +1,28 @@
+"""gunicorn's configuration, for `manage.py serve` and for `gunicorn -c python:strake.gunicorn_config strake.asgi`."""
+
+from __future__ import annotations
+
+import os
+
+from django.conf import settings
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "strake.settings")
+
+_host = settings.STRAKE_BASE.hostname if settings.STRAKE_EMBEDDED else "127.0.0.1"
+
+# "localhost" may mean two addresses; one of them is enough to serve, and both are tried by clients.
+bind = [f"{'127.0.0.1' if _host == 'localhost' else f'[{_host}]' if ':' in str(_host) else _host}:{settings.PORT}"]
+workers = settings.WEB_CONCURRENCY or (1 if settings.STRAKE_EMBEDDED else os.cpu_count() or 1)
+worker_class = "strake.worker.Worker"
+wsgi_app = "strake.asgi:application"
+# A stream in flight may finish; what is still going after this long is cut, visibly for its client.
+graceful_timeout = 60
+timeout = 120
+keepalive = 75
+backlog = 2048
+umask = 0o077
+accesslog = None
+errorlog = "-"
+loglevel = "warning"
+control_socket_disable = True
+proc_name = "strake"
