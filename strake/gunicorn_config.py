@@ -15,6 +15,8 @@ bind = [f"{'127.0.0.1' if _host == 'localhost' else f'[{_host}]' if ':' in str(_
 workers = settings.WEB_CONCURRENCY or (1 if settings.STRAKE_EMBEDDED else os.cpu_count() or 1)
 worker_class = "strake.worker.Worker"
 wsgi_app = "strake.asgi:application"
+# Loaded before the fork, so that a mistake in the configuration is one message and not one per worker.
+preload_app = True
 # A stream in flight may finish; what is still going after this long is cut, visibly for its client.
 graceful_timeout = 60
 timeout = 120

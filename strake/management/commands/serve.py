@@ -12,6 +12,7 @@ from typing import Any, Self
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connections
 from gunicorn.app.base import BaseApplication
 
 from accounts.models import User
@@ -62,6 +63,10 @@ class Command(BaseCommand):
 
 class Server(BaseApplication):  # type: ignore[misc]
     """gunicorn with strake/gunicorn_config.py, and nothing from the command line."""
+
+    def run(self) -> None:
+        connections.close_all()  # a database connection must not be shared across the fork
+        super().run()
 
     def load_config(self) -> None:
         for name in self.cfg.settings:
