@@ -99,7 +99,7 @@ def read_file(path: Path) -> Keyring:
                 raise KeyringError(f"The master keys file {path} is not a regular file.")
             if status.st_mode & 0o077:
                 raise KeyringError(f"{path} is open to other users of this machine. Run: chmod 600 {path}")
-            if status.st_uid not in {os.geteuid(), 0}:
+            if status.st_uid not in {os.geteuid(), 0} and os.geteuid() != 0:
                 raise KeyringError(f"{path} belongs to another user. Run: chown {os.geteuid()} {path}")
             content = file.read(MAX_DOCUMENT_BYTES + 1)
     except FileNotFoundError:
@@ -140,7 +140,7 @@ def change_file(path: Path, change: Callable[[Keyring | None], str]) -> Keyring:
                 if path.exists():
                     # Root may add a key to the file of the service's user, which must still be able to read it.
                     owner = path.stat()
-                    if owner.st_uid != os.geteuid():
+                    if owner.st_uid != os.fstat(descriptor).st_uid:
                         os.fchown(descriptor, owner.st_uid, owner.st_gid)
                 file.write(document + "\n")
                 file.flush()

@@ -1,0 +1,150 @@
+"""The only opener: it opens what stands where it was sealed, and nothing else, with one and the same error."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import fields, replace
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from credentials import sealing
+from credentials.envelope import Binding, SealedKey
+from credentials.errors import CannotOpen, UnknownMasterKey
+from proxy.unsealing import is_authentic, open_key
+from tests.credentials.vault import BINDING, KNOWN, MASTER_KEY, OTHER_MASTER_KEY, ring
+
+RING = ring()
+# One keyring for the other row too, so that a swapped master key id is a known one.
+TWO = ring("2026-11-b", **{"2026_11_a": MASTER_KEY, "2026_11_b": OTHER_MASTER_KEY})
+OTHER_BINDING = Binding(
+    credential_id=UUID("11111111-2222-4333-8444-000000000001"),
+    endpoint_id=UUID("66666666-7777-4888-9999-000000000001"),
+    owner_id=UUID("bbbbbbbb-cccc-4ddd-8eee-000000000001"),
+    provider="openai",
+    destination_url="https://api.openai.com",
+    header_name="X-Api-Key",
+    header_template="{{secret}}",
+)
+OTHER_SEALED = sealing.seal("sk-of-another-row", OTHER_BINDING, TWO)
+GENERIC = str(CannotOpen())
+
+SEALED_COLUMNS = ["format", "master_key_id", "wrapped_dek", "wrapped_dek_iv", "ciphertext", "iv"]
+BOUND_FIELDS = [field.name for field in fields(Binding)]
+
+
+def with_column(sealed: SealedKey, name: str, value: object) -> SealedKey:
+    if name in {"master_key_id", "wrapped_dek", "wrapped_dek_iv"}:
+        return replace(sealed, wrap=replace(sealed.wrap, **{name: value}))
+    return replace(sealed, **{name: value})
+
+
+def column(sealed: SealedKey, name: str) -> object:
+    return getattr(sealed.wrap if hasattr(sealed.wrap, name) else sealed, name)
+
+
+def assert_closed(sealed: SealedKey, binding: Binding, keyring: object = RING) -> None:
+    with pytest.raises(CannotOpen) as closed:
+        open_key(sealed, binding, keyring)
+    assert str(closed.value) == GENERIC
+    assert closed.value.__cause__ is None
+    assert closed.value.__suppress_context__ or closed.value.__context__ is None
+    assert not is_authentic(sealed, binding, keyring)
+
+
+def test_a_row_with_a_known_answer_opens():
+    assert open_key(KNOWN.sealed, BINDING, RING) == KNOWN.key
+    assert is_authentic(KNOWN.sealed, BINDING, RING)
+
+
+@given(st.text(string.ascii_letters + string.digits + string.punctuation, min_size=1, max_size=300))
+def test_what_was_sealed_opens_to_the_same_key(key):
+    assert open_key(sealing.seal(key, BINDING, RING), BINDING, RING) == key.encode()
+
+
+@pytest.mark.parametrize("name", ["wrapped_dek", "wrapped_dek_iv", "ciphertext", "iv"])
+def test_a_record_with_any_byte_changed_does_not_open(name):
+    value = column(KNOWN.sealed, name)
+    for position in range(len(value)):
+        for difference in (0x01, 0x80, 0xFF):
+            changed = bytearray(value)
+            changed[position] ^= difference
+            assert_closed(with_column(KNOWN.sealed, name, bytes(changed)), BINDING)
+
+
+@pytest.mark.parametrize("name", ["wrapped_dek", "wrapped_dek_iv", "ciphertext", "iv"])
+def test_a_record_cut_or_lengthened_does_not_open(name):
+    value = column(KNOWN.sealed, name)
+    for length in range(len(value)):
+        assert_closed(with_column(KNOWN.sealed, name, value[:length]), BINDING)
+    for extra in (b"\0", b"\0" * 16, value):
+        assert_closed(with_column(KNOWN.sealed, name, value + extra), BINDING)
+
+
+@pytest.mark.parametrize("name", [name for name in SEALED_COLUMNS if name != "format"])
+def test_a_column_swapped_with_another_row_does_not_open_either_row(name):
+    one, other = column(KNOWN.sealed, name), column(OTHER_SEALED, name)
+    assert one != other
+    assert_closed(with_column(KNOWN.sealed, name, other), BINDING, TWO)
+    assert_closed(with_column(OTHER_SEALED, name, one), OTHER_BINDING, TWO)
+
+
+def test_a_whole_record_moved_to_another_row_does_not_open():
+    assert_closed(KNOWN.sealed, OTHER_BINDING, TWO)
+    assert_closed(OTHER_SEALED, BINDING, TWO)
+
+
+@pytest.mark.parametrize("name", BOUND_FIELDS)
+def test_whatever_a_seal_is_bound_to_changed_or_swapped_it_does_not_open(name):
+    assert_closed(KNOWN.sealed, replace(BINDING, **{name: getattr(OTHER_BINDING, name)}))
+    assert_closed(OTHER_SEALED, replace(OTHER_BINDING, **{name: getattr(BINDING, name)}), TWO)
+    value = getattr(BINDING, name)
+    if isinstance(value, str):
+        for changed in ("", value + " ", value[:-1], value.swapcase(), value + "\0", value + "/"):
+            assert_closed(KNOWN.sealed, replace(BINDING, **{name: changed}))
+    else:
+        for bit in range(128):
+            assert_closed(KNOWN.sealed, replace(BINDING, **{name: UUID(int=value.int ^ (1 << bit))}))
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+VALUES = {
+    "format": st.integers(-(2**31), 2**31),
+    "master_key_id": TEXTS,
+    **dict.fromkeys(["wrapped_dek", "wrapped_dek_iv", "ciphertext", "iv"], st.binary(max_size=80)),
+    **dict.fromkeys(["credential_id", "endpoint_id", "owner_id"], st.uuids()),
+    **dict.fromkeys(["provider", "destination_url", "header_name", "header_template"], TEXTS),
+}
+
+
+@given(st.data())
+def test_no_single_field_can_take_another_value(data):
+    name = data.draw(st.sampled_from(SEALED_COLUMNS + BOUND_FIELDS))
+    value = data.draw(VALUES[name])
+    in_record = name in SEALED_COLUMNS
+    if value == (column(KNOWN.sealed, name) if in_record else getattr(BINDING, name)):
+        assert open_key(KNOWN.sealed, BINDING, RING) == KNOWN.key
+        return
+    sealed = with_column(KNOWN.sealed, name, value) if in_record else KNOWN.sealed
+    binding = BINDING if in_record else replace(BINDING, **{name: value})
+    with pytest.raises((CannotOpen, UnknownMasterKey)) as closed:
+        open_key(sealed, binding, RING)
+    assert isinstance(closed.value, UnknownMasterKey) == (name == "master_key_id")
+
+
+def test_the_wrong_master_key_under_the_right_id_does_not_open():
+    assert_closed(KNOWN.sealed, BINDING, ring(**{"2026_11_a": OTHER_MASTER_KEY}))
+
+
+def test_a_missing_master_key_is_named():
+    with pytest.raises(UnknownMasterKey) as unknown:
+        open_key(KNOWN.sealed, BINDING, ring("other", other=OTHER_MASTER_KEY))
+    assert unknown.value.key_id == "2026-11-a"
+
+
+def test_what_a_reader_of_the_database_alone_has_does_not_open():
+    # All columns and every possible "master key" that could be taken from the row itself.
+    for guess in (KNOWN.sealed.wrap.wrapped_dek[:32], KNOWN.sealed.ciphertext[:32], KNOWN.check_value * 2):
+        assert_closed(KNOWN.sealed, BINDING, ring(**{"2026_11_a": guess}))
