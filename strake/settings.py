@@ -125,11 +125,10 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "strake.middleware.PageHeaders",
     "csp.middleware.CSPMiddleware",
-    "accounts.middleware.StoreFailures",
-    "django.contrib.sessions.middleware.SessionMiddleware",
+    "accounts.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "accounts.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
@@ -166,6 +165,8 @@ LOGIN_REDIRECT_URL = "credentials:endpoints"
 STRAKE_SIGNUP = env.words("STRAKE_SIGNUP") or ["open"]
 STRAKE_LINK_MINUTES = env.number("STRAKE_LINK_MINUTES", 15, low=1, high=15)
 
+# Notices live in a cookie, so that showing one does not make a session for somebody who is not signed in.
+MESSAGE_STORAGE = "django.contrib.messages.storage.cookie.CookieStorage"
 SESSION_COOKIE_AGE = 30 * 24 * 3600
 SESSION_COOKIE_NAME = "__Host-strake-session" if HTTPS else "strake-session"
 SESSION_COOKIE_HTTPONLY = True
@@ -215,7 +216,6 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 
 STATIC_URL = "/static/"
-STATIC_ROOT = ROOT / "static-root"
 STATICFILES_DIRS: list[Path] = []
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_MANIFEST_STRICT = False
