@@ -12,10 +12,10 @@ from accounts.models import User
 
 
 class LinkBackend(BaseBackend):
-    """Nobody signs in through this backend: `accounts.services.redeem_link` does, and names it."""
+    """Nobody signs in through this backend: `accounts.links.redeem_link` does, and names it."""
 
     def authenticate(self, request: HttpRequest | None, **credentials: Any) -> None:
         return None
 
-    def get_user(self, user_id: UUID) -> User | None:  # type: ignore[override]
+    def get_user(self, user_id: UUID) -> User | None:
         return User.objects.filter(pk=user_id).first()

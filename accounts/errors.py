@@ -2,6 +2,8 @@
 
 AccountsError
 ├── InvalidEmail        what was typed is not an e-mail address
+├── InvalidLabel        an access token has no label, or too long a one
+├── InvalidExpiry       an access token would end before it begins
 ├── LinkNotValid        a sign-in link is unknown, used, expired or mangled; one answer for all
 ├── StoreUnavailable    the session or limit store does not answer
 ├── NotFound            no such object for this person
@@ -17,6 +19,14 @@ class AccountsError(Exception):
 
 class InvalidEmail(AccountsError):
     """What was typed is not an e-mail address."""
+
+
+class InvalidLabel(AccountsError):
+    """The label of an access token is empty or too long."""
+
+
+class InvalidExpiry(AccountsError):
+    """The end of an access token lies in the past."""
 
 
 class LinkNotValid(AccountsError):

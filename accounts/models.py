@@ -96,6 +96,34 @@ class SignInLink(models.Model):
         return f"sign-in link {self.pk}"
 
 
+def _session_id() -> str:
+    return tokens.random_id("ses_")
+
+
+class BrowserSession(models.Model):
+    """A browser in which somebody is signed in. A session without its row here is over, whatever the store says.
+
+    The store keeps the session itself; this is what can be listed, and ended, without knowing its key.
+    """
+
+    id = models.CharField(primary_key=True, max_length=32, default=_session_id, editable=False)
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="browser_sessions")
+    key_digest = models.CharField(max_length=40, help_text="accounts.stores.session_digest of the session's key.")
+    browser = models.CharField(max_length=64)
+    ip = models.GenericIPAddressField(null=True)
+    created_at = models.DateTimeField()
+    last_seen_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["key_digest"], name="accounts_browsersession_unique_key_digest"),
+        ]
+
+    def __str__(self) -> str:
+        return f"session {self.pk}"
+
+
 def _access_token_id() -> str:
     return tokens.random_id("patid_")
 
