@@ -176,7 +176,7 @@ CSRF_COOKIE_NAME = "__Host-strake-csrf" if HTTPS else "strake-csrf"
 CSRF_COOKIE_HTTPONLY = True
 CSRF_COOKIE_SECURE = HTTPS
 CSRF_COOKIE_SAMESITE = "Lax"
-CSRF_FAILURE_VIEW = "strake.views.csrf_failure"
+CSRF_FAILURE_VIEW = "strake.error_pages.csrf_failure"
 CSRF_TRUSTED_ORIGINS = [STRAKE_BASE_URL]
 
 # --- Mail ----------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
 ]
 
-handler400 = "strake.views.bad_request"
-handler403 = "strake.views.permission_denied"
-handler404 = "strake.views.not_found"
-handler500 = "strake.views.server_error"
+handler400 = "strake.error_pages.bad_request"
+handler403 = "strake.error_pages.permission_denied"
+handler404 = "strake.error_pages.not_found"
+handler500 = "strake.error_pages.server_error"
