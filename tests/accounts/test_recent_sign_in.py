@@ -1,0 +1,91 @@
+"""Deeds that need a fresh proof of who is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import time_machine
+from django.core import mail
+from django.http import HttpRequest, HttpResponse
+from django.test import Client, RequestFactory
+from django.urls import path
+from django.utils import timezone
+
+from accounts.decorators import recent_sign_in_required
+from accounts.models import User
+from strake.urls import urlpatterns as own_urls
+from tests.accounts.test_confirm_view import token_in
+
+pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
+
+
+@recent_sign_in_required
+def page(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("page")
+
+
+@recent_sign_in_required(return_to=lambda thing: f"/things/{thing}/")
+def deed(request: HttpRequest, thing: str) -> HttpResponse:
+    return HttpResponse("done")
+
+
+urlpatterns = [path("page/", page), path("things/<str:thing>/delete/", deed), *own_urls]
+
+
+def next_of(location: str) -> str:
+    assert urlsplit(location).path == "/signin/again/"
+    return parse_qs(urlsplit(location).query)["next"][0]
+
+
+def test_fresh_sign_in_is_let_through(client: Client, alice: User) -> None:
+    client.force_login(alice)
+    assert client.get("/page/").content == b"page"
+    assert client.post("/things/x/delete/").content == b"done"
+
+
+def test_fifteen_minutes_are_fresh_and_a_second_more_is_not(client: Client, alice: User) -> None:
+    start = timezone.now()
+    with time_machine.travel(start, tick=False):
+        client.force_login(alice)
+    with time_machine.travel(start + timedelta(minutes=15), tick=False):
+        assert client.get("/page/").status_code == 200
+    with time_machine.travel(start + timedelta(minutes=15, seconds=1), tick=False):
+        assert next_of(client.get("/page/").headers["Location"]) == "/page/"
+        assert next_of(client.post("/things/x/delete/").headers["Location"]) == "/things/x/"
+
+
+def test_link_brings_back_to_the_page(client: Client, alice: User, mailed_link: Callable[[], str]) -> None:
+    with time_machine.travel(timezone.now() - timedelta(hours=1), tick=False):
+        client.force_login(alice)
+    ask = client.get("/page/").headers["Location"]
+    assert "alice@example.org" in client.get(ask).content.decode()
+    assert client.post("/signin/again/", {"next": next_of(ask)}).status_code == 303
+    link = mailed_link()
+    assert mail.outbox[0].to == ["alice@example.org"]
+    client.get(link)
+    done = client.post("/signin/confirm/", {"token": token_in(link)})
+    assert done.headers["Location"] == "/page/"
+    assert client.get("/page/").status_code == 200
+
+
+def test_looking_at_the_page_sends_no_mail(client: Client, alice: User, deliver: Callable[[], None]) -> None:
+    with time_machine.travel(timezone.now() - timedelta(hours=1), tick=False):
+        client.force_login(alice)
+    client.get("/signin/again/?next=/page/")
+    deliver()
+    assert not mail.outbox
+
+
+def test_anonymous_goes_to_sign_in(client: Client) -> None:
+    assert urlsplit(client.get("/page/").headers["Location"]).path == "/signin/"
+
+
+def test_clock_set_back_is_not_recent(alice: User) -> None:
+    from accounts import sessions
+
+    request = RequestFactory().get("/")
+    request.session = {"signed_in_at": timezone.now().timestamp() + 3600}  # type: ignore[assignment]
+    assert not sessions.is_recent(request)
