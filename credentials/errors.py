@@ -14,6 +14,9 @@ CredentialsError
     ├── UnknownMasterKey     a record names a master key that is not in the keyring
     ├── WrongMasterKey       a master key is not the one its id was used with before
     ├── RetiredMasterKey     a master key was retired and seals no more
+    ├── MasterKeyInUse       a master key cannot be retired yet
+    ├── ProcessesBehind      running servers have not loaded the keyring that a rotation needs
+    ├── RotationRunning      another rotation is at work
     └── CannotOpen           a record is not authentic, or not in the place it was sealed for
 """
 
@@ -99,6 +102,28 @@ class RetiredMasterKey(SealError):
             f"The master key {key_id!r} has been retired. Make another key the primary: manage.py create_master_key"
         )
         self.key_id = key_id
+
+
+class MasterKeyInUse(SealError):
+    """A master key cannot be retired while rows are wrapped under it or processes seal under it."""
+
+
+class ProcessesBehind(SealError):
+    """Server processes run that have not loaded the keyring of this command."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(
+            f"Running servers have not loaded the new master keys yet: {', '.join(names)}. Give them the same keyring "
+            "file (they read it again by themselves) or restart them, and run this again."
+        )
+        self.names = names
+
+
+class RotationRunning(SealError):
+    """Another run holds the lock of rotations."""
+
+    def __init__(self) -> None:
+        super().__init__("Another rotation is running. Wait for it to end; it can be killed and run again.")
 
 
 class CannotOpen(SealError):

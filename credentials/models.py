@@ -5,13 +5,13 @@ from __future__ import annotations
 import secrets
 import string
 import uuid
+from datetime import datetime
 from typing import Any, NoReturn
 
 from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from accounts import tokens
 from accounts.models import User
@@ -117,7 +117,18 @@ class Credential(models.Model):
         self.wrapped_dek_iv = sealed.wrap.wrapped_dek_iv
         self.ciphertext = sealed.ciphertext
         self.iv = sealed.iv
-        self.sealed_at = timezone.now()
+        # The database's clock, which also times the first use of each master key: the two are compared.
+        self.sealed_at = Now()
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        super().save(*args, **kwargs)
+        if not isinstance(self.sealed_at, datetime):
+            self.refresh_from_db(fields=["sealed_at"])
+
+    @property
+    def needs_key_again(self) -> bool:
+        """Whether the keyring lacks the master key of this record. Nothing is opened to find out."""
+        return self.master_key_id not in keyring.current().ids
 
     def sealed(self) -> SealedKey:
         """The record as the database holds it: ciphertext only."""

@@ -42,10 +42,12 @@ async def forward(request: ProxyRequest, *, lookup: Lookup, upstream: UpstreamTr
     if route is None:
         raise UnknownEndpoint
     request.route = route
+    # Of the moment the row was read: while a long body arrives, the row may be rewrapped and its old key retired.
+    ring = keyring.current()
     limits.check(route, method=request.method, path=request.path, address=request.address)
     body = await request.body(settings.STRAKE_MAX_BODY_MB * 1024 * 1024)
     try:
-        secret = open_key(route.sealed, route.binding, keyring.current())
+        secret = open_key(route.sealed, route.binding, ring)
     except SealError:
         raise NeedsKeyAgain from None
     url, host, base_path = destination(route.destination_url)

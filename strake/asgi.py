@@ -10,9 +10,12 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "strake.settings")
 
 from django.conf import settings
 from django.core.asgi import get_asgi_application
+from django.core.exceptions import ImproperlyConfigured
 
 django_application = get_asgi_application()  # sets Django up, which the imports below need
 
+from credentials import checks
+from credentials.presence import Presence
 from proxy.asgi import ProxyApplication
 from proxy.request import PATH_PREFIX
 
@@ -47,10 +50,18 @@ class Application:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
+        try:
+            checks.ensure_keyring()
+        except ImproperlyConfigured as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        presence = Presence()
+        await presence.start()
         await self.proxy.startup()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.proxy.shutdown()
+        await presence.stop()
         await send({"type": "lifespan.shutdown.complete"})
 
 
