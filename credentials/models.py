@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import string
 import uuid
-from datetime import datetime
 from typing import Any, NoReturn
 
 from django.conf import settings
@@ -98,6 +97,11 @@ class Credential(models.Model):
     def __str__(self) -> str:
         return f"credential {self.pk}"
 
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        super().save(*args, **kwargs)
+        if hasattr(self.sealed_at, "resolve_expression"):
+            self.refresh_from_db(fields=["sealed_at"])  # the database's clock has been read now
+
     def binding(self) -> Binding:
         """What the seal is bound to, from this row and its endpoint as they are now."""
         return Binding(
@@ -119,11 +123,6 @@ class Credential(models.Model):
         self.iv = sealed.iv
         # The database's clock, which also times the first use of each master key: the two are compared.
         self.sealed_at = Now()
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        super().save(*args, **kwargs)
-        if not isinstance(self.sealed_at, datetime):
-            self.refresh_from_db(fields=["sealed_at"])
 
     @property
     def needs_key_again(self) -> bool:
