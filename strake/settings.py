@@ -10,6 +10,7 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
+from credentials.egress import Holes
 from strake.env import LOOPBACK_HOSTS, Environment, database_config, email_config
 from strake.home import Home
 
@@ -202,6 +203,7 @@ DEFAULT_FROM_EMAIL = STRAKE_MAIL_FROM
 # --- The proxy -----------------------------------------------------------------------------------------------------
 
 STRAKE_ALLOWED_PRIVATE_UPSTREAMS = env.words("STRAKE_ALLOWED_PRIVATE_UPSTREAMS")
+Holes(STRAKE_ALLOWED_PRIVATE_UPSTREAMS)  # a word that makes no sense stops the process here, not its first request
 STRAKE_MAX_BODY_MB = env.number("STRAKE_MAX_BODY_MB", 512, low=1, high=65536)
 STRAKE_RETENTION_DAYS = env.number("STRAKE_RETENTION_DAYS", 30, low=1, high=3650)
 STRAKE_DEMO_PORT = int(STRAKE_HOME.read(STRAKE_HOME.demo_port)) if STRAKE_EMBEDDED else 0

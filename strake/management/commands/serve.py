@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import subprocess
 import sys
@@ -10,9 +11,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from django.conf import settings
+from django.core.checks import run_checks
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import connections
+from django.db import DatabaseError, connection, connections
+from django.db.migrations.executor import MigrationExecutor
 from gunicorn.app.base import BaseApplication
 
 from accounts.models import User
@@ -25,6 +29,8 @@ class Command(BaseCommand):
         "the demo provider is started, and a one-time sign-in link is printed."
     )
 
+    requires_system_checks = ()  # `handle` runs them, and reports in one line what would be ten for a service manager
+
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--no-link", action="store_true", help="print no sign-in link")
         parser.add_argument(
@@ -33,9 +39,8 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         _claim_port()
-        if settings.STRAKE_EMBEDDED:
-            call_command("migrate", verbosity=0, interactive=False)
-        self.check(fail_level=40, display_num_errors=False)
+        _refuse_mistakes()
+        _prepare_database()
         if not settings.STRAKE_EMBEDDED:
             Server().run()
             return
@@ -101,6 +106,35 @@ class DemoProvider:
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
             self._process.wait(timeout=10)
+
+
+def _refuse_mistakes() -> None:
+    """Run the system checks. Raises `ImproperlyConfigured` with everything that is wrong."""
+    mistakes = [message for message in run_checks() if message.is_serious()]
+    if mistakes:
+        raise ImproperlyConfigured(
+            " ".join(" ".join(filter(None, (f"({mistake.id})", mistake.msg, mistake.hint))) for mistake in mistakes)
+        )
+
+
+def _prepare_database() -> None:
+    """Migrate the embedded database; anywhere else that is the operator's decision. Raises `CommandError`."""
+    try:
+        connection.ensure_connection()
+        if settings.STRAKE_EMBEDDED:
+            call_command("migrate", verbosity=0, interactive=False)
+        loader = MigrationExecutor(connection).loader
+        pending = set(loader.disk_migrations) - set(loader.applied_migrations)
+    except DatabaseError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CommandError(
+            f"The database cannot be used: {reason}. Is it running, and is DATABASE_URL right?"
+            if settings.DATABASE_URL
+            else f"{settings.STRAKE_HOME.database} cannot be used: {reason}. Restore it from your backup.",
+            returncode=os.EX_TEMPFAIL,
+        ) from None
+    if pending:
+        raise CommandError("The database is not up to date. Run: manage.py migrate", returncode=os.EX_CONFIG)
 
 
 def _claim_port() -> None:
