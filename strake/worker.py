@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import signal
+import sys
+from typing import Any, ClassVar, NoReturn
 
 from uvicorn_worker import UvicornWorker
 
@@ -21,3 +23,12 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         "access_log": False,
         "h11_max_incomplete_event_size": 64 * 1024,
     }
+
+    def init_signals(self) -> None:
+        """End by returning: uvicorn raises the signal again after its shutdown, which would kill the process there."""
+        super().init_signals()
+        signal.signal(signal.SIGTERM, _exit)
+
+
+def _exit(*_: object) -> NoReturn:
+    sys.exit(0)
