@@ -5,6 +5,7 @@ This file runs before Django reads its settings, so the settings module is named
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import shutil
@@ -12,7 +13,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -39,6 +41,8 @@ from psycopg import sql  # noqa: E402
 
 from accounts.models import User  # noqa: E402
 from tests import factories  # noqa: E402
+from tests.running import Endpoint, Strake  # noqa: E402
+from tests.upstream import Upstream  # noqa: E402
 
 # The same examples in every run: a failure in CI is a failure here. No deadline: the machine may be busy.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, database=None)
@@ -125,6 +129,41 @@ def redis_url(tmp_path: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def strake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strake]:
+    """A running Strake on SQLite that all tests share. Connect endpoints of your own to it."""
+    with Strake(tmp_path_factory.mktemp("running") / "strake") as running:
+        yield running
+
+
+@pytest.fixture
+def run_strake(tmp_path: Path) -> Iterator[Callable[..., Strake]]:
+    """`run_strake(DATABASE_URL=…)` starts a Strake of the test's own with further variables of the environment."""
+    with ExitStack() as stack:
+        numbers = itertools.count(1)
+        yield lambda **environment: stack.enter_context(Strake(tmp_path / f"strake-{next(numbers)}", environment))
+
+
+@pytest.fixture(scope="session")
+def _upstream() -> Iterator[Upstream]:
+    with Upstream() as running:
+        yield running
+
+
+@pytest.fixture
+def upstream(_upstream: Upstream) -> Iterator[Upstream]:
+    """A scriptable provider on loopback, without scripts and records of other tests."""
+    _upstream.clear()
+    yield _upstream
+    _upstream.clear()
+
+
+@pytest.fixture
+def endpoint(strake: Strake, upstream: Upstream) -> Endpoint:
+    """An endpoint of the shared Strake in front of `upstream`; the key goes out as `Authorization: Bearer`."""
+    return strake.connect(upstream.url)
 
 
 def free_port() -> int:
