@@ -33,6 +33,8 @@ LINKS_PER_ADDRESS = Limit("signin-address", 20, 900)
 LINKS_PER_SITE = Limit("signin-site", 100, 900)
 CONFIRMS_PER_ADDRESS = Limit("confirm-address", 60, 900)
 CONFIRMS_PER_SITE = Limit("confirm-site", 300, 900)
+BAD_TOKENS_PER_ADDRESS = Limit("bad-token-address", 30, 300)
+BAD_TOKENS_PER_SITE = Limit("bad-token-site", 300, 300)
 MAIL_BUDGET = Limit("mail-budget", 1000, 3600)
 
 

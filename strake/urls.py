@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.contrib import admin
 from django.urls import include, path
 
+from credentials.api import api
 from strake import views
 
 urlpatterns = [
@@ -15,6 +16,7 @@ urlpatterns = [
     path("", include("accounts.urls")),
     path("", include("credentials.urls")),
     path("", include("proxy.urls")),
+    path("api/v1/", api.urls),
     path("admin/", admin.site.urls),
 ]
 

@@ -1,0 +1,294 @@
+"""The management API: the exact calls, what goes wrong, and who may do what."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from accounts import access_tokens, limits
+from accounts.audit import Actor
+from accounts.models import AuditEvent, User
+from credentials.models import BearerToken, Endpoint
+from tests import factories
+
+pytestmark = pytest.mark.django_db
+
+CUSTOM = {
+    "provider": "custom",
+    "api_key": "sk-0123456789",
+    "destination_url": "https://api.example.com/v1",
+    "unchecked": True,
+}
+
+
+class Caller:
+    """A script with an access token."""
+
+    def __init__(self, user: User | None) -> None:
+        self.client = Client(headers={"Authorization": f"Bearer {self.token_of(user)}"} if user else {})
+
+    @staticmethod
+    def token_of(user: User) -> str:
+        return access_tokens.create_access_token(actor=Actor(user), user=user, label="script").plaintext
+
+    def __call__(self, method: str, path: str, body: Any = None, raw: str | None = None) -> tuple[int, Any]:
+        data = raw if raw is not None else ("" if body is None else json.dumps(body))
+        response = self.client.generic(method, f"/api/v1{path}", data, content_type="application/json")
+        return response.status_code, json.loads(response.content) if response.content else None
+
+
+@pytest.fixture
+def call(alice: User) -> Caller:
+    return Caller(alice)
+
+
+def test_me_says_whom_the_token_acts_for(call: Caller) -> None:
+    assert call("GET", "/me") == (200, {"user": {"email": "alice@example.org"}})
+
+
+def test_whole_life_of_an_endpoint(call: Caller, alice: User) -> None:
+    status, made = call("POST", "/endpoints", {**CUSTOM, "label": "Mine"})
+    assert status == 201
+    subdomain = made["endpoint"]["subdomain"]
+    assert made["endpoint"]["url"] == f"http://localhost:8000/p/{subdomain}"
+    assert set(made["token"]) == {"id", "plaintext"}
+    assert made["token"]["plaintext"].startswith("strk_")
+
+    status, listed = call("GET", "/endpoints")
+    assert status == 200
+    [row] = listed["endpoints"]
+    assert set(row) == {"subdomain", "label", "provider", "url", "created_at"}
+    assert datetime.fromisoformat(row["created_at"]).tzinfo is not None
+
+    status, shown = call("GET", f"/endpoints/{subdomain}")
+    assert status == 200
+    assert shown["endpoint"] == {**row, "destination_url": "https://api.example.com/v1"}
+    [token] = shown["tokens"]
+    assert set(token) == {"id", "label", "preview", "created_at", "last_used_at", "expires_at", "revoked_at"}
+    assert token["revoked_at"] is None
+
+    status, added = call(
+        "POST",
+        f"/endpoints/{subdomain}/tokens",
+        {
+            "label": "CI",
+            "expires_in": 3600,
+            "requests_per_minute": 5,
+            "allowed_paths": ["POST /v1/chat/completions"],
+            "allowed_networks": ["192.0.2.0/24"],
+        },
+    )
+    assert status == 201
+    stored = BearerToken.objects.get(pk=added["token"]["id"])
+    assert stored.expires_at
+    assert abs(stored.expires_at - timezone.now() - timedelta(hours=1)) < timedelta(minutes=1)
+    assert (stored.requests_per_minute, stored.allowed_networks) == (5, ["192.0.2.0/24"])
+
+    status, rotated = call("POST", f"/endpoints/{subdomain}/tokens/{added['token']['id']}/rotate")
+    assert status == 200
+    assert rotated["token"]["id"] == added["token"]["id"]
+    assert rotated["token"]["plaintext"] != added["token"]["plaintext"]
+
+    assert call("DELETE", f"/endpoints/{subdomain}/tokens/{added['token']['id']}") == (204, None)
+    assert call("POST", f"/endpoints/{subdomain}/tokens/{added['token']['id']}/rotate")[0] == 404
+
+    status, replaced = call(
+        "POST", f"/endpoints/{subdomain}/credential/rotate", {"api_key": "sk-new", "unchecked": True}
+    )
+    assert (status, replaced["endpoint"]["url"]) == (200, made["endpoint"]["url"])
+
+    assert call("DELETE", f"/endpoints/{subdomain}") == (204, None)
+    assert call("GET", f"/endpoints/{subdomain}")[0] == 404
+    assert AuditEvent.objects.filter(action="endpoint.deleted", actor=alice, ip="127.0.0.1").exists()
+
+
+def test_token_without_wishes_needs_no_body(call: Caller, alice: User) -> None:
+    made = factories.make_endpoint(owner=alice)
+    assert call("POST", f"/endpoints/{made.endpoint.subdomain}/tokens")[0] == 201
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({**CUSTOM, "colour": "red"}, "invalid_request"),
+        ({**CUSTOM, "api_key": 5}, "invalid_request"),
+        ({**CUSTOM, "label": "x" * 101}, "invalid_request"),
+        ({**CUSTOM, "label": "a\u0000b"}, "invalid_request"),
+        ({**CUSTOM, "unchecked": "yes"}, "invalid_request"),
+        ({"provider": "custom"}, "invalid_request"),
+        ([], "invalid_request"),
+        (None, "invalid_request"),
+        ({**CUSTOM, "provider": "nonesuch"}, "unknown_provider"),
+        ({**CUSTOM, "api_key": "two words"}, "invalid_key"),
+        ({**CUSTOM, "api_key": "line\nbreak"}, "invalid_key"),
+        ({**CUSTOM, "destination_url": "http://api.example.com"}, "invalid_destination"),
+        ({**CUSTOM, "destination_url": "https://127.0.0.1/"}, "invalid_destination"),
+        ({**CUSTOM, "header_name": "Host"}, "invalid_destination"),
+    ],
+)
+def test_mistakes_are_4xx_in_the_one_shape_and_save_nothing(call: Caller, body: Any, code: str) -> None:
+    status, answer = call("POST", "/endpoints", body)
+    assert status == 422
+    assert set(answer) == {"error"}
+    assert answer["error"]["code"] == code
+    assert answer["error"]["message"]
+    assert not Endpoint.objects.exists()
+
+
+@pytest.mark.parametrize("raw", ["{", "\x00", '{"provider": NaN', '"' * 7, "[" * 20000])
+def test_bad_json_is_a_400(call: Caller, raw: str) -> None:
+    status, answer = call("POST", "/endpoints", raw=raw)
+    assert (status, answer["error"]["code"]) == (400, "bad_request")
+
+
+def test_oversized_body_is_a_413(call: Caller) -> None:
+    status, answer = call("POST", "/endpoints", raw='{"label": "' + "x" * 70_000 + '"}')
+    assert (status, answer["error"]["code"]) == (413, "too_large")
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        {"expires_in": 0},
+        {"expires_in": -5},
+        {"expires_in": 10**30},
+        {"expires_in": "60"},
+        {"requests_per_minute": 0},
+        {"requests_per_minute": True},
+        {"allowed_paths": ["no slash"]},
+        {"allowed_paths": "POST /x"},
+        {"allowed_networks": ["300.1.1.1"]},
+        {"allowed_networks": ["10.0.0.0/8"] * 51},
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(call: Caller, alice: User, limit: dict[str, Any]) -> None:
+    made = factories.make_endpoint(owner=alice)
+    status, answer = call("POST", f"/endpoints/{made.endpoint.subdomain}/tokens", limit)
+    assert status == 422
+    assert answer["error"]["code"] in {"invalid_request", "invalid_limit"}
+    assert made.endpoint.tokens.count() == 1
+
+
+def test_unknown_paths_and_methods_keep_the_shape(call: Caller) -> None:
+    status, answer = call("GET", "/nonesuch")
+    assert (status, answer["error"]["code"]) == (404, "not_found")
+    status, answer = call("PUT", "/me")
+    assert (status, answer["error"]["code"]) == (405, "method_not_allowed")
+    for path in ["/endpoints/x", "/endpoints/ABCDEFGHIJKL", "/endpoints/%00", "/endpoints/..", "/endpoints/a%2Fb"]:
+        status, answer = call("GET", path)
+        assert (status, answer["error"]["code"], path) == (404, "not_found", path)
+
+
+def test_pasted_key_is_in_no_answer(call: Caller) -> None:
+    for body in [
+        {**CUSTOM, "api_key": "sk-canary 1"},
+        {**CUSTOM, "api_key": ["sk-canary"]},
+        {**CUSTOM, "api_key": "sk-canary", "x": 1},
+        {**CUSTOM, "provider": 1, "api_key": "sk-canary"},
+        {**CUSTOM, "api_key": "sk-canary"},
+    ]:
+        assert "canary" not in json.dumps(call("POST", "/endpoints", body))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer pat_x",
+        "Basic YTpi",
+        "bearer strk_" + "0" * 49,
+        "Bearer pat_" + "0" * 49,
+        "Béarer ü",
+    ],
+)
+def test_without_a_valid_token_nothing_is_answered(alice: User, header: str) -> None:
+    for path in ["/me", "/endpoints", "/endpoints/aaaaaaaaaaaa"]:
+        response = Client().get(f"/api/v1{path}", headers={"Authorization": header} if header else {})
+        assert response.status_code == 401
+        assert response.json()["error"]["code"] == "unauthorized"
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_revoked_and_expired_tokens_get_the_answer_of_unknown_ones(alice: User) -> None:
+    answers = set()
+    actor = Actor(alice)
+    revoked = access_tokens.create_access_token(actor=actor, user=alice, label="r")
+    access_tokens.revoke_access_token(actor=actor, token_id=revoked.token.pk)
+    expired = access_tokens.create_access_token(actor=actor, user=alice, label="e")
+    expired.token.expires_at = timezone.now() - timedelta(seconds=1)
+    expired.token.save()
+    for plaintext in [revoked.plaintext, expired.plaintext, "pat_" + "0" * 49]:
+        response = Client().get("/api/v1/me", headers={"Authorization": f"Bearer {plaintext}"})
+        answers.add((response.status_code, response.content))
+    assert len(answers) == 1
+
+
+def test_session_cookie_does_not_open_the_api(client: Client, alice: User) -> None:
+    client.force_login(alice)
+    assert client.get("/api/v1/me").status_code == 401
+
+
+def test_guessing_is_slowed_down_and_the_right_token_is_not(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "BAD_TOKENS_PER_ADDRESS", limits.Limit("bad-token-address", 3, 300))
+    statuses = [Client().get("/api/v1/me", headers={"Authorization": "Bearer x"}) for _ in range(5)]
+    assert [response.status_code for response in statuses] == [401, 401, 401, 429, 429]
+    assert int(statuses[-1].headers["Retry-After"]) > 0
+    assert Caller(alice)("GET", "/me")[0] == 200
+
+
+def test_valid_token_costs_no_counting(call: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    def counted(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(limits, "count_address", counted)
+    assert call("GET", "/me")[0] == 200
+
+
+def test_stranger_gets_404_for_everything_of_others(alice: User, charlie: User) -> None:
+    made = factories.make_endpoint(owner=alice)
+    stranger = Caller(charlie)
+    base = f"/endpoints/{made.endpoint.subdomain}"
+    own = factories.make_endpoint(owner=charlie)
+    before = list(BearerToken.objects.order_by("pk").values())
+    for method, path, body in [
+        ("GET", base, None),
+        ("DELETE", base, None),
+        ("POST", f"{base}/tokens", {}),
+        ("POST", f"{base}/tokens/{made.token.pk}/rotate", None),
+        ("DELETE", f"{base}/tokens/{made.token.pk}", None),
+        ("POST", f"{base}/credential/rotate", {"api_key": "sk-x", "unchecked": True}),
+        # Somebody else's token through an endpoint of one's own.
+        ("POST", f"/endpoints/{own.endpoint.subdomain}/tokens/{made.token.pk}/rotate", None),
+        ("DELETE", f"/endpoints/{own.endpoint.subdomain}/tokens/{made.token.pk}", None),
+    ]:
+        status, answer = stranger(method, path, body)
+        assert (status, answer["error"]["code"]) == (404, "not_found"), (method, path)
+    assert [row["subdomain"] for row in stranger("GET", "/endpoints")[1]["endpoints"]] == [own.endpoint.subdomain]
+    assert list(BearerToken.objects.order_by("pk").values()) == before
+
+
+def test_openapi_document_lists_exactly_the_promised_calls(client: Client) -> None:
+    document = client.get("/api/v1/openapi.json").json()
+    calls = {
+        (method.upper(), path.removeprefix("/api/v1"))
+        for path, methods in document["paths"].items()
+        for method in methods
+    }
+    assert calls == {
+        ("GET", "/me"),
+        ("GET", "/endpoints"),
+        ("POST", "/endpoints"),
+        ("GET", "/endpoints/{subdomain}"),
+        ("DELETE", "/endpoints/{subdomain}"),
+        ("POST", "/endpoints/{subdomain}/tokens"),
+        ("POST", "/endpoints/{subdomain}/tokens/{token_id}/rotate"),
+        ("DELETE", "/endpoints/{subdomain}/tokens/{token_id}"),
+        ("POST", "/endpoints/{subdomain}/credential/rotate"),
+    }
