@@ -15,11 +15,12 @@ from typing import Any
 
 from proxy import lookup
 from proxy.errors import ProxyError, UnknownEndpoint, WebSocketUnsupported, response_of
+from proxy.http1 import UpstreamBroken
 from proxy.journal import Entry, Journal, milliseconds_since
 from proxy.lookup import Lookup
 from proxy.relay import relay
 from proxy.request import ClientGone, ProxyRequest
-from proxy.upstream import UpstreamBroken, UpstreamTransport
+from proxy.upstream import UpstreamTransport
 from proxy.views import Answer, forward
 
 Message = MutableMapping[str, Any]

@@ -1,0 +1,239 @@
+"""One HTTP/1.1 connection to a provider: writes a request as given, reads answers with llhttp (through httptools).
+
+Nothing is decoded, folded or normalised on the way out, and of an answer only its framing is understood
+(RFC 9112 §6): llhttp in its strict mode, so an answer that could be framed in two ways is an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Any
+
+import httptools
+
+from proxy.errors import UpstreamInvalid, UpstreamUnreachable
+
+BUFFER_BYTES = 64 * 1024
+MAX_HEAD_BYTES = 256 * 1024
+
+
+class UpstreamBroken(Exception):
+    """The answer ended before its end, after its head had been passed on. The client must see a broken answer too."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """A connection that carries one exchange after another: `begin`, `head`, `read` until `finished`.
+
+    After `head`, `status` and `headers` (raw pairs, as sent) are those of the final answer. `reusable` tells, once
+    finished, whether another exchange may follow. `last_activity` is a reading of `time.monotonic`.
+    """
+
+    __slots__ = (
+        "_bodyless",
+        "_buffered",
+        "_chunks",
+        "_drained",
+        "_error",
+        "_head_bytes",
+        "_head_complete",
+        "_loop",
+        "_parser",
+        "_read_paused",
+        "_until_eof",
+        "_waiter",
+        "finished_receiving",
+        "headers",
+        "last_activity",
+        "reusable",
+        "status",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._parser: Any = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._error: Exception | None = None
+        self._read_paused = False
+        self.finished_receiving = True
+        self.reusable = True
+        self.last_activity = monotonic()
+
+    # --- What the transport calls ------------------------------------------------------------------------------------
+
+    def begin(self, data: bytes, *, bodyless: bool) -> None:
+        """Start an exchange by sending `data`. `bodyless` answers (to HEAD) have no body, whatever they declare."""
+        self._parser = httptools.HttpResponseParser(self)
+        self._bodyless = bodyless
+        self._head_complete = False
+        self._until_eof = False
+        self._head_bytes = 0
+        self._chunks: list[bytes] = []
+        self._buffered = 0
+        self.finished_receiving = False
+        self.reusable = False
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.last_activity = monotonic()
+        self.transport.write(data)
+
+    async def head(self) -> None:
+        """Wait for the final answer's head. Raises `UpstreamUnreachable`, `UpstreamInvalid`, or what `fail` got."""
+        while not self._head_complete:
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+        if self.status == 101:
+            raise UpstreamInvalid  # nothing here asked for another protocol
+
+    async def read(self) -> bytes:
+        """The raw bytes of the body that are there, waiting for some if there are none; empty at the end.
+
+        Raises `UpstreamBroken`, or what `fail` got.
+        """
+        while not self._chunks:
+            if self.finished_receiving:
+                return b""
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+        chunks = self._chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._chunks = []
+        self._buffered = 0
+        if self._read_paused:
+            self._read_paused = False
+            self.last_activity = monotonic()
+            self.transport.resume_reading()
+        return data
+
+    @property
+    def finished(self) -> bool:
+        """Whether the whole answer has been read."""
+        return self.finished_receiving and not self._chunks
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether somebody waits for the upstream, and not the upstream for us."""
+        return self._waiter is not None and not self._read_paused
+
+    async def write(self, data: bytes) -> None:
+        """Send more of the request; returns when the transport takes more. Raises `UpstreamUnreachable`."""
+        if self._error is not None:
+            raise UpstreamUnreachable
+        self.last_activity = monotonic()
+        self.transport.write(data)
+        if self._drained is not None:
+            await self._drained
+            self.last_activity = monotonic()
+
+    def fail(self, error: Exception) -> None:
+        """End the exchange with `error` for whoever waits, and close."""
+        if self._error is None:
+            self._error = error
+        self.abort()
+        self._wake()
+
+    def abort(self) -> None:
+        """Close at once. An upstream that is still working notices."""
+        self.reusable = False
+        self.transport.abort()
+
+    # --- What the event loop calls -----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        self.last_activity = monotonic()
+        if self.finished_receiving:
+            # Bytes that belong to no request: this connection is no good for another.
+            self.abort()
+            return
+        if not self._head_complete:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.reusable = False
+            if not self.finished_receiving:
+                self.fail(UpstreamBroken() if self._head_complete else UpstreamInvalid())
+                return
+        if not self._head_complete and self._head_bytes > MAX_HEAD_BYTES:
+            self.fail(UpstreamInvalid())
+            return
+        if self._buffered > BUFFER_BYTES and not self._read_paused and not self.finished_receiving:
+            self._read_paused = True
+            self.transport.pause_reading()
+        self._wake()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.reusable = False
+        if not self.finished_receiving:
+            if self._head_complete and self._until_eof and error is None and self._error is None:
+                self.finished_receiving = True
+            elif self._error is None:
+                self._error = UpstreamBroken() if self._head_complete else UpstreamUnreachable()
+        elif self._error is None:
+            self._error = UpstreamUnreachable()
+        self._wake()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        if self._drained is None:
+            self._drained = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        if self._drained is not None:
+            if not self._drained.done():
+                self._drained.set_result(None)
+            self._drained = None
+
+    # --- What the parser calls ---------------------------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._head_complete:  # else a trailer, which is dropped
+            self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        self.status = status = parser.get_status_code()
+        if 100 <= status < 200 and status != 101:
+            return  # an interim answer; the final one follows
+        self._head_complete = True
+        self.reusable = parser.should_keep_alive()
+        if status == 101:
+            self.reusable = False
+        elif self._bodyless:
+            self.finished_receiving = True
+        elif not self.reusable:
+            names = {name.lower() for name, _ in self.headers}
+            self._until_eof = not names & {b"content-length", b"transfer-encoding"}
+
+    def on_body(self, data: bytes) -> None:
+        if not self.finished_receiving:
+            self._chunks.append(data)
+            self._buffered += len(data)
+
+    def on_message_complete(self) -> None:
+        if self._head_complete:
+            self.finished_receiving = True
+        else:
+            self.headers = []
+
+    # --- Inside ------------------------------------------------------------------------------------------------------
+
+    async def _wait(self) -> None:
+        waiter = self._waiter = self._loop.create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
