@@ -13,11 +13,13 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from proxy import lookup
+from proxy import lookup, rates
 from proxy.errors import ProxyError, UnknownEndpoint, WebSocketUnsupported, response_of
 from proxy.http1 import UpstreamBroken
 from proxy.journal import Entry, Journal, milliseconds_since
+from proxy.limits import InFlight
 from proxy.lookup import Lookup
+from proxy.rates import Rates
 from proxy.relay import relay
 from proxy.request import ClientGone, ProxyRequest
 from proxy.upstream import UpstreamTransport
@@ -33,14 +35,18 @@ CLIENT_GONE = 499  # as nginx writes it; never sent, only journalled
 
 
 class ProxyApplication:
-    """What a process needs to forward: the look-up, the connections to providers, the journal."""
+    """What a process needs to forward: the look-up, what is counted, the connections to providers, the journal."""
 
     lookup: Lookup
+    rates: Rates
+    in_flight: InFlight
     upstream: UpstreamTransport
     journal: Journal
 
     async def startup(self) -> None:
         self.lookup = lookup.configured()
+        self.rates = rates.configured()
+        self.in_flight = InFlight()
         self.upstream = UpstreamTransport()
         self.journal = Journal()
         self.journal.start()
@@ -48,6 +54,7 @@ class ProxyApplication:
     async def shutdown(self) -> None:
         await self.upstream.aclose()
         await self.journal.stop()
+        await self.rates.close()
         await self.lookup.close()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -76,6 +83,8 @@ class ProxyApplication:
         finally:
             request.close()
             route = request.route
+            if route is not None and request.in_flight:
+                self.in_flight.leave(route.endpoint_id)
             if route is not None and route.token_id is not None:
                 self.journal.add(
                     Entry(route.endpoint_id, route.token_id, status, milliseconds_since(clock), first_byte, started)
@@ -83,7 +92,9 @@ class ProxyApplication:
 
     async def _answer(self, request: ProxyRequest) -> Answer:
         try:
-            return await forward(request, lookup=self.lookup, upstream=self.upstream)
+            return await forward(
+                request, lookup=self.lookup, rates=self.rates, in_flight=self.in_flight, upstream=self.upstream
+            )
         except ProxyError as error:
             status, headers, body = response_of(error, request.dialect)
         except (ClientGone, asyncio.CancelledError):

@@ -7,7 +7,7 @@ ProxyError
 ├── UnknownEndpoint (404)
 ├── BodyTooLarge (413)
 ├── WebSocketUnsupported (426)
-├── RateLimited (429)
+├── RateLimited, TooManyAtOnce (429)
 ├── BadGateway (502)             UpstreamUnreachable, UpstreamForbidden, UpstreamInvalid
 ├── Unavailable (503)            StoreUnavailable, NeedsKeyAgain
 └── UpstreamIdle (504)
@@ -136,6 +136,21 @@ class RateLimited(ProxyError):
     status = 429
     code = "rate_limited"
     message = "This Strake token has reached its requests per minute."
+
+    def __init__(self, *, rate: Headers, retry_after: int) -> None:
+        super().__init__(retry_after=retry_after)
+        self.rate = rate
+
+    def headers(self) -> Headers:
+        return self.rate
+
+
+class TooManyAtOnce(ProxyError):
+    """More requests in flight than one endpoint may have in one process."""
+
+    status = 429
+    code = "too_many_at_once"
+    message = "Too many requests of this endpoint are in flight. Wait until some of them have finished."
 
 
 class UpstreamUnreachable(ProxyError):

@@ -108,6 +108,13 @@ def for_client(headers: Iterable[tuple[bytes, bytes]], secret: bytes, *, sandbox
     return kept
 
 
+def add_unless_given(headers: Headers, more: Headers) -> None:
+    """Add headers of Strake's own, none of them where the provider has sent one of that name."""
+    given = {name for name, _ in headers}
+    if given.isdisjoint(name for name, _ in more):
+        headers.extend(more)
+
+
 def nominated(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
     """The names that Connection headers declare to be for this hop only."""
     names = [value for name, value in headers if name == b"connection"]

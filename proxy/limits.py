@@ -1,22 +1,25 @@
-"""What a token may do: be used at all, until when, how often, on which paths, from where."""
+"""What a token may do: be used at all, until when, on which paths, from where, how often; and how much at once."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_network
-from time import monotonic
+from ipaddress import ip_network
+from uuid import UUID
 
-from proxy.errors import EndpointPaused, InvalidToken, NetworkNotAllowed, PathNotAllowed, RateLimited
+from django.conf import settings
+
+from accounts.addresses import IPAddress
+from proxy.errors import EndpointPaused, InvalidToken, NetworkNotAllowed, PathNotAllowed, TooManyAtOnce
 from proxy.lookup import Route
 from proxy.paths import has_encoded_slash
 
 
-def check(route: Route, *, method: str, path: bytes, address: IPv4Address | IPv6Address | None) -> None:
-    """Refuse a request that is outside its token's limits. The rate comes last: what is refused costs nothing of it.
+def check(route: Route, *, method: str, path: bytes, address: IPAddress | None) -> None:
+    """Refuse a request that is outside what its token may do, whatever else is going on.
 
-    Raises `InvalidToken`, `EndpointPaused`, `NetworkNotAllowed`, `PathNotAllowed`, `RateLimited`.
+    Raises `InvalidToken`, `EndpointPaused`, `NetworkNotAllowed`, `PathNotAllowed`.
     """
     if route.token_id is None or route.revoked_at is not None:
         raise InvalidToken
@@ -28,8 +31,31 @@ def check(route: Route, *, method: str, path: bytes, address: IPv4Address | IPv6
         raise NetworkNotAllowed
     if route.allowed_paths and not _path_allows(tuple(route.allowed_paths), method, path):
         raise PathNotAllowed
-    if route.requests_per_minute is not None:
-        _rates.take(route.token_id, route.requests_per_minute)
+
+
+class InFlight:
+    """How many requests of each endpoint this process is forwarding, streams and WebSocket connections included.
+
+    The limit keeps one endpoint from taking all connections and memory of a worker.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[UUID, int] = {}
+        self._most = settings.STRAKE_MAX_STREAMS
+
+    def enter(self, endpoint_id: UUID) -> None:
+        """Count a request in; each needs its `leave`. Raises `TooManyAtOnce`, which counts nothing."""
+        count = self._counts.get(endpoint_id, 0)
+        if count >= self._most:
+            raise TooManyAtOnce(retry_after=1)
+        self._counts[endpoint_id] = count + 1
+
+    def leave(self, endpoint_id: UUID) -> None:
+        count = self._counts[endpoint_id] - 1
+        if count:
+            self._counts[endpoint_id] = count
+        else:
+            del self._counts[endpoint_id]
 
 
 @lru_cache(maxsize=1024)
@@ -37,7 +63,7 @@ def _networks(networks: tuple[str, ...]) -> tuple[object, ...]:
     return tuple(ip_network(network) for network in networks)
 
 
-def _network_allows(networks: tuple[str, ...], address: IPv4Address | IPv6Address | None) -> bool:
+def _network_allows(networks: tuple[str, ...], address: IPAddress | None) -> bool:
     return address is not None and any(address in network for network in _networks(networks))  # type: ignore[operator]
 
 
@@ -59,28 +85,3 @@ def _path_allows(entries: tuple[str, ...], method: str, path: bytes) -> bool:
     return any(
         allowed in {"*", method} and pattern.fullmatch(path) is not None for allowed, pattern in _patterns(entries)
     )
-
-
-class Rates:
-    """Requests per minute by the generic cell rate algorithm (ITU-T I.371): one number per token, no windows to game.
-
-    A token may use its whole minute at once and then gets its requests back evenly.
-    """
-
-    def __init__(self, *, most: int = 100_000) -> None:
-        self._arrivals: dict[str, float] = {}
-        self._most = most
-
-    def take(self, token_id: str, per_minute: int) -> None:
-        """Count one request. Raises `RateLimited` with the seconds to wait."""
-        now = monotonic()
-        interval = 60 / per_minute
-        arrival = max(self._arrivals.get(token_id, now), now)
-        if arrival - now > 60 - interval:
-            raise RateLimited(retry_after=max(1, round(arrival - now - 60 + interval + 0.5)))
-        if len(self._arrivals) >= self._most:
-            self._arrivals = {key: value for key, value in self._arrivals.items() if value > now}
-        self._arrivals[token_id] = arrival + interval
-
-
-_rates = Rates()

@@ -29,7 +29,8 @@ class ClientGone(Exception):
 class ProxyRequest:
     """Method, path and query as raw bytes, headers as raw pairs, and a body that is read only when asked for.
 
-    `subdomain` is "" where the address names no endpoint. `route` is set by the view once it is known.
+    `subdomain` is "" where the address names no endpoint. `route` is set by the view once it is known, and `in_flight`
+    once the request has been counted in.
     """
 
     __slots__ = (
@@ -40,6 +41,7 @@ class ProxyRequest:
         "body_read",
         "client_gone",
         "headers",
+        "in_flight",
         "method",
         "on_own_host",
         "path",
@@ -57,6 +59,7 @@ class ProxyRequest:
         self.query: bytes = scope["query_string"]
         self.headers: Headers = scope["headers"]
         self.route: Route | None = None
+        self.in_flight = False
         self.body_read = False
         self.client_gone = False
         raw_path: bytes = scope["raw_path"]

@@ -13,7 +13,9 @@ from credentials.providers import SECRET_PLACEHOLDER, Dialect
 from proxy import headers, limits, paths, presented
 from proxy.errors import NeedsKeyAgain, UnknownEndpoint
 from proxy.headers import Headers
+from proxy.limits import InFlight
 from proxy.lookup import Lookup
+from proxy.rates import Rates
 from proxy.request import ProxyRequest
 from proxy.unsealing import open_key
 from proxy.upstream import ResponseBody, UpstreamTransport, body_of, build_request, destination
@@ -27,7 +29,9 @@ class Answer(NamedTuple):
     body: bytes | ResponseBody
 
 
-async def forward(request: ProxyRequest, *, lookup: Lookup, upstream: UpstreamTransport) -> Answer:
+async def forward(
+    request: ProxyRequest, *, lookup: Lookup, rates: Rates, in_flight: InFlight, upstream: UpstreamTransport
+) -> Answer:
     """Forward one request with the real key in place of the caller's token.
 
     Returns as soon as the head of the provider's answer is there. Raises `proxy.errors.ProxyError` for everything
@@ -45,6 +49,11 @@ async def forward(request: ProxyRequest, *, lookup: Lookup, upstream: UpstreamTr
     # Of the moment the row was read: while a long body arrives, the row may be rewrapped and its old key retired.
     ring = keyring.current()
     limits.check(route, method=request.method, path=request.path, address=request.address)
+    in_flight.enter(route.endpoint_id)
+    request.in_flight = True
+    rate = None
+    if route.token_id is not None and route.requests_per_minute is not None:
+        rate = await rates.take(route.token_id, route.requests_per_minute)
     body = await request.body(settings.STRAKE_MAX_BODY_MB * 1024 * 1024)
     try:
         secret = open_key(route.sealed, route.binding, ring)
@@ -65,8 +74,7 @@ async def forward(request: ProxyRequest, *, lookup: Lookup, upstream: UpstreamTr
             body,
         )
     )
-    return Answer(
-        response.status_code,
-        headers.for_client(response.headers.raw, secret, sandbox=not request.on_own_host),
-        body_of(response),
-    )
+    answer_headers = headers.for_client(response.headers.raw, secret, sandbox=not request.on_own_host)
+    if rate is not None:
+        headers.add_unless_given(answer_headers, rate.headers())
+    return Answer(response.status_code, answer_headers, body_of(response))
