@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from django.db import close_old_connections, transaction
+from django.db import close_old_connections, connection, transaction
 from django.db.models import F, Q
 
 from credentials.models import BearerToken
-from proxy.models import RequestRecord, RequestRollup
+from proxy.models import RequestRollup
 
 logger = logging.getLogger(__name__)
 
@@ -85,20 +85,7 @@ def write(batch: list[Entry]) -> None:
     close_old_connections()
     try:
         with transaction.atomic():
-            RequestRecord.objects.bulk_create(
-                [
-                    RequestRecord(
-                        endpoint_id=entry.endpoint_id,
-                        token_id=entry.token_id,
-                        status=entry.status,
-                        latency_ms=entry.latency_ms,
-                        first_byte_ms=entry.first_byte_ms,
-                        at=datetime.fromtimestamp(entry.at, UTC),
-                    )
-                    for entry in batch
-                ],
-                batch_size=500,
-            )
+            _insert(batch)
             _roll_up(batch)
             last_used: dict[str, float] = {}
             for entry in batch:
@@ -110,6 +97,27 @@ def write(batch: list[Entry]) -> None:
                 )
     finally:
         close_old_connections()
+
+
+def _insert(batch: list[Entry]) -> None:
+    """One prepared statement for all rows: through the ORM this took more of the interpreter than forwarding does."""
+    native = connection.features.has_native_uuid_field
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO proxy_requestrecord (endpoint_id, token_id, status, latency_ms, first_byte_ms, at) "
+            "VALUES (%s, %s, %s, %s, %s, %s)",
+            [
+                (
+                    endpoint_id if native else endpoint_id.hex,
+                    token_id,
+                    status,
+                    latency_ms,
+                    first_byte_ms,
+                    connection.ops.adapt_datetimefield_value(datetime.fromtimestamp(at, UTC)),
+                )
+                for endpoint_id, token_id, status, latency_ms, first_byte_ms, at in batch
+            ],
+        )
 
 
 def _roll_up(batch: list[Entry]) -> None:
