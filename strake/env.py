@@ -13,6 +13,15 @@ from django.core.exceptions import ImproperlyConfigured
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
+class Secret(str):
+    """A string that `repr` hides, wherever it is nested: in settings, frames, and `manage.py diffsettings`."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'…'"
+
+
 class Environment:
     """Reads one environment; every reader raises `ImproperlyConfigured` with a message that says what to do."""
 
@@ -44,18 +53,19 @@ class Environment:
         """Comma-separated words, empty ones dropped."""
         return [word for part in self.text(name).split(",") if (word := part.strip())]
 
-    def secret(self, name: str) -> str | None:
+    def secret(self, name: str) -> Secret | None:
         """The secret from `NAME_FILE` (a path; preferred, since a file is not shown by /proc) or `NAME`."""
         path = self.text(f"{name}_FILE")
         if path:
             try:
-                return Path(path).read_text(encoding="utf-8").strip()
+                return Secret(Path(path).read_text(encoding="utf-8").strip())
             except (OSError, UnicodeDecodeError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
                 raise ImproperlyConfigured(
                     f"{name}_FILE names {path}, which cannot be read: {reason}. Fix the path or its permissions."
                 ) from None
-        return self.text(name) or None
+        text = self.text(name)
+        return Secret(text) if text else None
 
     def origin(self, name: str, default: str) -> SplitResult:
         """A bare origin, `scheme://host[:port]`; plain http on loopback only."""
@@ -85,7 +95,7 @@ def database_config(url: str) -> dict[str, Any]:
         "ENGINE": "django.db.backends.postgresql",
         "NAME": name,
         "USER": unquote(parts.username or ""),
-        "PASSWORD": unquote(parts.password or ""),
+        "PASSWORD": Secret(unquote(parts.password or "")),
         "HOST": unquote(parts.hostname or ""),
         "PORT": str(parts.port or ""),
         "OPTIONS": dict(parse_qsl(parts.query)),
@@ -104,7 +114,7 @@ def email_config(url: str) -> dict[str, Any]:
         "EMAIL_HOST": parts.hostname,
         "EMAIL_PORT": parts.port or {"smtp": 25, "smtp+tls": 587, "smtps": 465}[parts.scheme],
         "EMAIL_HOST_USER": unquote(parts.username or ""),
-        "EMAIL_HOST_PASSWORD": unquote(parts.password or ""),
+        "EMAIL_HOST_PASSWORD": Secret(unquote(parts.password or "")),
         "EMAIL_USE_TLS": parts.scheme == "smtp+tls",
         "EMAIL_USE_SSL": parts.scheme == "smtps",
         "EMAIL_TIMEOUT": 20,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from django.conf import settings
+
+from strake.hardening import harden
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "strake.settings")
 
@@ -26,5 +29,16 @@ umask = 0o077
 accesslog = None
 errorlog = "-"
 loglevel = "warning"
+logger_class = "strake.logs.ServerLogger"
 control_socket_disable = True
 proc_name = "strake"
+
+
+def on_starting(arbiter: Any) -> None:
+    """Before the first fork."""
+    harden()
+
+
+def post_fork(arbiter: Any, worker: Any) -> None:
+    """In each worker."""
+    harden()

@@ -8,7 +8,10 @@ from collections.abc import ItemsView
 from typing import Any
 
 from django.http import HttpRequest
-from django.views.debug import SafeExceptionReporterFilter
+from django.utils.html import escape, format_html
+from django.utils.safestring import SafeString
+from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
+from gunicorn.glogging import Logger
 
 
 class LineFormatter(logging.Formatter):
@@ -18,12 +21,50 @@ class LineFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
+        record = logging.makeLogRecord(record.__dict__)
+        record.exc_text = None  # another handler may have left the exception's text here
+        if hasattr(record, "status_code") and record.name.startswith("django."):
+            _drop_path(record)
         return super().format(record).replace("\n", " | ")
 
     def formatException(self, ei: Any) -> str:
         kind, _, trace = ei
         frames = [f"{frame.f_code.co_filename.rpartition('/')[2]}:{line}" for frame, line in traceback.walk_tb(trace)]
         return f"{kind.__name__} at {' > '.join(frames[-8:])}" if kind else ""
+
+
+def _drop_path(record: logging.LogRecord) -> None:
+    """Django's records of refused and failed requests quote the path, and a path can hold a sign-in link."""
+    request = getattr(record, "request", None)
+    match = getattr(request, "resolver_match", None)
+    method = request.method if isinstance(request, HttpRequest) else None
+    record.msg = "answered status=%s method=%s view=%s"
+    record.args = (record.__dict__["status_code"], method or "-", match.view_name if match else "-")
+
+
+class ServerLogger(Logger):  # type: ignore[misc]
+    """gunicorn's and uvicorn's messages in the same form, without the text of exceptions."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        for handler in self.error_log.handlers:
+            handler.setFormatter(LineFormatter())
+
+
+class BlindReporter(ExceptionReporter):
+    """Error reports that say which exception passed which places, and nothing else.
+
+    Django's own reports also hold the exception's text, source lines, the URL with its query, and the settings.
+    """
+
+    def get_traceback_text(self) -> SafeString:
+        places = "\n".join(
+            f"  {frame.f_code.co_filename}:{line} {frame.f_code.co_name}" for frame, line in traceback.walk_tb(self.tb)
+        )
+        return escape(f"{self.exc_type.__name__ if self.exc_type else 'Error'}\n{places}\n")
+
+    def get_traceback_html(self) -> SafeString:
+        return format_html("<pre>{}</pre>", self.get_traceback_text())
 
 
 class BlindReporterFilter(SafeExceptionReporterFilter):

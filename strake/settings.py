@@ -11,7 +11,7 @@ from pathlib import Path
 from django.core.exceptions import ImproperlyConfigured
 
 from credentials.egress import Holes
-from strake.env import LOOPBACK_HOSTS, Environment, database_config, email_config
+from strake.env import LOOPBACK_HOSTS, Environment, Secret, database_config, email_config
 from strake.home import Home
 
 env = Environment()
@@ -39,11 +39,11 @@ STRAKE_TRUSTED_PROXIES = env.number("STRAKE_TRUSTED_PROXIES", 0, low=0, high=16)
 
 STRAKE_HOME = Home(env.text("STRAKE_HOME", str(ROOT / ".strake")))
 STRAKE_MASTER_KEYS_FILE = env.text("STRAKE_MASTER_KEYS_FILE")
-STRAKE_MASTER_KEYS = "" if STRAKE_MASTER_KEYS_FILE else env.text("STRAKE_MASTER_KEYS")
+STRAKE_MASTER_KEYS = Secret("" if STRAKE_MASTER_KEYS_FILE else env.text("STRAKE_MASTER_KEYS"))
 _secret_key = env.secret("STRAKE_SECRET_KEY")
 if STRAKE_EMBEDDED:
     STRAKE_HOME.prepare()
-    SECRET_KEY = _secret_key or STRAKE_HOME.read(STRAKE_HOME.secret_key)
+    SECRET_KEY = _secret_key or Secret(STRAKE_HOME.read(STRAKE_HOME.secret_key))
     if not STRAKE_MASTER_KEYS and not STRAKE_MASTER_KEYS_FILE:
         STRAKE_MASTER_KEYS_FILE = str(STRAKE_HOME.master_keys)
 elif _secret_key is None or len(_secret_key) < 50:
@@ -279,4 +279,5 @@ LOGGING = {
         },
     },
 }
+DEFAULT_EXCEPTION_REPORTER = "strake.logs.BlindReporter"
 DEFAULT_EXCEPTION_REPORTER_FILTER = "strake.logs.BlindReporterFilter"

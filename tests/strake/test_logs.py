@@ -7,10 +7,12 @@ import sys
 
 import pytest
 from django.conf import settings
+from django.http import HttpResponse
 from django.test import RequestFactory
-from django.views.debug import get_exception_reporter_filter
+from django.utils.log import log_response
+from django.views.debug import get_exception_reporter_class, get_exception_reporter_filter
 
-from strake.logs import LineFormatter
+from strake.logs import BlindReporter, LineFormatter
 
 SECRET = "sk-live-do-not-print"
 
@@ -66,3 +68,35 @@ def test_error_reports_hold_no_variable_header_cookie_body_or_setting():
     ]
     assert key not in repr(shown)
     assert reporter.is_active(request)
+
+
+def test_a_trace_that_another_handler_wrote_out_does_not_come_back():
+    record = failure()
+    logging.Formatter().format(record)
+    assert SECRET in record.exc_text
+    assert SECRET not in LineFormatter().format(record)
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 500])
+def test_a_refused_request_is_logged_without_its_path(status: int, caplog: pytest.LogCaptureFixture):
+    request = RequestFactory().get(f"/signin/link/{SECRET}/?token={SECRET}")
+    with caplog.at_level(logging.INFO):
+        log_response("Not Found: %s", request.path, response=HttpResponse(status=status), request=request)
+    (record,) = caplog.records
+    line = LineFormatter().format(record)
+    assert SECRET not in line
+    assert f"answered status={status} method=GET view=-" in line
+
+
+def test_an_error_report_names_places_and_nothing_else():
+    request = RequestFactory().get(f"/{SECRET}/?key={SECRET}", headers={"authorization": SECRET})
+    own_variable = f"local {SECRET}"
+    try:
+        raise ValueError(own_variable)
+    except ValueError:
+        reporter = get_exception_reporter_class(request)(request, *sys.exc_info())
+    for report in (reporter.get_traceback_text(), reporter.get_traceback_html()):
+        assert "ValueError" in report
+        assert "test_logs.py" in report
+        assert SECRET not in report
+    assert isinstance(reporter, BlindReporter)

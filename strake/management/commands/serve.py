@@ -21,6 +21,7 @@ from gunicorn.app.base import BaseApplication
 
 from accounts.models import User
 from strake import gunicorn_config
+from strake.hardening import harden
 
 
 class Command(BaseCommand):
@@ -38,6 +39,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        harden()
         _claim_port()
         _refuse_mistakes()
         _prepare_database()
