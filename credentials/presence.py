@@ -8,6 +8,7 @@ import os
 import socket
 import time
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 
 from django.db import close_old_connections
@@ -81,11 +82,11 @@ class Presence:
             self._noted, self._noted_at = ring, time.monotonic()
 
 
-def _in_thread(work: object, *arguments: object) -> bool:
+def _in_thread(work: Callable[..., None], *arguments: object) -> bool:
     """Do one piece of database work. A database that is down for a while must not end the noting."""
     close_old_connections()
     try:
-        work(*arguments)  # type: ignore[operator]
+        work(*arguments)
     except Exception as error:  # noqa: BLE001
         logger.warning("presence_not_noted kind=%s", type(error).__name__)
         return False

@@ -42,7 +42,7 @@ def _drop_path(record: logging.LogRecord) -> None:
     record.args = (record.__dict__["status_code"], method or "-", match.view_name if match else "-")
 
 
-class ServerLogger(Logger):  # type: ignore[misc]
+class ServerLogger(Logger):
     """gunicorn's and uvicorn's messages in the same form, without the text of exceptions."""
 
     def setup(self, cfg: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NoReturn
 from uvicorn_worker import UvicornWorker
 
 
-class Worker(UvicornWorker):  # type: ignore[misc]
+class Worker(UvicornWorker):
     """No headers of the server's own beside the provider's, no access log (it would hold paths and addresses)."""
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {

@@ -68,7 +68,7 @@ class Command(BaseCommand):
         self.stdout.write("")
 
 
-class Server(BaseApplication):  # type: ignore[misc]
+class Server(BaseApplication):
     """gunicorn with strake/gunicorn_config.py, and nothing from the command line."""
 
     def run(self) -> None:
