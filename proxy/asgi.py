@@ -22,7 +22,7 @@ from proxy.lookup import Lookup
 from proxy.rates import Rates
 from proxy.relay import relay
 from proxy.request import ClientGone, ProxyRequest
-from proxy.upstream import UpstreamTransport
+from proxy.upstream import Upstream
 from proxy.views import Answer, forward
 
 Message = MutableMapping[str, Any]
@@ -40,19 +40,19 @@ class ProxyApplication:
     lookup: Lookup
     rates: Rates
     in_flight: InFlight
-    upstream: UpstreamTransport
+    upstream: Upstream
     journal: Journal
 
     async def startup(self) -> None:
         self.lookup = lookup.configured()
         self.rates = rates.configured()
         self.in_flight = InFlight()
-        self.upstream = UpstreamTransport()
+        self.upstream = Upstream()
         self.journal = Journal()
         self.journal.start()
 
     async def shutdown(self) -> None:
-        await self.upstream.aclose()
+        self.upstream.close()
         await self.journal.stop()
         await self.rates.close()
         await self.lookup.close()

@@ -7,6 +7,7 @@ Nothing is decoded, folded or normalised on the way out, and of an answer only i
 from __future__ import annotations
 
 import asyncio
+import select
 from time import monotonic
 from typing import Any
 
@@ -39,6 +40,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_head_complete",
         "_loop",
         "_parser",
+        "_poll",
         "_read_paused",
         "_until_eof",
         "_waiter",
@@ -115,6 +117,10 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether the whole answer has been read."""
         return self.finished_receiving and not self._chunks
 
+    def is_readable(self) -> bool:
+        """Whether the peer of an idle connection has sent something, or closed it, perhaps not noticed here yet."""
+        return self.transport.is_closing() or bool(self._poll.poll(0))
+
     @property
     def is_waiting(self) -> bool:
         """Whether somebody waits for the upstream, and not the upstream for us."""
@@ -146,6 +152,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
+        self._poll = select.poll()
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         self.last_activity = monotonic()

@@ -57,8 +57,6 @@ def without_key(query: bytes, *, drop_any: bool) -> bytes:
 
     The rest stays byte for byte. `drop_any` is for providers that would take a dummy there over the real header.
     """
-    if b"key=" not in query:
-        return query
     return b"&".join(
         parameter
         for parameter in query.split(b"&")

@@ -18,7 +18,7 @@ from proxy.lookup import Lookup
 from proxy.rates import Rates
 from proxy.request import ProxyRequest
 from proxy.unsealing import open_key
-from proxy.upstream import ResponseBody, UpstreamTransport, body_of, build_request, destination
+from proxy.upstream import Upstream, UpstreamResponse, destination
 
 
 class Answer(NamedTuple):
@@ -26,11 +26,11 @@ class Answer(NamedTuple):
 
     status: int
     headers: Headers
-    body: bytes | ResponseBody
+    body: bytes | UpstreamResponse
 
 
 async def forward(
-    request: ProxyRequest, *, lookup: Lookup, rates: Rates, in_flight: InFlight, upstream: UpstreamTransport
+    request: ProxyRequest, *, lookup: Lookup, rates: Rates, in_flight: InFlight, upstream: Upstream
 ) -> Answer:
     """Forward one request with the real key in place of the caller's token.
 
@@ -48,7 +48,8 @@ async def forward(
     request.route = route
     # Of the moment the row was read: while a long body arrives, the row may be rewrapped and its old key retired.
     ring = keyring.current()
-    limits.check(route, method=request.method, path=request.path, address=request.address)
+    address = request.address if route.allowed_networks else None  # parsing it costs more than most checks
+    limits.check(route, method=request.method, path=request.path, address=address)
     in_flight.enter(route.endpoint_id)
     request.in_flight = True
     rate = None
@@ -59,22 +60,22 @@ async def forward(
         secret = open_key(route.sealed, route.binding, ring)
     except SealError:
         raise NeedsKeyAgain from None
-    url, host, base_path = destination(route.destination_url)
+    origin, netloc, base_path = destination(route.destination_url)
     header = (
         route.header_name.encode(),
         route.header_template.encode().replace(SECRET_PLACEHOLDER.encode(), secret),
     )
-    query = presented.without_key(request.query, drop_any=request.dialect is Dialect.GEMINI)
-    response = await upstream.handle_async_request(
-        build_request(
-            request.method,
-            url,
-            paths.target(base_path, request.path, query),
-            headers.for_upstream(request.headers, host, header),
-            body,
-        )
+    query = request.query
+    if b"key=" in query:
+        query = presented.without_key(query, drop_any=request.dialect is Dialect.GEMINI)
+    response = await upstream.send(
+        origin,
+        request.method,
+        paths.target(base_path, request.path, query),
+        headers.for_upstream(request.headers, netloc, header),
+        body,
     )
-    answer_headers = headers.for_client(response.headers.raw, secret, sandbox=not request.on_own_host)
+    answer_headers = headers.for_client(response.headers, secret, sandbox=not request.on_own_host)
     if rate is not None:
         headers.add_unless_given(answer_headers, rate.headers())
-    return Answer(response.status_code, answer_headers, body_of(response))
+    return Answer(response.status, answer_headers, response)
