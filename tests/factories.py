@@ -7,6 +7,8 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.db import transaction
+
 from accounts import tokens
 from accounts.models import User
 from credentials import keyring_guard, providers
@@ -53,9 +55,10 @@ def make_endpoint(
         header_name=header_name or chosen.header_name,
         header_template=header_template or chosen.header_template,
     )
-    credential.secret = key
-    keyring_guard.confirm(credential.master_key_id)
-    credential.save(force_insert=True)
+    with transaction.atomic():
+        credential.secret = key
+        keyring_guard.confirm(credential.master_key_id)
+        credential.save(force_insert=True)
     token, plaintext = make_token(endpoint=endpoint, **token_fields)
     return Connected(endpoint, credential, token, plaintext)
 
