@@ -6,13 +6,17 @@ from django.contrib import admin
 from django.urls import include, path
 
 from credentials.api import api
-from strake import views
+from strake import docs, views
 
 urlpatterns = [
     path("", views.front_page, name="front_page"),
     path("healthz", views.healthz, name="healthz"),
     path("security/", views.security, name="security"),
     path("privacy/", views.privacy, name="privacy"),
+    path("docs/", docs.index, name="docs"),
+    path("docs/errors/", docs.errors, name="docs_errors"),
+    path("docs/ui/", docs.ui, name="docs_ui"),
+    path("docs/<slug:slug>/", docs.tool, name="docs_tool"),
     path("", include("accounts.urls")),
     path("", include("credentials.urls")),
     path("", include("proxy.urls")),

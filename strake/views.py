@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 
@@ -19,4 +20,4 @@ def security(request: HttpRequest) -> HttpResponse:
 
 
 def privacy(request: HttpRequest) -> HttpResponse:
-    return render(request, "strake/privacy.html")
+    return render(request, "strake/privacy.html", {"retention_days": settings.STRAKE_RETENTION_DAYS})

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from django import template
 from django.http import HttpRequest
 from django.templatetags.static import static
 from django.urls import NoReverseMatch, reverse
+from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.timesince import timesince, timeuntil
 
 register = template.Library()
 
@@ -29,3 +33,30 @@ def nav_item(context: template.Context, route: str, icon_name: str, label: str) 
         return {}
     current = "page" if request.path == url else "true" if request.path.startswith(url) else ""
     return {"url": url, "icon_name": icon_name, "label": label, "current": current}
+
+
+@register.simple_tag
+def ago(moment: datetime | None, never: str = "never") -> SafeString:
+    """A point in time in words, exact on hover. strake.js turns the hover text into the reader's own time zone."""
+    if moment is None:
+        return format_html('<span class="muted">{}</span>', never)
+    seconds = (timezone.now() - moment).total_seconds()
+    if abs(seconds) < 60:
+        words = "just now"
+    elif seconds < 0:
+        words = f"in {timeuntil(moment).split(',')[0]}"
+    else:
+        words = f"{timesince(moment).split(',')[0]} ago"
+    exact = moment.strftime("%Y-%m-%d %H:%M:%S UTC")
+    return format_html('<time datetime="{}" title="{}">{}</time>', moment.isoformat(), exact, words)
+
+
+@register.simple_tag(takes_context=True)
+def query(context: template.Context, **changes: object) -> str:
+    """The query string of this page with some parameters changed; an empty value removes one."""
+    parameters = context["request"].GET.copy()
+    for name, value in changes.items():
+        parameters.pop(name, None)
+        if value not in {"", None}:
+            parameters[name] = str(value)
+    return f"?{parameters.urlencode()}" if parameters else "?"

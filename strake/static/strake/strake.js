@@ -1,62 +1,235 @@
-/* Everything here is an improvement of pages that work without it: copy buttons, busy buttons, dialogs, live parts. */
+/* Everything here improves pages that work without it: copy buttons, dialogs, busy buttons, live parts, drafts. */
 "use strict";
 
-/* Copy buttons. `data-copy` is the id of the element whose text is meant. */
+enhance(document);
+
+function enhance(root) {
+  for (const button of root.querySelectorAll("button[data-copy]")) button.hidden = false;
+  for (const element of root.querySelectorAll("[data-without-script]")) element.hidden = true;
+  for (const time of root.querySelectorAll("time[datetime]")) time.title = new Date(time.dateTime).toLocaleString();
+  for (const part of root.querySelectorAll("[data-refresh]")) keepFresh(part);
+  for (const form of root.querySelectorAll("form[data-draft]")) keepDraft(form);
+  for (const input of root.querySelectorAll("input[data-secret]")) validateSecret(input);
+  for (const shown of root.querySelectorAll("[data-replace-address]")) {
+    // The page with a token is the answer to a POST. A reload goes on to the endpoint instead of sending it again.
+    history.replaceState(null, "", shown.dataset.replaceAddress);
+  }
+}
+
+function announce(text) {
+  document.getElementById("announcer").textContent = text;
+}
+
+/* --- Copy buttons: `data-copy` is the id of the element whose text is meant --------------------------------------- */
+
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("button[data-copy]");
   if (!button) return;
   const source = document.getElementById(button.dataset.copy);
-  const text = source.value ?? source.textContent;
   let copied = true;
   try {
-    await navigator.clipboard.writeText(text);
+    await navigator.clipboard.writeText(source.textContent);
   } catch {
-    // Without the clipboard API, or without permission: select it, so that one key press copies.
-    const range = document.createRange();
-    range.selectNodeContents(source);
-    getSelection().removeAllRanges();
-    getSelection().addRange(range);
+    // No clipboard API, or no permission: select it, so that one key press copies.
+    getSelection().selectAllChildren(source);
     copied = document.execCommand("copy");
   }
   const label = button.querySelector("[data-label]");
-  label.dataset.was ??= label.textContent;
   label.textContent = copied ? "Copied" : "Press Ctrl+C";
   announce(copied ? "Copied" : "Selected. Press Ctrl+C to copy.");
   clearTimeout(button.timer);
-  button.timer = setTimeout(() => (label.textContent = label.dataset.was), 2000);
+  button.timer = setTimeout(() => (label.textContent = "Copy"), 2000);
 });
 
-function announce(text) {
-  const live = document.getElementById("announcer");
-  if (live) live.textContent = text;
-}
+/* --- Dialogs: a link with `data-dialog` leads to a page that can also be shown inside this one -------------------- */
 
-for (const button of document.querySelectorAll("button[data-copy]")) button.hidden = false;
+document.addEventListener("click", async (event) => {
+  const link = event.target.closest("a[data-dialog]");
+  if (!link || event.metaKey || event.ctrlKey || event.shiftKey) return;
+  event.preventDefault();
+  const response = await fetch(link.href, { headers: { "X-Strake-Dialog": "1" } }).catch(() => null);
+  // Redirected: somebody has to sign in first. Not OK: the page itself says best what is wrong.
+  if (!response?.ok || response.redirected) {
+    location.assign(link.href);
+    return;
+  }
+  const dialog = document.getElementById("dialog");
+  dialog.innerHTML = await response.text();
+  dialog.setAttribute("aria-label", dialog.querySelector("h2").textContent);
+  enhance(dialog);
+  dialog.showModal();
+});
 
-/* One submit is one submit. `data-busy` says what is happening meanwhile. */
+document.addEventListener("click", (event) => {
+  const dialog = document.getElementById("dialog");
+  if (!dialog?.open) return;
+  if (event.target === dialog || event.target.closest("[data-close]")) {
+    event.preventDefault();
+    dialog.close();
+  }
+});
+
+/* --- Forms -------------------------------------------------------------------------------------------------------- */
+
 document.addEventListener("submit", (event) => {
   const form = event.target;
+  if (form.method !== "post") return;
+  // One submit is one submit.
   if (form.dataset.sent) {
     event.preventDefault();
     return;
   }
-  if (form.method !== "post") return;
   form.dataset.sent = "1";
   const button = event.submitter ?? form.querySelector("button[type=submit]");
-  if (!button) return;
-  button.setAttribute("aria-busy", "true");
-  if (button.dataset.busy) {
-    button.dataset.was = button.textContent;
-    button.textContent = button.dataset.busy;
-    announce(button.dataset.busy);
+  const body = new FormData(form, button);
+  setBusy(button);
+  if (form.dataset.inline) {
+    event.preventDefault();
+    showInline(form, body, button);
+  } else if ("stay" in form.dataset) {
+    event.preventDefault();
+    sendAndStay(form, body, button);
   }
 });
 
-/* A page brought back by the back button can be submitted again. */
-addEventListener("pageshow", () => {
-  for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
-  for (const button of document.querySelectorAll("button[aria-busy]")) {
-    button.removeAttribute("aria-busy");
-    if (button.dataset.was) button.textContent = button.dataset.was;
+function setBusy(button) {
+  button.setAttribute("aria-busy", "true");
+  if (!button.dataset.busy) return;
+  button.idle = [...button.childNodes];
+  button.textContent = button.dataset.busy;
+  announce(button.dataset.busy);
+}
+
+function setIdle(form, button) {
+  delete form.dataset.sent;
+  button.removeAttribute("aria-busy");
+  if (button.idle) button.replaceChildren(...button.idle);
+}
+
+/* A page brought back by the back button can be used again. */
+addEventListener("pageshow", (event) => {
+  if (!event.persisted) return;
+  for (const form of document.querySelectorAll("form[data-sent]")) {
+    for (const button of form.querySelectorAll("button[aria-busy]")) setIdle(form, button);
   }
 });
+
+/* Show the answer to a form in the element whose id is `data-inline`. */
+async function showInline(form, body, button) {
+  const target = document.getElementById(form.dataset.inline);
+  try {
+    const response = await fetch(form.action, { method: "POST", body, headers: { "X-Strake-Part": "1" } });
+    if (!response.ok || response.redirected) throw new Error();
+    target.innerHTML = await response.text();
+  } catch {
+    target.textContent = "That did not work. Reload the page, and sign in again if you are asked to.";
+  }
+  setIdle(form, button);
+}
+
+/* Send a form without leaving the page: what was typed survives a server that does not answer, and a key that could
+   not be checked need not be pasted again, since it never left this page's own field. */
+async function sendAndStay(form, body, button) {
+  let response;
+  try {
+    response = await fetch(form.action || location.href, { method: "POST", body });
+  } catch {
+    setIdle(form, button);
+    alertAbove(form, "Strake could not be reached. Nothing was saved; try again.");
+    return;
+  }
+  if (response.redirected) {
+    location.assign(response.url);
+    return;
+  }
+  const page = new DOMParser().parseFromString(await response.text(), "text/html");
+  const secret = form.querySelector("input[data-secret]")?.value;
+  const fresh = page.querySelector("main");
+  document.title = page.title;
+  document.querySelector("main").replaceWith(fresh);
+  const kept = fresh.querySelector("form[data-keep-secret] input[data-secret]");
+  if (kept && secret) kept.value = secret;
+  enhance(fresh);
+  (fresh.querySelector("[aria-invalid=true]") ?? fresh).focus();
+  scrollTo(0, 0);
+}
+
+function alertAbove(form, text) {
+  form.querySelector("[data-alert]")?.remove();
+  const notice = document.createElement("p");
+  notice.className = "notice bad";
+  notice.dataset.alert = "";
+  notice.setAttribute("role", "alert");
+  notice.textContent = text;
+  form.prepend(notice);
+}
+
+/* Say at once what can be said of a key without asking anybody. The server checks again. */
+function validateSecret(input) {
+  const notes = document.createElement("p");
+  notes.className = "help";
+  notes.setAttribute("role", "status");
+  input.after(notes);
+  input.addEventListener("input", () => {
+    const key = input.value.trim();
+    const prefix = /^(sk-ant-|AIza|xai-|sk-or-|gsk_|pplx-|fw_)/.exec(key)?.[0];
+    const wanted = input.placeholder.replace("…", "");
+    if (/\s/.test(key)) notes.textContent = "There is a space inside. A key has none; was something else copied too?";
+    else if (/[^\x21-\x7e]/.test(key)) notes.textContent = "There is a character in it that keys do not have.";
+    else if (key.startsWith("strk_")) notes.textContent = "This is a Strake token. Paste the key of the provider.";
+    else if (prefix && wanted.length > 2 && !key.startsWith(wanted) && !wanted.startsWith(prefix))
+      notes.textContent = `Keys here usually look like ${input.placeholder} Is this one of another provider?`;
+    else notes.textContent = "";
+  });
+}
+
+/* Keep what was typed, in this tab only, in case the session has ended when the form is sent. Never a secret. */
+function keepDraft(form) {
+  const name = `draft:${form.dataset.draft}`;
+  const fields = [...form.querySelectorAll("input, select, textarea")].filter(
+    (field) => !["hidden", "password", "submit"].includes(field.type),
+  );
+  if (!form.querySelector("[aria-invalid=true]")) {
+    const draft = JSON.parse(sessionStorage.getItem(name) ?? "{}");
+    for (const field of fields) field.value ||= draft[field.name] ?? "";
+  }
+  form.addEventListener("input", () => {
+    sessionStorage.setItem(name, JSON.stringify(Object.fromEntries(fields.map((field) => [field.name, field.value]))));
+  });
+}
+
+/* A form that only chooses what is shown needs no button. */
+document.addEventListener("change", (event) => {
+  if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();
+});
+
+/* --- Live parts: `data-refresh` is the address of their inside, `data-every` the seconds between two looks --------- */
+
+function keepFresh(part) {
+  let failures = 0;
+  const look = async () => {
+    if (!part.isConnected) return;
+    const inUse = part.contains(document.activeElement) || !getSelection().isCollapsed;
+    if (!document.hidden && !inUse) {
+      try {
+        const response = await fetch(part.dataset.refresh, { headers: { "X-Strake-Part": "1" } });
+        if (response.redirected || [401, 403, 404].includes(response.status)) return;
+        if (!response.ok) throw new Error();
+        replaceInside(part, await response.text());
+        failures = 0;
+      } catch {
+        failures += 1;
+      }
+    }
+    schedule();
+  };
+  const schedule = () => setTimeout(look, part.dataset.every * 1000 * Math.min(2 ** failures, 20));
+  schedule();
+}
+
+function replaceInside(part, html) {
+  const open = [...part.querySelectorAll("details[open]")].map((details) => details.id);
+  part.innerHTML = html;
+  for (const id of open) document.getElementById(id)?.setAttribute("open", "");
+  for (const time of part.querySelectorAll("time[datetime]")) time.title = new Date(time.dateTime).toLocaleString();
+}

@@ -1,0 +1,43 @@
+"""Tokens and endpoints in words."""
+
+from __future__ import annotations
+
+from django import template
+from django.utils import timezone
+
+from credentials import providers
+from credentials.errors import UnknownProvider
+from credentials.models import BearerToken
+
+register = template.Library()
+
+
+@register.filter
+def limits(token: BearerToken) -> list[str]:
+    """What a token may do, one sentence part per limit; empty without limits."""
+    words = []
+    if token.requests_per_minute is not None:
+        words.append(f"{token.requests_per_minute:,} requests a minute")
+    words += [f"only {path.removeprefix('* ')}" for path in token.allowed_paths]
+    words += [f"from {network}" for network in token.allowed_networks]
+    return words
+
+
+@register.filter
+def has_expired(token: BearerToken) -> bool:
+    return token.expires_at is not None and token.expires_at <= timezone.now()
+
+
+@register.filter
+def provider_name(slug: str) -> str:
+    try:
+        return providers.get(slug).name
+    except UnknownProvider:  # the demo, in an installation that is no longer on loopback
+        return slug
+
+
+@register.filter
+def monogram(name: str) -> str:
+    """Up to two letters that stand for a provider. Its logo is a trade mark, and not ours to ship."""
+    capitals = "".join(letter for letter in name if letter.isupper())
+    return (capitals or name)[:2]
