@@ -77,6 +77,8 @@ def check(url: str) -> Destination:
     Raises `InvalidDestination`.
     """
     destination = parse(url)
+    if _is_strake_itself(destination):
+        raise InvalidDestination("That is this Strake itself. Its requests would run in a circle.")
     holes = Holes(settings.STRAKE_ALLOWED_PRIVATE_UPSTREAMS)
     literal = _literal(destination.host)
     if holes.has_host(destination.host, destination.port) or (literal is not None and holes.has_address(literal)):
@@ -114,6 +116,17 @@ def check_header(name: str, template: str) -> tuple[str, str]:
     if len(template) > 256 or not all(" " <= character <= "~" for character in template):
         raise InvalidDestination("The template may hold plain visible characters only.", field="header_template")
     return name, template
+
+
+def _is_strake_itself(destination: Destination) -> bool:
+    """Whether requests would come back here: an endpoint whose key is its own token would call itself for ever."""
+    base = settings.STRAKE_BASE
+    own = {base.hostname} | ({"localhost", "127.0.0.1", "::1"} if settings.STRAKE_EMBEDDED else set())
+    port = base.port or {"http": 80, "https": 443}[base.scheme]
+    domain = settings.STRAKE_PROXY_DOMAIN
+    return (destination.host in own and destination.port in {port, settings.PORT}) or bool(
+        domain and f".{destination.host}".endswith(f".{domain}")
+    )
 
 
 def _literal(host: str) -> IPAddress | None:

@@ -5,8 +5,8 @@ spelling nor a forgotten route gets around it. `Guard` plugs into aiohttp's conn
 this module itself imports no HTTP client.
 
 `ipaddress.is_global` is not enough: it calls Azure's 168.63.129.16, NAT64, 6to4, multicast and others global, and
-misses 100.64.0.0/10. So an address passes only if it is global, is none of `_DENIED`, and stays so after every IPv4
-address embedded in it has been looked at too.
+misses 100.64.0.0/10. So an address passes only if it is global and none of `_DENIED`; of an IPv4-mapped and of a NAT64
+address, the IPv4 address inside has to.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from django.core.exceptions import ImproperlyConfigured
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
+HTTPS_PORT = 443
+
 _DENIED: tuple[IPNetwork, ...] = tuple(
     ipaddress.ip_network(network)
     for network in (
@@ -38,6 +40,7 @@ _DENIED: tuple[IPNetwork, ...] = tuple(
         "::ffff:0:0:0/96",  # IPv4-translated
         "64:ff9b:1::/48",  # local NAT64
         "100::/64",  # discard
+        "2002::/16",  # 6to4
         "2001::/23",  # Teredo, ORCHID and other protocol assignments
         "2001:db8::/32",  # documentation
         "3fff::/20",  # documentation
@@ -49,7 +52,6 @@ _DENIED: tuple[IPNetwork, ...] = tuple(
     )
 )
 _NAT64 = IPv6Network("64:ff9b::/96")
-_SIX_TO_FOUR = IPv6Network("2002::/16")
 
 
 class ForbiddenAddress(OSError):
@@ -79,8 +81,6 @@ def _spellings(address: IPAddress) -> Iterator[IPAddress]:
         yield IPv4Address(address.packed[12:])
         return
     yield address
-    if address in _SIX_TO_FOUR:
-        yield IPv4Address(address.packed[2:6])
 
 
 class Holes:
@@ -118,7 +118,8 @@ class Holes:
 class Guard:
     """Resolves and connects for one HTTP client, and lets nothing through that it may not.
 
-    `plain` says that the connections are without TLS: these go through holes only.
+    Without a hole that is TLS to port 443 of a public address. `plain` says that the connections are without TLS:
+    these go through holes only.
     """
 
     def __init__(self, holes: Holes, *, plain: bool) -> None:
@@ -126,8 +127,8 @@ class Guard:
         self.plain = plain
         self._open_pairs: set[tuple[str, int]] = set()
 
-    def allows(self, address: IPAddress) -> bool:
-        return self.holes.has_address(address) or (not self.plain and is_public(address))
+    def allows(self, address: IPAddress, port: int) -> bool:
+        return self.holes.has_address(address) or (not self.plain and port == HTTPS_PORT and is_public(address))
 
     async def resolve(self, host: str, port: int = 0, family: int = socket.AF_UNSPEC) -> list[dict[str, Any]]:
         """aiohttp's resolver: all addresses of `host`. Raises `ForbiddenAddress` if any of them is forbidden.
@@ -141,7 +142,7 @@ class Guard:
             address = ipaddress.ip_address(str(sockaddr[0]).partition("%")[0])
             if named:
                 self._open_pairs.add((str(address), port))
-            elif not self.allows(address):
+            elif not self.allows(address, port):
                 raise ForbiddenAddress(f"{host} is not a public address")
             found.append(
                 {
@@ -164,7 +165,7 @@ class Guard:
         address = ipaddress.ip_address(str(sockaddr[0]).partition("%")[0])
         port = int(sockaddr[1])
         pair = (str(address), port)
-        if not (self.allows(address) or pair in self._open_pairs or pair in self.holes.pairs):
+        if not (self.allows(address, port) or pair in self._open_pairs or pair in self.holes.pairs):
             raise ForbiddenAddress("not a public address")
         connection = socket.socket(family, kind, protocol)
         connection.setblocking(False)
