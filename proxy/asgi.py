@@ -76,12 +76,11 @@ class ProxyApplication:
             if not request.client_gone:
                 raise
             status = CLIENT_GONE
-        except UpstreamBroken:
+        except (UpstreamBroken, ProxyError):
             # The head is out. Returning without an end makes the server cut the connection, so that the client sees
             # a broken answer and not a short one.
             status = 502
         finally:
-            request.close()
             route = request.route
             if route is not None and request.in_flight:
                 self.in_flight.leave(route.endpoint_id)
@@ -102,7 +101,7 @@ class ProxyApplication:
         except Exception as error:  # noqa: BLE001  (the edge: nothing of a message may reach a log or a client)
             logger.error("proxy_failed kind=%s where=%s", type(error).__name__, _where(error))  # noqa: TRY400
             status, headers, body = response_of(ProxyError(), request.dialect)
-        if not request.body_read:
+        if request.has_unread_body:
             # What the client is still sending is not going to be read.
             headers.append((b"connection", b"close"))
         return Answer(status, headers, body)

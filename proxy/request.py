@@ -37,7 +37,6 @@ class ProxyRequest:
         "_handler",
         "_receive",
         "_scope",
-        "_watcher",
         "body_read",
         "client_gone",
         "headers",
@@ -54,7 +53,6 @@ class ProxyRequest:
         self._scope = scope
         self._receive = receive
         self._handler = asyncio.current_task()
-        self._watcher: asyncio.Future[Message] | None = None
         self.method: str = scope.get("method", "GET")
         self.query: bytes = scope["query_string"]
         self.headers: Headers = scope["headers"]
@@ -62,13 +60,20 @@ class ProxyRequest:
         self.in_flight = False
         self.body_read = False
         self.client_gone = False
+        # Only the server sees a client leave while nothing is being received. Waiting on the receive channel for it
+        # would cost a task per request, and be blind while an upload is held back.
+        on_disconnect = self.extensions.get("strake.on_disconnect")
+        if on_disconnect is not None:
+            on_disconnect(self._client_left)
         raw_path: bytes = scope["raw_path"]
         if raw_path.startswith(PATH_PREFIX) and not settings.STRAKE_PROXY_DOMAIN:
             name, slash, rest = raw_path[len(PATH_PREFIX) :].partition(b"/")
             self.on_own_host = False
             self.path = slash + rest or b"/"
         else:
-            name = self.header(b"host").partition(b".")[0].lower()
+            host = self.header(b"host").partition(b":")[0].lower()
+            suffix = f".{settings.STRAKE_PROXY_DOMAIN}".encode()
+            name = host[: -len(suffix)] if settings.STRAKE_PROXY_DOMAIN and host.endswith(suffix) else b""
             self.on_own_host = True
             self.path = raw_path
         subdomain = name.decode("latin-1")
@@ -107,6 +112,12 @@ class ProxyRequest:
                 return value
         return b""
 
+    @property
+    def has_unread_body(self) -> bool:
+        """Whether the client sends, or may still be sending, a body that nobody has read to its end."""
+        length = self.header(b"content-length")
+        return not self.body_read and (bool(length.strip(b"0")) or bool(self.header(b"transfer-encoding")))
+
     async def body(self, most: int) -> bytes | AsyncIterator[bytes]:
         """The whole body where it is there already and its length was declared, else a stream of it.
 
@@ -119,15 +130,10 @@ class ProxyRequest:
         first: bytes = message.get("body", b"")
         if message.get("more_body", False):
             return self._stream(first, most)
-        self._body_is_read()
+        self.body_read = True
         if self.header(b"transfer-encoding"):
             return _once(first)  # chunked stays chunked
         return first
-
-    def close(self) -> None:
-        if self._watcher is not None:
-            self._watcher.cancel()
-            self._watcher = None
 
     async def _stream(self, first: bytes, most: int) -> AsyncIterator[bytes]:
         total = len(first)
@@ -140,8 +146,7 @@ class ProxyRequest:
             total += len(chunk)
             if total > most:
                 raise BodyTooLarge
-            if not more:
-                self._body_is_read()
+            self.body_read = not more
             yield chunk
 
     async def _next(self) -> Message:
@@ -151,17 +156,11 @@ class ProxyRequest:
             raise ClientGone
         return message
 
-    def _body_is_read(self) -> None:
-        """From here on the receive channel has one thing to say: that the client has left. That ends the request."""
-        self.body_read = True
-        self._watcher = asyncio.ensure_future(self._receive())
-        self._watcher.add_done_callback(self._client_left)
-
-    def _client_left(self, watcher: asyncio.Future[Message]) -> None:
-        if self._watcher is watcher and not watcher.cancelled():
-            self.client_gone = True
-            if self._handler is not None:
-                self._handler.cancel()
+    def _client_left(self) -> None:
+        """Ends the request, whatever it is waiting for."""
+        self.client_gone = True
+        if self._handler is not None:
+            self._handler.cancel()
 
 
 async def _once(chunk: bytes) -> AsyncIterator[bytes]:

@@ -28,7 +28,6 @@ from proxy.headers import Headers
 from proxy.http1 import UpstreamConnection
 
 CONNECT_SECONDS = 10.0
-IDLE_SECONDS = 600.0
 # Below what servers and load balancers commonly allow (60 s and more), so that it is seldom they who close first.
 KEEPALIVE_SECONDS = 25.0
 DNS_SECONDS = 10.0
@@ -62,6 +61,7 @@ class Upstream:
         self._tls.set_alpn_protocols(["http/1.1"])
         self._idle: dict[Origin, list[UpstreamConnection]] = {}
         self._active: set[UpstreamConnection] = set()
+        self._idle_seconds = settings.STRAKE_IDLE_SECONDS
         self._addresses: dict[Origin, tuple[float, asyncio.Task[list[aiohappyeyeballs.AddrInfoType]]]] = {}
         self._sweeper = self._loop.create_task(self._sweep())
 
@@ -170,7 +170,7 @@ class Upstream:
             await asyncio.sleep(SWEEP_SECONDS)
             now = monotonic()
             for connection in list(self._active):
-                if connection.is_waiting and connection.last_activity < now - IDLE_SECONDS:
+                if connection.is_waiting and connection.last_activity < now - self._idle_seconds:
                     connection.fail(UpstreamIdle())
             for origin, idle in list(self._idle.items()):
                 for connection in [one for one in idle if one.last_activity < now - KEEPALIVE_SECONDS]:

@@ -24,6 +24,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
+MOST_PAGE_BYTES = 1024 * 1024
+
+
 class Application:
     """Sends each connection to the half of Strake it is for."""
 
@@ -36,6 +39,8 @@ class Application:
             await self._lifespan(receive, send)
         elif self._is_for_proxy(scope) or scope["type"] == "websocket":
             await self.proxy(scope, receive, send)
+        elif refusal := _refused_body(scope):
+            await _refuse(send, *refusal)
         else:
             await django_application(scope, receive, send)  # type: ignore[arg-type]
 
@@ -63,6 +68,26 @@ class Application:
         await self.proxy.shutdown()
         await presence.stop()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _refused_body(scope: Message) -> tuple[int, bytes] | None:
+    """Status and text for a body that no page takes. Django would write it to a temporary file before looking at it."""
+    for name, value in scope["headers"]:
+        if name == b"transfer-encoding":
+            return 411, b"Send a Content-Length."
+        if name == b"content-length" and int(value) > MOST_PAGE_BYTES:
+            return 413, b"That is more than any page here takes."
+    return None
+
+
+async def _refuse(send: Send, status: int, text: bytes) -> None:
+    headers = [
+        (b"content-type", b"text/plain"),
+        (b"content-length", str(len(text)).encode()),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": text})
 
 
 application = Application()

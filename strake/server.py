@@ -1,0 +1,433 @@
+"""The server side of HTTP/1.1: uvicorn's httptools protocol, made strict where forwarding depends on it.
+
+What is added, and why:
+
+* One reading only. The target must be in origin form and stays as it was sent; exactly one Host; `chunked` or nothing
+  as transfer coding, and never in HTTP/1.0; trailers never become headers; no second request before the first one is
+  answered. Two parsers in a row must not see two different requests.
+* Deadlines and bounds. A head has to arrive within `HEAD_SECONDS` and be of modest size; a body or a reader that stands
+  still for `IDLE_SECONDS` is cut off. There is no limit on the whole of a stream.
+* Leaving is noticed always, also while reading is paused for back-pressure, and told by a callback
+  (`scope["extensions"]["strake.on_disconnect"]`), so that no task has to wait for it.
+* A broken answer looks broken, also to HTTP/1.0 clients, who know no chunks.
+* What is answered before a request was read to its end arrives: closing at once would reset the connection under it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import logging
+import select
+from collections.abc import Callable
+from typing import Any, NoReturn, cast
+from urllib.parse import unquote
+
+import httptools
+from django.conf import settings
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+logger = logging.getLogger(__name__)
+
+HEAD_SECONDS = 20.0
+HEAD_BYTES = 64 * 1024
+HEAD_FIELDS = 256
+LINGER_SECONDS = 5.0
+PAUSED_SECONDS = 0.25
+BODY_JOIN_BYTES = 16 * 1024
+
+_WATCHED = frozenset({b"expect", b"host", b"transfer-encoding"})
+_REFUSALS = {
+    400: "This is not a well-formed HTTP/1.1 request.",
+    431: "The request's headers are too large.",
+    501: "This transfer coding is not supported.",
+    505: "Use HTTP/1.1.",
+}
+
+
+class Refused(Exception):
+    """A head that is not going to be served. Raised inside parser callbacks."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Protocol(HttpToolsProtocol):
+    """One client connection."""
+
+    cycle: Cycle
+    idle_seconds: float = settings.STRAKE_IDLE_SECONDS
+    head_seconds = HEAD_SECONDS
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_complete = False
+        self._head_bytes = 0
+        self._hosts = 0
+        self._coding: bytes | None = None
+        self._refused: int | None = None
+        self._websocket = False
+        self._deaf = False  # whatever else arrives is dropped
+        self._deadline: asyncio.TimerHandle | None = None  # of a head, or of lingering
+        self._paused_check: asyncio.TimerHandle | None = None
+        self._write_deadline: asyncio.TimerHandle | None = None
+
+    # --- The connection --------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(self.head_seconds, self._close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel_timers()
+        super().connection_lost(exc)
+        if self.cycle is not None:
+            self.cycle.client_left()
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            if self._websocket:
+                self._cancel_timers()
+                self.handle_websocket_upgrade()
+            else:
+                # Another protocol was offered and not taken: the request is answered in this one, and is the last.
+                self._deaf = True
+                self.cycle.keep_alive = False
+        except httptools.HttpParserError:
+            self._on_parser_error()
+            return
+        if self._is_idle():
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self._refuse(431)
+            elif self._deadline is None:
+                self._deadline = self.loop.call_later(self.head_seconds, self._close)
+        elif self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_deadline = self.loop.call_later(self.idle_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._write_deadline is not None:
+            self._write_deadline.cancel()
+            self._write_deadline = None
+
+    # --- What the parser finds -------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if not self._is_idle():
+            # Pipelining: the first request is answered, then the connection closes. Clients have to expect that
+            # (RFC 9112 §9.3.2), and nobody can hide a request behind another one.
+            raise Refused(0)
+        super().on_message_begin()
+        self._head_complete = False
+        self._websocket = False
+        self._hosts = 0
+        self._coding = None
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._head_complete:
+            return  # a trailer
+        name = name.lower()
+        value = value.rstrip(b" \t")
+        if name in _WATCHED:
+            if name == b"host":
+                self._hosts += 1
+            elif name == b"transfer-encoding":
+                self._coding = value.lower() if self._coding is None else b"more than one"
+            elif value.lower() == b"100-continue":
+                self.expect_100_continue = True
+        self._head_bytes += len(name) + len(value)
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._head_complete = True
+        version = self.parser.get_http_version()
+        self._check_head(version)
+        scope = self.scope
+        scope["method"] = method = self.parser.get_method().decode("ascii")
+        scope["http_version"] = version
+        raw_path, _, scope["query_string"] = self.url.partition(b"?")
+        path = raw_path.decode("ascii")
+        scope["raw_path"] = raw_path
+        scope["path"] = unquote(path) if "%" in path else path
+        if self.parser.should_upgrade() and self._should_upgrade():
+            self._websocket = True
+            return
+        self.cycle = Cycle(
+            self,
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version == "1.1" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        self.cycle.has_no_body = method == "HEAD"
+        scope["extensions"] = {"strake.on_disconnect": self.cycle.on_disconnect}  # type: ignore[dict-item]
+        self._start_asgi_task(self.cycle, self.app)
+
+    def _check_head(self, version: str) -> None:
+        if version not in {"1.1", "1.0"}:
+            raise Refused(505)
+        if self._hosts > 1 or (not self._hosts and version == "1.1"):
+            raise Refused(400)
+        if self._coding is not None and (self._coding != b"chunked" or version == "1.0"):
+            raise Refused(501)
+        if not self.url.startswith(b"/") or b"#" in self.url:
+            raise Refused(400)
+        if self._head_bytes + len(self.url) > HEAD_BYTES or len(self.headers) > HEAD_FIELDS:
+            raise Refused(431)
+        self._head_bytes = 0
+
+    def on_body(self, body: bytes) -> None:
+        cycle = self.cycle
+        if self._websocket or cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+            if self._paused_check is None:
+                self._paused_check = self.loop.call_later(PAUSED_SECONDS, self._check_paused)
+        cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        if not self._websocket and not self.cycle.response_complete:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
+
+    # --- Its end ---------------------------------------------------------------------------------------------------
+
+    def on_response_complete(self) -> None:
+        """The last byte of an answer has been written."""
+        if self.cycle.more_body or self._deaf:
+            self.server_state.total_requests += 1
+            self._linger()
+        elif self.cycle.keep_alive:
+            super().on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self.transport.close()
+
+    def give_up(self) -> None:
+        """Break the connection off so that its client cannot take what it got for the whole."""
+        cycle = self.cycle
+        cycle.disconnected = True
+        cycle.message_event.set()
+        if cycle.ends_by_close:
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def _is_idle(self) -> bool:
+        cycle = cast("Cycle | None", self.cycle)
+        return not self._websocket and (cycle is None or cycle.response_complete)
+
+    def _check_paused(self) -> None:
+        """While nothing is read, the event loop does not see a client leave; the socket knows it."""
+        self._paused_check = None
+        if not self.flow.read_paused or self.transport.is_closing():
+            return
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        if poll.poll(0):
+            self.transport.abort()
+        else:
+            self._paused_check = self.loop.call_later(PAUSED_SECONDS, self._check_paused)
+
+    def _on_parser_error(self) -> None:
+        if self._refused == 0:
+            self._deaf = True
+            self.cycle.keep_alive = False
+        else:
+            self._refuse(self._refused or 400)
+
+    def _refuse(self, status: int) -> None:
+        self._deaf = True
+        cycle = cast("Cycle | None", self.cycle)
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            cycle.client_left()
+            if cycle.response_started:
+                self.transport.abort()
+                return
+        text = b'{"error": {"message": "%b", "type": "invalid_request_error", "param": null, "code": "bad_request"}}'
+        text %= _REFUSALS[status].encode()
+        self.transport.write(
+            b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+            b"x-strake-error: bad_request\r\nconnection: close\r\n\r\n%b"
+            % (status, http.HTTPStatus(status).phrase.encode(), len(text), text)
+        )
+        self._linger()
+
+    def _linger(self) -> None:
+        """Say that nothing more comes, and let the client finish, so that unread data does not reset the connection."""
+        self._deaf = True
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        self.transport.write_eof()
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self.loop.call_later(LINGER_SECONDS, self._close)
+
+    def _close(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._deadline, self._paused_check, self._write_deadline):
+            if timer is not None:
+                timer.cancel()
+        self._deadline = self._paused_check = self._write_deadline = None
+
+
+class Cycle(RequestResponseCycle):
+    """One request and its answer."""
+
+    has_no_body = False  # set for HEAD, and where the status says so
+    ends_by_close = False
+    _callback: Callable[[], None] | None = None
+
+    def __init__(self, protocol: Protocol, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.protocol = protocol
+
+    def on_disconnect(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once if the client leaves before its answer is complete."""
+        self._callback = callback
+        if self.disconnected:
+            self.protocol.loop.call_soon(self.client_left)
+
+    def client_left(self) -> None:
+        callback, self._callback = self._callback, None
+        if callback is not None and not self.response_complete:
+            callback()
+
+    async def run_asgi(self, app: Any) -> None:
+        try:
+            await app(self.scope, self.receive, self.send)
+        except asyncio.CancelledError:
+            self.protocol.give_up()
+            raise
+        except Exception as error:  # noqa: BLE001  (the edge: only the kind of an error may reach the log)
+            logger.error("request_failed kind=%s", type(error).__name__)  # noqa: TRY400
+        finally:
+            self._callback = None
+        if self.response_complete or self.disconnected:
+            return
+        if self.response_started:
+            self.protocol.give_up()
+        else:
+            await self.send_500_response()
+
+    async def receive(self) -> Any:
+        if self.message_event.is_set() or not self.more_body:
+            return await super().receive()
+        deadline = self.protocol.loop.call_later(self.protocol.idle_seconds, self.transport.abort)
+        try:
+            return await super().receive()
+        finally:
+            deadline.cancel()
+
+    async def send(self, message: Any) -> None:
+        """Write a head or a part of a body. Waits while the client takes no more; a client that is gone takes all."""
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        kind = message["type"]
+        if kind == "http.response.start" and not self.response_started:
+            self._send_head(message["status"], message.get("headers", ()))
+        elif kind == "http.response.body" and self.response_started and not self.response_complete:
+            self._send_body(message.get("body", b""), more=message.get("more_body", False))
+        else:
+            _out_of_order(kind)
+
+    def _send_head(self, status: int, headers: Any) -> None:
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        self.has_no_body = self.has_no_body or status in {204, 304}
+        length: int | None = None
+        chunked = closes = False
+        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+        for name, value in headers:
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"transfer-encoding":
+                chunked = True
+            elif name == b"connection":
+                closes = True
+                self.keep_alive = False
+            if b"\n" in value or b"\r" in value or b"\n" in name or b"\r" in name:
+                raise ValueError("A line break in a header.")
+            lines.append(b"%b: %b\r\n" % (name, value))
+        if self.has_no_body:
+            length = 0
+        elif length is None and not chunked:
+            if self.scope["http_version"] == "1.0":
+                self.ends_by_close = True
+            else:
+                chunked = True
+                lines.append(b"transfer-encoding: chunked\r\n")
+        if not self.keep_alive and not closes:
+            lines.append(b"connection: close\r\n")
+        self.chunked_encoding = chunked and not self.has_no_body
+        self.expected_content_length = length or 0
+        lines.append(b"\r\n")
+        self.transport.write(b"".join(lines))
+
+    def _send_body(self, body: bytes, *, more: bool) -> None:
+        if self.has_no_body:
+            pass
+        elif self.chunked_encoding:
+            self._send_chunk(body, more=more)
+        else:
+            if not self.ends_by_close:
+                self.expected_content_length -= len(body)
+                if self.expected_content_length < 0 or (self.expected_content_length and not more):
+                    raise ValueError("A body of another length than its Content-Length.")
+            if body:
+                self.transport.write(body)
+        if not more:
+            self.response_complete = True
+            self.message_event.set()
+            self.on_response()
+
+    def _send_chunk(self, body: bytes, *, more: bool) -> None:
+        end = b"\r\n" if more else b"\r\n0\r\n\r\n"
+        if not body:
+            if not more:
+                self.transport.write(b"0\r\n\r\n")
+        elif len(body) < BODY_JOIN_BYTES:
+            self.transport.write(b"%x\r\n%b%b" % (len(body), body, end))
+        else:
+            self.transport.write(b"%x\r\n" % len(body))
+            self.transport.write(body)
+            self.transport.write(end)
+
+
+_STATUS_LINES = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in http.HTTPStatus
+}
+
+
+def _out_of_order(kind: str) -> NoReturn:
+    raise RuntimeError(f"{kind} out of order.")
