@@ -5,6 +5,7 @@ ProxyError
 ├── Unauthorized (401)           MissingToken, InvalidToken
 ├── Forbidden (403)              EndpointPaused, PathNotAllowed, NetworkNotAllowed
 ├── UnknownEndpoint (404)
+├── MethodNotAllowed (405)
 ├── BodyTooLarge (413)
 ├── WebSocketUnsupported (426)
 ├── RateLimited, TooManyAtOnce (429)
@@ -24,6 +25,8 @@ from typing import ClassVar
 from credentials.providers import Dialect
 
 Headers = list[tuple[bytes, bytes]]
+
+METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY"})
 
 
 class ProxyError(Exception):
@@ -109,6 +112,17 @@ class UnknownEndpoint(ProxyError):
     status = 404
     code = "unknown_endpoint"
     message = "There is no Strake endpoint at this address. Check the base URL; the endpoint may have been deleted."
+
+
+class MethodNotAllowed(ProxyError):
+    """A method that is not forwarded. TRACE would have the upstream repeat the real key in its answer."""
+
+    status = 405
+    code = "method_not_allowed"
+    message = "This method is not forwarded."
+
+    def headers(self) -> Headers:
+        return [(b"allow", b", ".join(method.encode() for method in sorted(METHODS)))]
 
 
 class BodyTooLarge(ProxyError):

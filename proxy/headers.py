@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from urllib.parse import quote_from_bytes
 
 from proxy.presented import CREDENTIAL_HEADERS
 
@@ -65,20 +66,24 @@ _NEVER_DOWN = HOP_BY_HOP | frozenset(
 SANDBOX = b"sandbox; default-src 'none'"
 
 
-def for_upstream(headers: Iterable[tuple[bytes, bytes]], host: bytes, header: tuple[bytes, bytes]) -> Headers:
+def for_upstream(
+    headers: Iterable[tuple[bytes, bytes]], host: bytes, header: tuple[bytes, bytes], *, token: bytes
+) -> Headers:
     """The request headers for the provider: Host first, what may pass in its order, the real key last, once.
 
-    `header` is the name and value that carry the real key. Names are lower case, as ASGI servers give them.
-    Stripping comes before adding, so that no `Connection: authorization` can strip the key.
+    `header` is the name and value that carry the real key; `token` is the caller's, which passes in no header at all.
+    Names are lower case, as ASGI servers give them. Underscores count as dashes, since some servers make both the
+    same variable. Stripping comes before adding, so that no `Connection: authorization` can strip the key.
     """
-    injected = header[0].lower()
+    injected = header[0].lower().replace(b"_", b"-")
     named = nominated(headers)
     kept = [
         pair
         for pair in headers
-        if (name := pair[0]) not in _NEVER_UP
+        if (name := pair[0] if b"_" not in pair[0] else pair[0].replace(b"_", b"-")) not in _NEVER_UP
         and name != injected
-        and name not in named
+        and pair[0] not in named
+        and token not in pair[1]
         and not name.startswith(b"x-forwarded-")
     ]
     return [(b"host", host), *kept, header]
@@ -92,12 +97,14 @@ def for_client(headers: Iterable[tuple[bytes, bytes]], secret: bytes, *, sandbox
     lowered = [(name.lower(), value) for name, value in headers]
     named = nominated(lowered)
     chunked = any(name == b"transfer-encoding" for name, _ in lowered)
+    quoted = quote_from_bytes(secret, safe="").encode()  # as a redirect would carry it
     kept = [
         pair
         for pair in lowered
         if (name := pair[0]) not in _NEVER_DOWN
         and name not in named
         and secret not in pair[1]
+        and quoted not in pair[1]
         and name != b"x-content-type-options"
         and not (chunked and name == b"content-length")
         and not (sandbox and name == b"content-security-policy")

@@ -202,6 +202,10 @@ class UpstreamConnection(asyncio.Protocol):
 
     # --- What the parser calls ---------------------------------------------------------------------------------------
 
+    def on_message_begin(self) -> None:
+        if self._head_complete:
+            raise UpstreamInvalid  # a second answer to one request
+
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._head_complete:  # else a trailer, which is dropped
             self.headers.append((name, value))
@@ -211,6 +215,9 @@ class UpstreamConnection(asyncio.Protocol):
         self.status = status = parser.get_status_code()
         if 100 <= status < 200 and status != 101:
             return  # an interim answer; the final one follows
+        codings = [value for name, value in self.headers if name.lower() == b"transfer-encoding"]
+        if codings and [coding.strip().lower() for coding in codings] != [b"chunked"]:
+            raise UpstreamInvalid  # only this hop could undo it
         self._head_complete = True
         self.reusable = parser.should_keep_alive()
         if status == 101:
@@ -222,9 +229,11 @@ class UpstreamConnection(asyncio.Protocol):
             self._until_eof = not names & {b"content-length", b"transfer-encoding"}
 
     def on_body(self, data: bytes) -> None:
-        if not self.finished_receiving:
-            self._chunks.append(data)
-            self._buffered += len(data)
+        if self.finished_receiving:
+            self.reusable = False  # a body where there is none, in answer to HEAD
+            return
+        self._chunks.append(data)
+        self._buffered += len(data)
 
     def on_message_complete(self) -> None:
         if self._head_complete:

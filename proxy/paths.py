@@ -12,7 +12,9 @@ _PLAIN = re.compile(rb"(?:/[A-Za-z0-9\-_~!$&'()*+,=:@][A-Za-z0-9\-._~!$&'()*+,=:
 _ALLOWED = re.compile(rb"/[A-Za-z0-9\-._~!$&'()*+,;=:@%/]*\Z")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
-_QUERY_ALLOWED = re.compile(rb"[!-~]*\Z")
+# Backslash, control bytes, and C0 and C1: bytes of no UTF-8, but of overlong spellings of "." and "/".
+_NEVER_DECODED = re.compile(rb"[\\\x00-\x1f\x7f\xc0\xc1]")
+_QUERY_ALLOWED = re.compile(rb"[!-\"$-~]*\Z")  # what is visible, less "#", which would start a fragment
 
 
 def check_path(path: bytes) -> None:
@@ -35,13 +37,15 @@ def _check_segments(path: bytes) -> None:
     reading = path
     for _ in range(3):
         for segment in reading.split(b"/"):
-            # A parameter behind ";" does not make "..;x" harmless: some servers cut it off before they normalise.
-            if segment.partition(b";")[0] in {b".", b".."}:
+            # A parameter behind ";" does not make "..;x" harmless: some servers cut it off before they normalise;
+            # others cut off dots and spaces at the end.
+            name = segment.partition(b";")[0]
+            if name and not name.rstrip(b". "):
                 raise BadPath
         if b"%" not in reading:
             return
         decoded = _ESCAPE.sub(lambda match: bytes([int(match[1], 16)]), reading)
-        if b"\\" in decoded or any(byte < 0x20 or byte == 0x7F for byte in decoded):
+        if _NEVER_DECODED.search(decoded):
             raise BadPath
         reading = decoded
 

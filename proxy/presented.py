@@ -52,15 +52,20 @@ def _candidates(headers: Iterable[tuple[bytes, bytes]], query: bytes) -> Iterabl
                 yield parameter[4:]
 
 
-def without_key(query: bytes, *, drop_any: bool) -> bytes:
-    """The query less every `key=` that is a Strake token; less every `key=` at all with `drop_any`.
+def without_key(query: bytes, *, drop_any: bool, token: str) -> bytes:
+    """The query less every `key=` that is a Strake token, and less whatever else holds the caller's `token`.
 
-    The rest stays byte for byte. `drop_any` is for providers that would take a dummy there over the real header.
+    Less every `key=` at all with `drop_any`: for providers that would take a dummy there over the real header. The rest
+    stays byte for byte.
     """
+    presented = token.encode()
+    if b"key=" not in query and presented not in query:
+        return query
     return b"&".join(
         parameter
         for parameter in query.split(b"&")
-        if not (
+        if presented not in parameter
+        and not (
             parameter.startswith(b"key=")
             and (drop_any or tokens.is_well_formed(parameter[4:].decode("latin-1"), BEARER_TOKEN_PREFIX))
         )

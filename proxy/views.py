@@ -11,7 +11,7 @@ from credentials import keyring
 from credentials.errors import SealError
 from credentials.providers import SECRET_PLACEHOLDER, Dialect
 from proxy import headers, limits, paths, presented
-from proxy.errors import NeedsKeyAgain, UnknownEndpoint
+from proxy.errors import METHODS, MethodNotAllowed, NeedsKeyAgain, UnknownEndpoint
 from proxy.headers import Headers
 from proxy.limits import InFlight
 from proxy.lookup import Lookup
@@ -39,6 +39,8 @@ async def forward(
     """
     if not request.subdomain:
         raise UnknownEndpoint
+    if request.method not in METHODS:
+        raise MethodNotAllowed
     paths.check_path(request.path)
     paths.check_query(request.query)
     token = presented.find_token(request.headers, request.query)
@@ -66,13 +68,13 @@ async def forward(
         route.header_template.encode().replace(SECRET_PLACEHOLDER.encode(), secret),
     )
     query = request.query
-    if b"key=" in query:
-        query = presented.without_key(query, drop_any=request.dialect is Dialect.GEMINI)
+    if query:
+        query = presented.without_key(query, drop_any=request.dialect is Dialect.GEMINI, token=token)
     response = await upstream.send(
         origin,
         request.method,
         paths.target(base_path, request.path, query),
-        headers.for_upstream(request.headers, netloc, header),
+        headers.for_upstream(request.headers, netloc, header, token=token.encode()),
         body,
     )
     answer_headers = headers.for_client(response.headers, secret, sandbox=not request.on_own_host)
