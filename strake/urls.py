@@ -21,6 +21,7 @@ urlpatterns = [
     path("", include("credentials.urls")),
     path("", include("proxy.urls")),
     path("api/v1/", api.urls),
+    path("admin/login/", views.admin_sign_in, name="admin_sign_in"),
     path("admin/", admin.site.urls),
 ]
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from django.conf import settings
+from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 
 
 def front_page(request: HttpRequest) -> HttpResponse:
@@ -21,3 +24,10 @@ def security(request: HttpRequest) -> HttpResponse:
 
 def privacy(request: HttpRequest) -> HttpResponse:
     return render(request, "strake/privacy.html", {"retention_days": settings.STRAKE_RETENTION_DAYS})
+
+
+def admin_sign_in(request: HttpRequest) -> HttpResponse:
+    """In place of the admin's own form, which asks for a password: nobody here has one."""
+    if request.user.is_authenticated:
+        raise PermissionDenied  # signed in, and not an operator
+    return redirect_to_login(reverse("admin:index"))
