@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from uuid import UUID
 
 from django.conf import settings
@@ -59,12 +59,12 @@ class InFlight:
 
 
 @lru_cache(maxsize=1024)
-def _networks(networks: tuple[str, ...]) -> tuple[object, ...]:
+def _networks(networks: tuple[str, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
     return tuple(ip_network(network) for network in networks)
 
 
 def _network_allows(networks: tuple[str, ...], address: IPAddress | None) -> bool:
-    return address is not None and any(address in network for network in _networks(networks))  # type: ignore[operator]
+    return address is not None and any(address in network for network in _networks(networks))
 
 
 @lru_cache(maxsize=1024)

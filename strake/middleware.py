@@ -24,8 +24,10 @@ class PageHeaders:
 
 
 class StaticFiles(WhiteNoiseMiddleware):  # type: ignore[misc]
-    """WhiteNoise, except that a file is sent in one piece: under ASGI its file iterator would be read into memory anyway,
-    with a warning for each file. Ours are small."""
+    """WhiteNoise, except that a file is sent in one piece.
+
+    Under ASGI its file iterator would be read into memory anyway, with a warning for each file. Ours are small.
+    """
 
     @staticmethod
     def serve(static_file: StaticFile, request: HttpRequest) -> HttpResponse:
