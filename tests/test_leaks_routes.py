@@ -1,0 +1,232 @@
+"""Every route there is, as everybody who may call it, with every method: no answer holds a key.
+
+The routes come from the URLconf. A new one is swept by itself; one with a parameter this file does not know fails.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.conf import settings
+from django.db import transaction
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver
+
+from accounts import access_tokens, background
+from accounts.audit import Actor
+from accounts.models import User
+from credentials import keyring, sealing
+from tests import factories
+from tests.canaries import Canary, leaks
+
+KEY = "sk-canary-7Qm2Xv9LpT4wZ8Rb"
+PASTED = "sk-pasted-3Hn6Yc1KsD5uJ0Fe"
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+@dataclass
+class Scene:
+    """Alice's endpoint with the canary key behind it, and who looks: nobody, alice, bob, an operator."""
+
+    made: factories.Connected
+    people: dict[str, User | None]
+    access_token: str
+    canaries: list[Canary]
+
+
+@pytest.fixture
+def scene(alice: User, bob: User, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    # Mail that is asked for here is not sent: its thread would look for rows that have been rolled back.
+    monkeypatch.setattr(background.BackgroundQueue, "_start", lambda queue: None)
+    made = factories.make_endpoint(
+        owner=alice, key=KEY, destination_url="https://api.example.com", header_template="Bearer {{secret}}"
+    )
+    operator = factories.make_user("operator@example.org", is_staff=True)
+    token = access_tokens.create_access_token(actor=Actor(alice), user=alice, label="sweep").plaintext
+    ring = keyring.current()
+    master_key = ring.key(ring.primary_id)
+    sealed = made.credential.sealed()
+    data_key = sealing.unwrap(sealed.wrap, sealed.format, made.credential.pk, ring)
+    canaries = [
+        Canary("the provider key", KEY.encode()),
+        Canary("half of the provider key", KEY[10:22].encode()),
+        Canary("the last characters of the provider key", KEY[-8:].encode()),
+        Canary("a pasted key", PASTED.encode()),
+        Canary("the master key", master_key),
+        Canary("the master key as its file has it", base64.b64encode(master_key)),
+        Canary("the data key", data_key),
+        Canary("the secret key", settings.SECRET_KEY.encode()),
+        Canary("a bearer token", made.plaintext.encode()),
+        Canary("an access token", token.encode()),
+        Canary("a token's digest", bytes(made.token.digest)),
+    ]
+    people = {"nobody": None, "alice": alice, "bob": bob, "operator": operator}
+    return Scene(made, people, token, canaries)
+
+
+# --- The routes ----------------------------------------------------------------------------------------------------
+
+
+@cache
+def routes() -> list[str]:
+    """Every route of the URLconf, with its parameters as `<converter:name>`."""
+
+    def walk(resolver: URLResolver, prefix: str) -> Iterator[str]:
+        for pattern in resolver.url_patterns:
+            route = prefix + str(pattern.pattern)
+            if isinstance(pattern, URLResolver):
+                yield from walk(pattern, route)
+            else:
+                assert isinstance(pattern, URLPattern)
+                yield route
+
+    return sorted(set(walk(get_resolver(), "/")))
+
+
+PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>|\(\?P<(\w+)>[^)]*\)")
+
+
+def paths_of(route: str, scene: Scene) -> list[str]:
+    """The paths to call for a route, each with real values; fails for a parameter nobody has taught this sweep."""
+    endpoint = scene.made.endpoint
+    values: dict[str, list[str]] = {
+        "subdomain": [endpoint.subdomain],
+        "token_id": [scene.made.token.pk, str(access_tokens.access_tokens_for(Actor(endpoint.owner)).get().pk)],
+        "provider": ["custom", "openai"],
+        "token": ["link_" + "0" * 49],
+        "slug": ["curl"],
+        "app_label": ["credentials", "accounts"],
+        "content_type_id": ["1"],
+        "session_id": ["1"],
+        "url": ["credentials/"],
+        "path": ["strake/strake.css"],
+    }
+    admin = re.match(r"/admin/(\w+)/(\w+)/.*<path:object_id>", route)
+    model = apps.get_model(admin[1], admin[2]) if admin else User
+    values["object_id"] = [str(pk) for pk in model._default_manager.values_list("pk", flat=True)[:3]] or ["1"]
+    route = re.sub(r"\\(.)|[\^$]|\\Z", r"\1", route)
+    paths = [""]
+    position = 0
+    for found in PARAMETER.finditer(route):
+        name = found[1] or found[2]
+        assert name in values, f"{route}: teach the sweep a value for {name!r}"
+        paths = [path + route[position : found.start()] + value for path in paths for value in values[name]]
+        position = found.end()
+    paths = [path + route[position:] for path in paths]
+    return [re.sub(r"\(\?:.*?\)|\(\?!.*?\)|[()?*+]", "", path) for path in paths]
+
+
+FORM = {
+    "api_key": PASTED,
+    "key": PASTED,
+    "secret": PASTED,
+    "provider": "custom",
+    "label": "swept",
+    "name": "swept",
+    "destination_url": "https://10.0.0.1/not-allowed",
+    "header_name": "not a header",
+    "header_template": "without the placeholder",
+    "email": "alice@example.org",
+    "confirmation": "wrong",
+    "subdomain": "wrong",
+    "requests_per_minute": "many",
+    "allowed_paths": "nothing",
+    "allowed_networks": "nowhere",
+    "expires_in": "never",
+}
+
+
+def everything(response: Any) -> bytes:
+    """Status line, headers, cookies and body."""
+    body = b"".join(response.streaming_content) if response.streaming else response.content
+    head = "\n".join(f"{name}: {value}" for name, value in response.headers.items())
+    return f"{response.status_code}\n{head}\n{response.cookies.output()}\n\n".encode() + body
+
+
+def browsers(scene: Scene) -> Iterator[tuple[str, Client]]:
+    for name, user in scene.people.items():
+        client = Client(raise_request_exception=False)
+        if user is not None:
+            client.force_login(user)
+        yield name, client
+    yield "a script", Client(raise_request_exception=False, headers={"authorization": f"Bearer {scene.access_token}"})
+
+
+def call(client: Client, method: str, path: str, data: dict[str, str], *, as_json: bool) -> bytes:
+    """One call; whatever it changes is rolled back, so that every route is swept in the same scene."""
+    with transaction.atomic():
+        if as_json:
+            response = client.generic(method, path, json.dumps(data), content_type="application/json")
+        elif method == "POST":
+            response = client.post(path, data)
+        else:
+            response = client.generic(method, path)
+        answer = everything(response)
+        transaction.set_rollback(True)
+    return answer
+
+
+def test_the_urlconf_is_swept_at_all():
+    swept = routes()
+    assert len(swept) > 20
+    for known in ("/endpoints/<slug:subdomain>/", "/signin/", "/security/"):
+        assert known in swept
+    assert any(route.startswith("/admin/") for route in swept)
+    assert any(route.startswith("/api/v1/") for route in swept)
+
+
+@pytest.mark.parametrize("route", routes())
+def test_no_answer_of_a_route_holds_a_key(route: str, scene: Scene):
+    seen = 0
+    for path in paths_of(route, scene):
+        for name, client in browsers(scene):
+            for method in METHODS:
+                for as_json in (False, True) if method in {"POST", "PUT", "PATCH"} else (False,):
+                    answer = call(client, method, path, FORM, as_json=as_json)
+                    found = list(leaks(scene.canaries, answer))
+                    assert not found, f"{method} {path} as {name}: {found}"
+                    seen += 1
+    assert seen >= len(METHODS)
+
+
+def test_a_form_that_is_wrong_does_not_send_the_pasted_key_back(scene: Scene):
+    client = Client()
+    client.force_login(scene.people["alice"])
+    path = "/endpoints/connect/custom/"
+    answer = call(client, "POST", path, {**FORM, "api_key": PASTED + "\nsecond line"}, as_json=False)
+    assert b"api_key" in answer, "the form is shown again"
+    assert not list(leaks(scene.canaries, answer))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"api_key": [PASTED]}, {"api_key": {"value": PASTED}}, {"provider": PASTED}, {PASTED: 1}, [PASTED], PASTED],
+    ids=["list", "object", "another field", "name", "no object", "text"],
+)
+def test_the_api_does_not_send_a_key_back_that_stands_in_the_wrong_place(scene: Scene, body: object):
+    script = Client(raise_request_exception=False, headers={"authorization": f"Bearer {scene.access_token}"})
+    subdomain = scene.made.endpoint.subdomain
+    for path in ("/api/v1/endpoints", f"/api/v1/endpoints/{subdomain}/credential/rotate"):
+        response = script.post(path, json.dumps(body), content_type="application/json")
+        assert response.status_code in {400, 422}
+        assert not list(leaks(scene.canaries, everything(response)))
+
+
+def test_the_sweep_would_notice(scene: Scene):
+    shown = {
+        "plain": f"key={KEY}",
+        "base64": base64.b64encode(f"Bearer {KEY}".encode()).decode(),
+        "hex": KEY.encode().hex(),
+        "half": f"…{KEY[8:24]}…",
+        "data key": scene.canaries[6].value.hex(),
+    }
+    for how, text in shown.items():
+        assert list(leaks(scene.canaries, text.encode())), how
