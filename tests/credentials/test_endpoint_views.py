@@ -1,0 +1,235 @@
+"""The list of endpoints, one endpoint, and what is done with it as a whole."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import pytest
+import time_machine
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+from pytest_django import Settings
+
+from accounts.models import User
+from credentials import services
+from credentials.models import Credential, Endpoint
+from tests import factories
+from tests.pages import element, text
+from tests.populate import populate
+from tests.upstream import Upstream, fixed
+
+KEY = "sk-live-0123456789abcdefghij"
+
+
+@pytest.fixture
+def signed_in(client: Client, alice: User) -> Client:
+    client.force_login(alice)
+    return client
+
+
+@pytest.fixture
+def endpoint(alice: User) -> Endpoint:
+    return factories.make_endpoint(owner=alice, label="laptop").endpoint
+
+
+def url(endpoint: Endpoint, *parts: str) -> str:
+    return "/".join(["/endpoints", endpoint.subdomain, *parts, ""])
+
+
+def pages(endpoint: Endpoint) -> list[str]:
+    token = endpoint.tokens.get().pk
+    return [
+        url(endpoint),
+        url(endpoint, "name"),
+        url(endpoint, "delete"),
+        url(endpoint, "key"),
+        url(endpoint, "destination"),
+        url(endpoint, "tokens"),
+        url(endpoint, "tokens", token, "rotate"),
+        url(endpoint, "tokens", token, "revoke"),
+        url(endpoint, "requests"),
+        url(endpoint, "traffic"),
+    ]
+
+
+def deeds(endpoint: Endpoint) -> list[str]:
+    return [url(endpoint, "pause"), url(endpoint, "resume"), url(endpoint, "test"), *pages(endpoint)[1:-2]]
+
+
+def test_an_empty_list_leads_to_connecting(signed_in: Client) -> None:
+    page = signed_in.get("/endpoints/")
+    assert "Put your first key away" in text(page)
+    assert 'href="/endpoints/connect/"' in page.content.decode()
+
+
+def test_a_stranger_gets_404_for_every_page_and_deed(client: Client, charlie: User, endpoint: Endpoint) -> None:
+    client.force_login(charlie)
+    for page in pages(endpoint):
+        assert client.get(page).status_code == HTTPStatus.NOT_FOUND, page
+    for deed in deeds(endpoint):
+        given = {"confirmation": endpoint.subdomain, "label": "mine", "api_key": KEY, "token": "x"}
+        assert client.post(deed, given).status_code == HTTPStatus.NOT_FOUND, deed
+    assert "laptop" not in text(client.get("/endpoints/"))
+    assert "laptop" not in text(client.get("/activity/"))
+    found = Endpoint.objects.get()
+    assert (found.label, found.paused_at) == ("laptop", None)
+
+
+def test_signed_out_people_are_sent_to_sign_in(client: Client, endpoint: Endpoint) -> None:
+    for page in ["/endpoints/", "/endpoints/connect/", "/activity/", *pages(endpoint)]:
+        response = client.get(page)
+        assert (response.status_code, response.headers["Location"]) == (HTTPStatus.FOUND, f"/signin/?next={page}")
+
+
+def test_every_page_of_an_endpoint_opens_for_its_owner(signed_in: Client, endpoint: Endpoint) -> None:
+    for page in pages(endpoint):
+        assert signed_in.get(page).status_code == HTTPStatus.OK, page
+
+
+def test_the_list_is_searched_filtered_and_sorted(signed_in: Client, alice: User, endpoint: Endpoint) -> None:
+    other = factories.make_endpoint(owner=alice, label="build server", provider="openai").endpoint
+    services.pause(actor=services.Actor(alice), subdomain=other.subdomain)
+
+    def listed(query: str) -> list[str]:
+        page = text(signed_in.get(f"/endpoints/?{query}"))
+        return sorted((label for label in ("laptop", "build server") if label in page), key=page.index)
+
+    assert listed("q=LAP") == ["laptop"]
+    assert listed(f"q={other.subdomain[:6]}") == ["build server"]
+    assert listed("q=openai") == ["build server"]
+    assert listed("q=nothing") == []
+    assert listed("state=paused") == ["build server"]
+    assert listed("state=active") == ["laptop"]
+    assert listed("sort=label") == ["build server", "laptop"]
+    assert listed("sort=created") == ["build server", "laptop"]
+    assert listed("sort=nonsense&page=99") == ["build server", "laptop"]
+
+
+def test_a_long_list_is_cut_into_pages_and_costs_no_more_queries(signed_in: Client, alice: User, bob: User) -> None:
+    populate(bob, endpoints=3, tokens_first=2, records=20)
+    populate(alice, endpoints=120, tokens_first=50, records=500)
+    first = Endpoint.objects.filter(owner=alice, label__startswith="A rather long").get()
+    few = Client()
+    few.force_login(bob)
+    his = Endpoint.objects.filter(owner=bob, label__startswith="A rather long").get()
+    for mine, theirs in (
+        ("/endpoints/", "/endpoints/"),
+        (url(first), url(his)),
+        (url(first) + "?tokens=all&period=30d", url(his) + "?tokens=all&period=30d"),
+        ("/activity/", "/activity/"),
+        ("/docs/curl/", "/docs/curl/"),
+    ):
+        with CaptureQueriesContext(connection) as many:
+            page = signed_in.get(mine)
+        with CaptureQueriesContext(connection) as less:
+            few.get(theirs)
+        assert page.status_code == HTTPStatus.OK
+        assert len(many) == len(less) <= 12, mine
+    page = signed_in.get("/endpoints/?page=2")
+    assert "26\u201350 of 121" in text(page)
+    assert page.content.count(b"<tr>") == 26
+
+
+def test_pausing_and_resuming(signed_in: Client, endpoint: Endpoint) -> None:
+    paused = signed_in.post(url(endpoint, "pause"), follow=True)
+    assert "Paused." in text(paused)
+    assert Endpoint.objects.get().paused_at is not None
+    resumed = signed_in.post(url(endpoint, "resume"), follow=True)
+    assert "Resumed." in text(resumed)
+    assert Endpoint.objects.get().paused_at is None
+    assert signed_in.get(url(endpoint, "pause")).status_code == HTTPStatus.METHOD_NOT_ALLOWED
+
+
+def test_renaming(signed_in: Client, endpoint: Endpoint) -> None:
+    assert "Give the endpoint a name." in element(
+        signed_in.post(url(endpoint, "name"), {"label": " "}), "id_label_error"
+    )
+    signed_in.post(url(endpoint, "name"), {"label": '<b>"tower"</b>'})
+    page = signed_in.get(url(endpoint))
+    assert "&lt;b&gt;&quot;tower&quot;&lt;/b&gt;" in page.content.decode()
+    assert "<b>" not in page.content.decode()
+
+
+def test_deleting_needs_the_subdomain(signed_in: Client, endpoint: Endpoint) -> None:
+    wrong = signed_in.post(url(endpoint, "delete"), {"confirmation": "laptop"})
+    assert wrong.status_code == HTTPStatus.BAD_REQUEST
+    assert endpoint.subdomain in element(wrong, "id_confirmation_error")
+    assert Endpoint.objects.exists()
+    done = signed_in.post(url(endpoint, "delete"), {"confirmation": endpoint.subdomain}, follow=True)
+    assert "laptop is deleted" in text(done)
+    assert not Endpoint.objects.exists()
+    assert not Credential.objects.exists()
+
+
+def test_questions_come_as_a_page_or_as_the_inside_of_a_dialog(signed_in: Client, endpoint: Endpoint) -> None:
+    page = signed_in.get(url(endpoint, "delete"))
+    inside = signed_in.get(url(endpoint, "delete"), headers={"X-Strake-Dialog": "1"})
+    assert b"<html" in page.content
+    assert b"<html" not in inside.content
+    for shown in (page, inside):
+        assert f"To confirm, type {endpoint.subdomain}" in text(shown)
+
+
+def test_an_endpoint_whose_master_key_is_gone_says_so(signed_in: Client, endpoint: Endpoint, alice: User) -> None:
+    neighbour = factories.make_endpoint(owner=alice, label="tower").endpoint
+    Credential.objects.filter(endpoint=endpoint).update(master_key_id="lost")
+    assert "Needs its key again" in text(signed_in.get("/endpoints/"))
+    assert "This endpoint needs its key again." in text(signed_in.get(url(endpoint)))
+    assert "needs its key again" not in text(signed_in.get(url(neighbour)))
+
+
+# --- The provider key ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def provider(upstream: Upstream, settings: Settings) -> Upstream:
+    settings.STRAKE_DEMO_PORT = upstream.port
+    settings.STRAKE_ALLOWED_PRIVATE_UPSTREAMS = [f"127.0.0.1:{upstream.port}"]
+    return upstream
+
+
+def test_replacing_the_key_keeps_address_and_tokens(signed_in: Client, alice: User, provider: Upstream) -> None:
+    made = factories.make_endpoint(owner=alice, provider="demo")
+    page = signed_in.post(url(made.endpoint, "key"), {"api_key": KEY}, follow=True)
+    assert "The new key is sealed" in text(page)
+    credential = Credential.objects.get()
+    assert bytes(credential.ciphertext) != bytes(made.credential.ciphertext)
+    assert made.endpoint.tokens.get() == made.token
+    assert provider.last.header("authorization") == f"Bearer {KEY}".encode()
+
+
+def test_a_refused_key_replaces_nothing(signed_in: Client, alice: User, provider: Upstream) -> None:
+    made = factories.make_endpoint(owner=alice, provider="demo")
+    provider.on("/v1/models", fixed(401))
+    page = signed_in.post(url(made.endpoint, "key"), {"api_key": KEY, "unchecked": "on"})
+    assert page.status_code == HTTPStatus.BAD_REQUEST
+    assert "not valid" in element(page, "id_api_key_error")
+    assert KEY not in page.content.decode()
+    assert bytes(Credential.objects.get().ciphertext) == bytes(made.credential.ciphertext)
+
+
+def test_another_destination_needs_the_key_again(signed_in: Client, endpoint: Endpoint, provider: Upstream) -> None:
+    given = {"destination_url": provider.url + "/v2", "header_name": "X-Key", "header_template": "{{secret}}"}
+    without = signed_in.post(url(endpoint, "destination"), given)
+    assert without.status_code == HTTPStatus.BAD_REQUEST
+    assert "Paste the key." in element(without, "id_api_key_error")
+    assert signed_in.post(url(endpoint, "destination"), given | {"api_key": KEY}).status_code == HTTPStatus.SEE_OTHER
+    assert Credential.objects.get().destination_url == provider.url + "/v2"
+
+
+def test_a_known_providers_destination_is_fixed(signed_in: Client, alice: User) -> None:
+    made = factories.make_endpoint(owner=alice, provider="openai")
+    assert signed_in.get(url(made.endpoint, "destination")).status_code == HTTPStatus.NOT_FOUND
+
+
+@pytest.mark.parametrize("deed", ["delete", "key", "destination", "tokens"])
+def test_what_needs_a_recent_sign_in_asks_for_it(client: Client, alice: User, endpoint: Endpoint, deed: str) -> None:
+    start = timezone.now()
+    with time_machine.travel(start, tick=False) as clock:
+        client.force_login(alice)
+        clock.shift(16 * 60)
+        for response in (client.get(url(endpoint, deed)), client.post(url(endpoint, deed))):
+            assert response.status_code == HTTPStatus.SEE_OTHER
+            assert response.headers["Location"].startswith("/signin/again/")
