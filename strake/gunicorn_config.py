@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from django.conf import settings
+from django.db import connections
 
 from strake.hardening import harden
 
@@ -37,6 +38,14 @@ proc_name = "strake"
 def on_starting(arbiter: Any) -> None:
     """Before the first fork."""
     harden()
+
+
+def pre_fork(arbiter: Any, worker: Any) -> None:
+    """Before each fork: two processes on one database connection would read each other's rows."""
+    for connection in connections.all(initialized_only=True):
+        connection.close()
+        if hasattr(connection, "close_pool"):
+            connection.close_pool()
 
 
 def post_fork(arbiter: Any, worker: Any) -> None:

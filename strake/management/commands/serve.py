@@ -71,10 +71,6 @@ class Command(BaseCommand):
 class Server(BaseApplication):
     """gunicorn with strake/gunicorn_config.py, and nothing from the command line."""
 
-    def run(self) -> None:
-        connections.close_all()  # a database connection must not be shared across the fork
-        super().run()
-
     def load_config(self) -> None:
         for name in self.cfg.settings:
             if hasattr(gunicorn_config, name):
