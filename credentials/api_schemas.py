@@ -6,23 +6,19 @@ from datetime import datetime
 from typing import Annotated
 
 from ninja import Field, Schema
-from pydantic import AfterValidator, ConfigDict, SecretStr
+from pydantic import ConfigDict, SecretStr
 
 from credentials.limits import MAX_ENTRIES, MAX_REQUESTS_PER_MINUTE
 
 TEN_YEARS = 10 * 365 * 86400
 
 
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("must not hold line breaks or control characters")
-    return text
+NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
 
-
-Label = Annotated[str, Field(max_length=100, description="A name to recognise it by."), AfterValidator(_printable)]
-Text = Annotated[str, Field(max_length=512), AfterValidator(_printable)]
-ApiKey = Annotated[SecretStr, Field(max_length=4096, description="The provider's key. Sealed at once, never shown.")]
-Entry = Annotated[str, Field(max_length=300), AfterValidator(_printable)]
+Label = Annotated[str, Field(max_length=100, pattern=NO_CONTROLS, description="A name to recognise it by.")]
+Text = Annotated[str, Field(max_length=512, pattern=NO_CONTROLS)]
+ApiKey = Annotated[SecretStr, Field(description="The provider's key. Sealed at once, never shown.")]
+Entry = Annotated[str, Field(max_length=300, pattern=NO_CONTROLS)]
 
 
 class Body(Schema):
@@ -32,12 +28,12 @@ class Body(Schema):
 
 
 class NewEndpoint(Body):
-    provider: Text = Field(description="Slug of a provider, e.g. `openai` or `custom`.", examples=["openai"])
+    provider: Text = Field(description="Slug of a provider, e.g. openai or custom.", examples=["openai"])
     api_key: ApiKey
     label: Label = ""
-    destination_url: Text = Field("", description="Where `custom` and `azure-openai` keys are sent; https only.")
-    header_name: Text = Field("", description="For `custom`: the header that carries the key.")
-    header_template: Text = Field("", description="For `custom`: its value, with `{{secret}}` in place of the key.")
+    destination_url: Text = Field("", description="Where custom and azure-openai keys are sent; https only.")
+    header_name: Text = Field("", description="For custom: the header that carries the key.")
+    header_template: Text = Field("", description="For custom: its value, with {{secret}} in place of the key.")
     unchecked: bool = Field(False, description="Save the key even if the provider cannot be reached to check it.")
 
 

@@ -6,6 +6,7 @@ from django.contrib import admin
 from django.urls import include, path
 
 from credentials.api import api
+from credentials.api_docs import api_docs
 from strake import docs, views
 
 urlpatterns = [
@@ -20,6 +21,7 @@ urlpatterns = [
     path("", include("accounts.urls")),
     path("", include("credentials.urls")),
     path("", include("proxy.urls")),
+    path("api/v1/docs/", api_docs, name="api_docs"),
     path("api/v1/", api.urls),
     path("admin/login/", views.admin_sign_in, name="admin_sign_in"),
     path("admin/", admin.site.urls),
