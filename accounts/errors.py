@@ -1,13 +1,14 @@
 """Everything the accounts app raises. No message holds a token or a link.
 
 AccountsError
-├── InvalidEmail        what was typed is not an e-mail address
-├── InvalidLabel        an access token has no label, or too long a one
-├── InvalidExpiry       an access token would end before it begins
-├── LinkNotValid        a sign-in link is unknown, used, expired or mangled; one answer for all
-├── StoreUnavailable    the session or limit store does not answer
-├── NotFound            no such object for this person
-└── AppendOnly          code tried to change the audit trail
+├── InvalidEmail            what was typed is not an e-mail address
+├── InvalidLabel            an access token has no label, or too long a one
+├── InvalidExpiry           an access token would end before it begins
+├── ConfirmationMismatch    what was typed to confirm is not the e-mail address
+├── LinkNotValid            a sign-in link is unknown, used, expired or mangled; one answer for all
+├── StoreUnavailable        the session or limit store does not answer
+├── NotFound                no such object for this person
+└── AppendOnly              code tried to change the audit trail
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ class InvalidLabel(AccountsError):
 
 class InvalidExpiry(AccountsError):
     """The end of an access token lies in the past."""
+
+
+class ConfirmationMismatch(AccountsError):
+    """What was typed to confirm is not the e-mail address of the account."""
 
 
 class LinkNotValid(AccountsError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from datetime import datetime, timedelta
+from datetime import timedelta
 from importlib import import_module
 from typing import Any
 
@@ -139,11 +139,6 @@ def revoke_sessions(*, actor: Actor, user: User) -> int:
         _audit(actor, "session.all_revoked", user, f"{ended} sessions")
     user.refresh_from_db(fields=["session_epoch"])
     return ended
-
-
-def prune(before: datetime) -> int:
-    """Remove rows of sessions that ended by age before `before`."""
-    return BrowserSession.objects.filter(expires_at__lt=before).delete()[0]
 
 
 # --- Inside --------------------------------------------------------------------------------------------------------

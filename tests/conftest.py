@@ -37,8 +37,11 @@ import hypothesis  # noqa: E402
 import psycopg  # noqa: E402
 import pytest  # noqa: E402
 from django.core.cache import cache  # noqa: E402
+from django.db import connection  # noqa: E402
+from django.test import TransactionTestCase  # noqa: E402
 from psycopg import sql  # noqa: E402
 
+from accounts import append_only  # noqa: E402
 from accounts.models import User  # noqa: E402
 from tests import factories  # noqa: E402
 from tests.running import Endpoint, Strake  # noqa: E402
@@ -47,6 +50,19 @@ from tests.upstream import Upstream  # noqa: E402
 # The same examples in every run: a failure in CI is a failure here. No deadline: the machine may be busy.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("ci")
+
+
+_empty_all_tables = TransactionTestCase._fixture_teardown
+
+
+def _empty_all_tables_but_for_triggers(case: TransactionTestCase) -> None:
+    """A test with real transactions is cleaned up by emptying every table, which the audit trail's triggers refuse."""
+    append_only.remove(connection)
+    _empty_all_tables(case)
+    append_only.install(connection)
+
+
+TransactionTestCase._fixture_teardown = _empty_all_tables_but_for_triggers
 
 
 # --- Services ------------------------------------------------------------------------------------------------------

@@ -200,7 +200,7 @@ def test_session_in_the_list_tells_browser_and_address(alice: User) -> None:
 def test_last_seen_is_noted_once_a_minute(alice: User, django_assert_num_queries: Any) -> None:
     browser = sign_in(alice)
     with django_assert_num_queries(3):  # session, person, place in the list; nothing written
-        browser.get("/settings/")
+        browser.get("/access-tokens/new/")
     later = timezone.now() + timedelta(minutes=2)
     with time_machine.travel(later, tick=False):
         browser.get("/settings/")

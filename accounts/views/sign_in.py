@@ -7,14 +7,15 @@ from functools import partial
 from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render, resolve_url
-from django.views.decorators.http import require_GET, require_http_methods, require_POST, require_safe
+from django.shortcuts import render
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from accounts import audit, cookies, limits, links, sessions, tokens
 from accounts.errors import LinkNotValid
 from accounts.forms import SignInForm
 from accounts.models import LINK_TOKEN_PREFIX
 from accounts.paths import own_path
+from accounts.views.common import see_other, signed_in
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -23,7 +24,7 @@ def sign_in(request: HttpRequest) -> HttpResponse:
     if request.method != "POST":
         next_path = own_path(request.GET.get("next", ""))
         if request.user.is_authenticated:
-            return _see_other(next_path)
+            return see_other(next_path or settings.LOGIN_REDIRECT_URL)
         return render(request, "accounts/sign_in.html", {"form": SignInForm(initial={"next": next_path})})
     form = SignInForm(request.POST)
     if not form.is_valid():
@@ -38,11 +39,9 @@ def sign_in_again(request: HttpRequest) -> HttpResponse:
     if request.method != "POST":
         next_path = own_path(request.GET.get("next", ""))
         if sessions.is_recent(request):
-            return _see_other(next_path)
+            return see_other(next_path or settings.LOGIN_REDIRECT_URL)
         return render(request, "accounts/sign_in_again.html", {"next": next_path})
-    user = audit.actor_of(request).user
-    assert user is not None  # noqa: S101  (actor_of refuses a request without one)
-    return _mail_link(request, user.email, request.POST.get("next", ""))
+    return _mail_link(request, signed_in(request).email, request.POST.get("next", ""))
 
 
 def _mail_link(request: HttpRequest, email: str, next_path: str) -> HttpResponse:
@@ -54,8 +53,7 @@ def _mail_link(request: HttpRequest, email: str, next_path: str) -> HttpResponse
     links.request_link(
         email=email, nonce=nonce, next_path=next_path, ip=ip, user_agent=request.headers.get("User-Agent", "")
     )
-    response = redirect("accounts:link_sent")
-    response.status_code = 303
+    response = see_other("accounts:link_sent")
     cookies.keep_nonce(response, nonce)
     cookies.keep_email(response, email)
     return response
@@ -72,8 +70,7 @@ def open_link(request: HttpRequest, token: str) -> HttpResponse:
 
     The token goes on in a cookie, so that it stays out of the browser's history and of any Referer.
     """
-    response = redirect("accounts:confirm")
-    response.status_code = 303
+    response = see_other("accounts:confirm")
     if tokens.is_well_formed(token, LINK_TOKEN_PREFIX):
         cookies.keep_link_token(response, token)
     else:
@@ -98,7 +95,7 @@ def confirm(request: HttpRequest) -> HttpResponse:
     except LinkNotValid as error:
         response = render(request, "accounts/link_not_valid.html", {"error": error}, status=410)
     else:
-        response = _see_other(redeemed.next_path)
+        response = see_other(redeemed.next_path or settings.LOGIN_REDIRECT_URL)
     cookies.drop_link_token(response)
     return response
 
@@ -106,19 +103,7 @@ def confirm(request: HttpRequest) -> HttpResponse:
 @require_POST
 def sign_out(request: HttpRequest) -> HttpResponse:
     sessions.sign_out(request)
-    return _see_other(resolve_url("accounts:sign_in"))
-
-
-@require_GET
-@login_required
-def settings_page(request: HttpRequest) -> HttpResponse:
-    return render(request, "accounts/settings.html")
-
-
-def _see_other(path: str) -> HttpResponse:
-    response = redirect(path or settings.LOGIN_REDIRECT_URL)
-    response.status_code = 303
-    return response
+    return see_other("accounts:sign_in")
 
 
 def _too_many(request: HttpRequest, verdict: limits.Verdict) -> HttpResponse:
