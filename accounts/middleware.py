@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from asgiref.sync import sync_to_async
 from django.contrib.auth import middleware as auth_middleware
 from django.contrib.sessions import middleware as session_middleware
@@ -12,7 +14,6 @@ from django.utils.functional import SimpleLazyObject
 
 from accounts import sessions
 from accounts.errors import StoreUnavailable
-from accounts.models import User
 
 
 class SessionMiddleware(session_middleware.SessionMiddleware):
@@ -39,16 +40,9 @@ class AuthenticationMiddleware(auth_middleware.AuthenticationMiddleware):
     """Django's, except that a session must also stand in the list of sessions: `accounts.sessions.current_user`."""
 
     def process_request(self, request: HttpRequest) -> None:
-        def user() -> object:
-            if not hasattr(request, "_strake_user"):
-                request._strake_user = sessions.current_user(request)  # type: ignore[attr-defined]  # noqa: SLF001
-            return request._strake_user  # type: ignore[attr-defined]  # noqa: SLF001
-
-        async def auser() -> User:
-            return await sync_to_async(user)()  # type: ignore[return-value]
-
-        request.user = SimpleLazyObject(user)  # type: ignore[assignment]
-        request.auser = auser
+        find = cache(lambda: sessions.current_user(request))
+        request.user = SimpleLazyObject(find)  # type: ignore[assignment]
+        request.auser = sync_to_async(find)
 
 
 class _UnavailableResponse(HttpResponse):
