@@ -25,6 +25,7 @@ PUBLIC = {
     "docs",  # how to use an endpoint; filled in with one's own only after signing in
     "docs_errors",
     "docs_tool",
+    "api_docs",  # the same document for people
     "api:openapi-json",  # what scripts may call; holds nobody's data
     "api:api-root",  # a 404
     "accounts:sign_in",
