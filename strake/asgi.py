@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -63,6 +64,9 @@ class Application:
         presence = Presence()
         await presence.start()
         await self.proxy.startup()
+        # What has been loaded by now stays for good: the collector need not walk it again during requests.
+        gc.collect()
+        gc.freeze()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.proxy.shutdown()
