@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import hashlib
 import json
 import random
 import secrets
@@ -29,7 +30,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 
-from tests.installation import ROOT, Installation, KeyEcho
+from tests.running import ROOT, Strake
+from tests.upstream import Exchange, Upstream
 
 SEED = """
 import json, uuid
@@ -87,6 +89,16 @@ print(done / (time.perf_counter() - start))
 """
 
 
+def key_digest(authorization: bytes) -> bytes:
+    return hashlib.sha256(authorization).hexdigest().encode()
+
+
+async def tell_key(exchange: Exchange) -> None:
+    """Tell which key came, without repeating it."""
+    exchange.connection.upstream.exchanges.clear()  # nobody looks at them here
+    await exchange.answer(body=key_digest(exchange.header("authorization") or b""))
+
+
 class Traffic:
     """Clients that call random endpoints until they are stopped, and look at every answer."""
 
@@ -123,7 +135,7 @@ class Traffic:
                 length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length:"))
                 body = await reader.readexactly(length)
                 status = head.split(b" ", 2)[1].decode()
-                right = body == KeyEcho.answer_to(key)
+                right = body == key_digest(f"Bearer {key}".encode())
                 self.answers[status if status != "200" or right else "wrong key"] += 1
             except (OSError, asyncio.IncompleteReadError) as error:
                 self.answers[type(error).__name__] += 1
@@ -133,11 +145,11 @@ class Traffic:
         writer.close()
 
 
-def rotate_and_kill(installation: Installation, after: float, batch: int) -> bool:
+def rotate_and_kill(strake: Strake, after: float, batch: int) -> bool:
     """Start a rotation and kill it after so many seconds. Whether it was still at work."""
     command = [sys.executable, "manage.py", "rotate_master_key", "--batch", str(batch)]
     with subprocess.Popen(
-        command, cwd=ROOT, env=installation.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=ROOT, env=strake.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(after)
@@ -150,46 +162,46 @@ def rotate_and_kill(installation: Installation, after: float, batch: int) -> boo
         return False
 
 
-def left(installation: Installation) -> int:
+def left(strake: Strake) -> int:
     """How many rows are not under the primary key; asked of the database itself, since it is asked often."""
-    primary = json.loads((installation.home / "master-keys.json").read_text())["primary"]
+    primary = json.loads((strake.home / "master-keys.json").read_text())["primary"]
     question = "SELECT count(*) FROM credentials_credential WHERE master_key_id <> "
-    if url := installation.environment.get("DATABASE_URL"):
+    if url := strake.environment.get("DATABASE_URL"):
         with psycopg.connect(url) as connection:
             return connection.execute(question + "%s", [primary]).fetchone()[0]
-    with contextlib.closing(sqlite3.connect(installation.home / "strake.sqlite3", timeout=10)) as connection:
+    with contextlib.closing(sqlite3.connect(strake.home / "strake.sqlite3", timeout=10)) as connection:
         return connection.execute(question + "?", [primary]).fetchone()[0]
 
 
-def retire_old_keys(installation: Installation) -> None:
-    keys = json.loads((installation.home / "master-keys.json").read_text())
+def retire_old_keys(strake: Strake) -> None:
+    keys = json.loads((strake.home / "master-keys.json").read_text())
     for key_id in [key_id for key_id in keys["keys"] if key_id != keys["primary"]]:
-        installation.manage("retire_master_key", key_id)
+        strake.manage("retire_master_key", key_id, check=True)
 
 
-def kill_rotations(installation: Installation, kills: int, batch: int, seconds: float) -> tuple[int, int]:
+def kill_rotations(strake: Strake, kills: int, batch: int, seconds: float) -> tuple[int, int]:
     """Kill `kills` rotations at random moments of the `seconds` that one takes; a new key whenever one is through.
 
     Returns how many were killed between their first and their last row, and how many rotations came to their end.
     """
     chance, half_way, finished = random.Random(4), 0, 0
-    installation.manage("create_master_key")
-    total = remaining = left(installation)
+    strake.manage("create_master_key", check=True)
+    total = remaining = left(strake)
     while kills:
-        killed = rotate_and_kill(installation, chance.uniform(seconds * 0.3, seconds), batch)
+        killed = rotate_and_kill(strake, chance.uniform(seconds * 0.3, seconds), batch)
         kills -= killed
-        now = left(installation)
+        now = left(strake)
         if now > remaining:
             raise SystemExit("rows went back to an old key")
         half_way += killed and 0 < now < total
         remaining = now
         if not remaining:
             finished += 1
-            retire_old_keys(installation)
-            installation.manage("create_master_key")
-            remaining = left(installation)
-    installation.manage("rotate_master_key")
-    retire_old_keys(installation)
+            retire_old_keys(strake)
+            strake.manage("create_master_key", check=True)
+            remaining = left(strake)
+    strake.manage("rotate_master_key", check=True)
+    retire_old_keys(strake)
     return half_way, finished + 1
 
 
@@ -216,32 +228,31 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--postgres", metavar="URL", help="a server on which a database can be made")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, database(options.postgres) as environment, KeyEcho() as upstream:
-        installation = Installation(
-            Path(folder) / "home", STRAKE_ALLOWED_PRIVATE_UPSTREAMS=f"127.0.0.1:{upstream.port}", **environment
-        )
-        installation.manage("migrate", "-v0")
+    with tempfile.TemporaryDirectory() as folder, database(options.postgres) as environment, Upstream() as upstream:
+        upstream.default = tell_key
+        strake = Strake(Path(folder) / "home", environment)
+        strake.manage("migrate", "-v0", check=True)
         known_path = Path(folder) / "known.json"
-        installation.python(SEED, str(options.rows), upstream.url, str(known_path))
+        strake.python(SEED, str(options.rows), upstream.url, str(known_path))
         known = json.loads(known_path.read_text())
-        before = installation.python(FINGERPRINT)
+        before = strake.python(FINGERPRINT)
         print(f"{options.rows:,} sealed keys on {'PostgreSQL' if environment else 'SQLite'}", flush=True)
 
-        installation.manage("create_master_key")
-        rate = float(installation.python(RATE, str(options.batch)))
+        strake.manage("create_master_key", check=True)
+        rate = float(strake.python(RATE, str(options.batch)))
         print(f"{rate:,.0f} rows/s rewrapped with nothing else running", flush=True)
 
-        with installation.serving(), Traffic(installation.port, known, options.clients) as traffic:
+        with strake, Traffic(strake.port, known, options.clients) as traffic:
             time.sleep(1)
-            installation.manage("create_master_key")
+            strake.manage("create_master_key", check=True)
             started = time.perf_counter()
-            installation.manage("rotate_master_key", "--batch", str(options.batch))
+            strake.manage("rotate_master_key", "--batch", str(options.batch), check=True)
             whole = time.perf_counter() - started
             print(f"{whole:.1f} s for `manage.py rotate_master_key` as a whole, under load", flush=True)
-            half_way, finished = kill_rotations(installation, options.kills, options.batch, whole)
+            half_way, finished = kill_rotations(strake, options.kills, options.batch, whole)
             time.sleep(1)
-        verified = installation.manage("verify_vault", check=False)
-        unchanged = installation.python(FINGERPRINT) == before
+        verified = strake.manage("verify_vault", check=False)
+        unchanged = strake.python(FINGERPRINT) == before
         latencies = sorted(traffic.latencies)
         failed = sum(traffic.answers.values()) - traffic.answers["200"]
         print(f"{options.kills} kills, {half_way} of them half-way; {finished} rotations came to their end")

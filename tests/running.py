@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -43,10 +44,15 @@ class Strake:
     """A running Strake. Use it as a context manager, or `start` and `stop` it.
 
     Upstreams on 127.0.0.1 are allowed unless `environment` says otherwise. Further variables of the environment, such
-    as DATABASE_URL or WEB_CONCURRENCY, go in by `environment`.
+    as DATABASE_URL or WEB_CONCURRENCY, go in by `environment`. `command` is what this Python is started with.
     """
 
-    def __init__(self, home: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        environment: Mapping[str, str] | None = None,
+        command: Sequence[str] = ("manage.py", "serve", "--no-link"),
+    ) -> None:
         self.home = home
         self.port = _free_port()
         self.log_path = home.with_name(f"{home.name}.log")
@@ -59,6 +65,7 @@ class Strake:
             "PYTHONUNBUFFERED": "1",
             **(environment or {}),
         }
+        self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._provisioner: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
@@ -68,9 +75,10 @@ class Strake:
     def start(self, seconds: float = 30) -> Self:
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "manage.py", "serve", "--no-link"],
+                [sys.executable, *self._command],
                 cwd=ROOT,
                 env=self.environment,
+                preexec_fn=as_ordinary_user,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -135,18 +143,28 @@ class Strake:
 
     # --- Its operator ----------------------------------------------------------------------------------------------
 
-    def manage(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a `manage.py` command against the same data."""
-        return subprocess.run(
-            [sys.executable, "manage.py", *arguments],
+    def manage(self, *arguments: str, stdin: str = "", check: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run a `manage.py` command against the same data. With `check`, it must succeed."""
+        return self._run(["manage.py", *arguments], stdin=stdin, check=check)
+
+    def python(self, code: str, *arguments: str) -> str:
+        """Run code with this Strake's models, `sys` being imported; what it printed."""
+        return self._run(["-c", f"import django, sys; django.setup()\n{code}", *arguments], check=True).stdout
+
+    def _run(self, command: list[str], *, stdin: str = "", check: bool) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            [sys.executable, *command],
             cwd=ROOT,
             env=self.environment,
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
+        if check and result.returncode:
+            raise AssertionError(f"{command[:2]}: exit code {result.returncode}\n{result.stdout}{result.stderr}")
+        return result
 
     def call(self, verb: str, **fields: Any) -> dict[str, Any]:
         """One of the operator's services (tests/provisioner.py), in milliseconds. Raises `RuntimeError`."""
@@ -203,6 +221,13 @@ class Strake:
 
 # What a process needs to run at all; nothing of a developer's own configuration.
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV", "COVERAGE_PROCESS_CONFIG")
+
+
+def as_ordinary_user() -> None:
+    """For `preexec_fn`: what is started has no capabilities, as in production, also where the tests run as root."""
+    libc = ctypes.CDLL(None)
+    for capability in range(64):
+        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP: execve gives root nothing beyond this set
 
 
 def _free_port() -> int:

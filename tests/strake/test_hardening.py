@@ -16,7 +16,7 @@ from django.conf import settings
 
 from strake import hardening
 from tests.credentials.vault import MASTER_KEY, document
-from tests.installation import ROOT, Installation, as_ordinary_user
+from tests.running import ROOT, Strake, as_ordinary_user
 
 SECRETS = {
     "STRAKE_SECRET_KEY": f"canary-secret-key-{secrets.token_hex(24)}",
@@ -27,16 +27,14 @@ SECRETS = {
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory):
     """An embedded Strake that got its secrets through the environment, the way it is easiest to get wrong."""
-    installation = Installation(tmp_path_factory.mktemp("strake") / "home", **SECRETS)
-    with installation.serving():
-        yield installation
+    with Strake(tmp_path_factory.mktemp("strake") / "home", SECRETS) as strake:
+        yield strake
 
 
-def served(installation: Installation) -> list[int]:
+def served(strake: Strake) -> list[int]:
     """The server and its workers; the demo provider is another program and knows no secret."""
-    assert installation.server is not None
-    assert installation.workers()
-    return [installation.server.pid, *installation.workers()]
+    assert strake.workers
+    return [strake.pid, *strake.workers]
 
 
 def peek(path: str) -> str:
@@ -78,7 +76,7 @@ def test_whatever_is_written_is_for_this_user_alone(running):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can still look")
 def test_the_secret_variables_are_wiped_where_the_system_shows_them(running):
-    for pid in running.processes():
+    for pid in served(running):
         shown = Path(f"/proc/{pid}/environ").read_bytes()
         assert b"STRAKE_HOME=" in shown
         for value in SECRETS.values():
@@ -101,33 +99,25 @@ def test_every_secret_variable_that_the_settings_read_is_wiped():
 
 
 def test_workers_started_by_gunicorn_itself_are_hardened_too(tmp_path):
-    installation = Installation(tmp_path / "home", **SECRETS)
-    installation.manage("migrate", "-v0")
-    with installation.serving(
-        "-m",
-        "gunicorn",
-        "-c",
-        "python:strake.gunicorn_config",
-        "strake.asgi:application",
-        DJANGO_SETTINGS_MODULE="strake.settings",
-    ):
-        for pid in served(installation):
+    strake = Strake(
+        tmp_path / "home",
+        SECRETS,
+        command=("-m", "gunicorn", "-c", "python:strake.gunicorn_config", "strake.asgi:application"),
+    )
+    strake.manage("migrate", "-v0", check=True)
+    with strake:
+        for pid in served(strake):
             assert peek(f"/proc/{pid}/environ") == "refused"
             assert peek(f"/proc/{pid}/mem") == "refused"
 
 
 def test_settings_hide_every_secret_in_their_repr(tmp_path):
-    shown = (
-        Installation(
-            tmp_path / "home",
-            **SECRETS,
-            DATABASE_URL="postgres://strake:canary-database@127.0.0.1/strake",
-            REDIS_URL="redis://:canary-redis@127.0.0.1/0",
-            EMAIL_URL="smtp://strake:canary-mail@127.0.0.1",
-        )
-        .manage("diffsettings")
-        .stdout
-    )
+    services = {
+        "DATABASE_URL": "postgres://strake:canary-database@127.0.0.1/strake",
+        "REDIS_URL": "redis://:canary-redis@127.0.0.1/0",
+        "EMAIL_URL": "smtp://strake:canary-mail@127.0.0.1",
+    }
+    shown = Strake(tmp_path / "home", SECRETS | services).manage("diffsettings", check=True).stdout
     assert "canary" not in shown
     assert MASTER_KEY.hex() not in shown
     assert document() not in shown
@@ -149,8 +139,7 @@ def test_a_pickle_in_the_cache_is_not_executed(redis_url, tmp_path):
         "try: print('got', cache.get('probe'))\n"
         "except Exception as error: print(type(error).__name__)\n"
     )
-    installation = Installation(tmp_path / "home", REDIS_URL=redis_url)
-    shown = installation.python(code, pickle.dumps(Payload()).hex())
+    shown = Strake(tmp_path / "home", {"REDIS_URL": redis_url}).python(code, pickle.dumps(Payload()).hex())
     assert not (tmp_path / "executed").exists()
     assert "got None" in shown or "Error" in shown
     pickle.loads(pickle.dumps(Payload()))
