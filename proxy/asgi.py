@@ -13,8 +13,8 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from proxy import lookup, rates
-from proxy.errors import ProxyError, UnknownEndpoint, WebSocketUnsupported, response_of
+from proxy import lookup, rates, tunnel, websocket
+from proxy.errors import Headers, ProxyError, response_of
 from proxy.http1 import UpstreamBroken
 from proxy.journal import Entry, Journal, milliseconds_since
 from proxy.limits import InFlight
@@ -22,8 +22,9 @@ from proxy.lookup import Lookup
 from proxy.rates import Rates
 from proxy.relay import relay
 from proxy.request import ClientGone, ProxyRequest
+from proxy.tunnel import UpgradeProtocol
 from proxy.upstream import Upstream
-from proxy.views import Answer, forward
+from proxy.views import Answer, admit, forward
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -61,15 +62,15 @@ class ProxyApplication:
         started = time.time()
         clock = time.perf_counter()
         request = ProxyRequest(scope, receive)
-        if scope["type"] == "websocket":
-            await _refuse_websocket(request, send)
-            return
         status, first_byte = 500, None
         try:
-            answer = await self._answer(request)
-            status = answer.status
-            first_byte = milliseconds_since(clock)
-            await relay(answer, send)
+            if scope["type"] == "websocket":
+                status = await self._websocket(request)
+            else:
+                answer = await self._answer(request)
+                status = answer.status
+                first_byte = milliseconds_since(clock)
+                await relay(answer, send)
         except ClientGone:
             status = CLIENT_GONE
         except asyncio.CancelledError:
@@ -94,27 +95,36 @@ class ProxyApplication:
             return await forward(
                 request, lookup=self.lookup, rates=self.rates, in_flight=self.in_flight, upstream=self.upstream
             )
-        except ProxyError as error:
-            status, headers, body = response_of(error, request.dialect)
-        except (ClientGone, asyncio.CancelledError):
-            raise
         except Exception as error:  # noqa: BLE001  (the edge: nothing of a message may reach a log or a client)
-            logger.error("proxy_failed kind=%s where=%s", type(error).__name__, _where(error))  # noqa: TRY400
-            status, headers, body = response_of(ProxyError(), request.dialect)
+            status, headers, body = _refusal(error, request)
         if request.has_unread_body:
             # What the client is still sending is not going to be read.
             headers.append((b"connection", b"close"))
         return Answer(status, headers, body)
 
+    async def _websocket(self, request: ProxyRequest) -> int:
+        """Answer a handshake and stay with its connection. Returns the status of the handshake."""
+        client: UpgradeProtocol = request.extensions[tunnel.EXTENSION]
+        try:
+            admitted = await admit(request, lookup=self.lookup, rates=self.rates, in_flight=self.in_flight)
+            return await websocket.forward(request, client, admitted, upstream=self.upstream)
+        except asyncio.CancelledError:
+            request.client_gone = client.gone
+            raise
+        except Exception as error:  # noqa: BLE001  (as above)
+            status, headers, body = _refusal(error, request)
+        client.respond(status, headers, body)
+        return status
 
-async def _refuse_websocket(request: ProxyRequest, send: Send) -> None:
-    error = WebSocketUnsupported() if request.subdomain else UnknownEndpoint()
-    status, headers, body = response_of(error, request.dialect)
-    if "websocket.http.response" in request.extensions:
-        await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
-        await send({"type": "websocket.http.response.body", "body": body})
-    else:
-        await send({"type": "websocket.close", "code": 1011})
+
+def _refusal(error: Exception, request: ProxyRequest) -> tuple[int, Headers, bytes]:
+    """What Strake answers itself. Anything that is no `ProxyError` is a defect, and is logged as one."""
+    if isinstance(error, ClientGone):
+        raise error
+    if not isinstance(error, ProxyError):
+        logger.error("proxy_failed kind=%s where=%s", type(error).__name__, _where(error))
+        error = ProxyError()
+    return response_of(error, request.dialect)
 
 
 def _where(error: BaseException) -> str:

@@ -31,6 +31,7 @@ class UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_behind_head",
         "_bodyless",
         "_buffered",
         "_chunks",
@@ -43,6 +44,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_poll",
         "_read_paused",
         "_until_eof",
+        "_upgrade",
         "_waiter",
         "finished_receiving",
         "headers",
@@ -67,10 +69,15 @@ class UpstreamConnection(asyncio.Protocol):
 
     # --- What the transport calls ------------------------------------------------------------------------------------
 
-    def begin(self, data: bytes, *, bodyless: bool) -> None:
-        """Start an exchange by sending `data`. `bodyless` answers (to HEAD) have no body, whatever they declare."""
+    def begin(self, data: bytes, *, bodyless: bool, upgrade: bool = False) -> None:
+        """Start an exchange by sending `data`. `bodyless` answers (to HEAD) have no body, whatever they declare.
+
+        `upgrade` says that `data` asks for another protocol.
+        """
         self._parser = httptools.HttpResponseParser(self)
         self._bodyless = bodyless
+        self._upgrade = upgrade
+        self._behind_head: bytes | None = None
         self._head_complete = False
         self._until_eof = False
         self._head_bytes = 0
@@ -88,8 +95,8 @@ class UpstreamConnection(asyncio.Protocol):
             if self._error is not None:
                 raise self._error
             await self._wait()
-        if self.status == 101:
-            raise UpstreamInvalid  # nothing here asked for another protocol
+        if self.status == 101 and not self._upgrade:
+            raise UpstreamInvalid  # nobody asked for another protocol
 
     async def read(self) -> bytes:
         """The raw bytes of the body that are there, waiting for some if there are none; empty at the end.
@@ -111,6 +118,15 @@ class UpstreamConnection(asyncio.Protocol):
             self.last_activity = monotonic()
             self.transport.resume_reading()
         return data
+
+    def detach(self) -> tuple[asyncio.Transport, bytes]:
+        """After a 101: the transport, paused, for somebody else's protocol, and what came behind the head.
+
+        Raises `UpstreamInvalid`.
+        """
+        if self._behind_head is None:
+            raise UpstreamInvalid  # a 101 that says no protocol
+        return self.transport, self._behind_head
 
     @property
     def finished(self) -> bool:
@@ -165,7 +181,10 @@ class UpstreamConnection(asyncio.Protocol):
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+        except httptools.HttpParserUpgrade as upgraded:
+            self._behind_head = data[upgraded.args[0] :]
+            self.transport.pause_reading()
+        except httptools.HttpParserError:
             self.reusable = False
             if not self.finished_receiving:
                 self.fail(UpstreamBroken() if self._head_complete else UpstreamInvalid())

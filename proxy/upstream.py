@@ -66,12 +66,20 @@ class Upstream:
         self._sweeper = self._loop.create_task(self._sweep())
 
     async def send(
-        self, origin: Origin, method: str, target: bytes, headers: Headers, body: bytes | AsyncIterator[bytes]
+        self,
+        origin: Origin,
+        method: str,
+        target: bytes,
+        headers: Headers,
+        body: bytes | AsyncIterator[bytes],
+        *,
+        upgrade: bool = False,
     ) -> UpstreamResponse:
         """Send one request and return as soon as the head of the answer is there. The caller closes the response.
 
         `target` and `headers` go out as they are. A body that is not bytes is streamed, with the `content-length`
-        among the headers, or chunked where there is none. Raises the `BadGateway` family of `proxy.errors`,
+        among the headers, or chunked where there is none. `upgrade` says that the headers ask for another protocol;
+        then the answer may be a 101, to be followed by `detach`. Raises the `BadGateway` family of `proxy.errors`,
         `UpstreamIdle`, or whatever the body raises.
         """
         chunked = not isinstance(body, bytes) and all(name != b"content-length" for name, _ in headers)
@@ -81,7 +89,7 @@ class Upstream:
         self._active.add(connection)
         try:
             if isinstance(body, bytes):
-                connection.begin(head + body, bodyless=method == "HEAD")
+                connection.begin(head + body, bodyless=method == "HEAD", upgrade=upgrade)
             else:
                 connection.begin(head, bodyless=method == "HEAD")
                 upload = self._loop.create_task(_upload(connection, body, chunked=chunked))
@@ -203,6 +211,10 @@ class UpstreamResponse:
     async def read(self) -> bytes:
         """The bytes that are there, waiting for some if there are none; empty at the end. Raises `UpstreamBroken`."""
         return await self._connection.read()
+
+    def detach(self) -> tuple[asyncio.Transport, bytes]:
+        """After a 101: the transport, paused, and what came behind the head. It still closes with the response."""
+        return self._connection.detach()
 
     def close(self) -> None:
         """Give the connection back if the exchange is over on both sides; else close it, which stops the upstream."""

@@ -9,16 +9,17 @@ from django.conf import settings
 from accounts import tokens
 from credentials import keyring
 from credentials.errors import SealError
+from credentials.keyring import Keyring
 from credentials.providers import SECRET_PLACEHOLDER, Dialect
 from proxy import headers, limits, paths, presented
 from proxy.errors import METHODS, MethodNotAllowed, NeedsKeyAgain, UnknownEndpoint
 from proxy.headers import Headers
 from proxy.limits import InFlight
-from proxy.lookup import Lookup
-from proxy.rates import Rates
+from proxy.lookup import Lookup, Route
+from proxy.rates import Rate, Rates
 from proxy.request import ProxyRequest
 from proxy.unsealing import open_key
-from proxy.upstream import Upstream, UpstreamResponse, destination
+from proxy.upstream import Origin, Upstream, UpstreamResponse, destination
 
 
 class Answer(NamedTuple):
@@ -29,6 +30,25 @@ class Answer(NamedTuple):
     body: bytes | UpstreamResponse
 
 
+class Admitted(NamedTuple):
+    """A request that may be forwarded: its token, their row, the keyring of that moment, where its rate stands."""
+
+    token: str
+    route: Route
+    ring: Keyring
+    rate: Rate | None
+
+
+class Addressed(NamedTuple):
+    """Where a request goes, and the header that carries the real key."""
+
+    origin: Origin
+    netloc: bytes
+    target: bytes
+    header: tuple[bytes, bytes]
+    secret: bytes
+
+
 async def forward(
     request: ProxyRequest, *, lookup: Lookup, rates: Rates, in_flight: InFlight, upstream: Upstream
 ) -> Answer:
@@ -37,6 +57,24 @@ async def forward(
     Returns as soon as the head of the provider's answer is there. Raises `proxy.errors.ProxyError` for everything
     Strake answers itself, and `ClientGone`.
     """
+    admitted = await admit(request, lookup=lookup, rates=rates, in_flight=in_flight)
+    body = await request.body(settings.STRAKE_MAX_BODY_MB * 1024 * 1024)
+    to = addressed(request, admitted)
+    response = await upstream.send(
+        to.origin,
+        request.method,
+        to.target,
+        headers.for_upstream(request.headers, to.netloc, to.header, token=admitted.token.encode()),
+        body,
+    )
+    answer_headers = headers.for_client(response.headers, to.secret, sandbox=not request.on_own_host)
+    if admitted.rate is not None:
+        headers.add_unless_given(answer_headers, admitted.rate.headers())
+    return Answer(response.status, answer_headers, response)
+
+
+async def admit(request: ProxyRequest, *, lookup: Lookup, rates: Rates, in_flight: InFlight) -> Admitted:
+    """Check address, token and limits, and count the request in. Raises `proxy.errors.ProxyError`."""
     if not request.subdomain:
         raise UnknownEndpoint
     if request.method not in METHODS:
@@ -57,9 +95,14 @@ async def forward(
     rate = None
     if route.token_id is not None and route.requests_per_minute is not None:
         rate = await rates.take(route.token_id, route.requests_per_minute)
-    body = await request.body(settings.STRAKE_MAX_BODY_MB * 1024 * 1024)
+    return Admitted(token, route, ring, rate)
+
+
+def addressed(request: ProxyRequest, admitted: Admitted) -> Addressed:
+    """Open the sealed key and put it where the provider wants it. Raises `NeedsKeyAgain` or `BadPath`."""
+    route = admitted.route
     try:
-        secret = open_key(route.sealed, route.binding, ring)
+        secret = open_key(route.sealed, route.binding, admitted.ring)
     except SealError:
         raise NeedsKeyAgain from None
     origin, netloc, base_path = destination(route.destination_url)
@@ -69,15 +112,5 @@ async def forward(
     )
     query = request.query
     if query:
-        query = presented.without_key(query, drop_any=request.dialect is Dialect.GEMINI, token=token)
-    response = await upstream.send(
-        origin,
-        request.method,
-        paths.target(base_path, request.path, query),
-        headers.for_upstream(request.headers, netloc, header, token=token.encode()),
-        body,
-    )
-    answer_headers = headers.for_client(response.headers, secret, sandbox=not request.on_own_host)
-    if rate is not None:
-        headers.add_unless_given(answer_headers, rate.headers())
-    return Answer(response.status, answer_headers, response)
+        query = presented.without_key(query, drop_any=request.dialect is Dialect.GEMINI, token=admitted.token)
+    return Addressed(origin, netloc, paths.target(base_path, request.path, query), header, secret)

@@ -19,7 +19,7 @@ class Worker(UvicornWorker):
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
         "http": Protocol,
-        "ws": "websockets-sansio",
+        "ws": "proxy.tunnel:UpgradeProtocol",  # by name: Django is not set up yet
         "lifespan": "on",
         "proxy_headers": False,
         "server_header": False,

@@ -1,0 +1,556 @@
+"""WebSocket through Strake: frames as they were sent, both ways, and handshakes under the rules of every request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import openai
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
+
+from accounts import tokens
+from credentials.models import BEARER_TOKEN_PREFIX
+from tests.running import KEY, Endpoint, Strake
+from tests.upstream import Upstream, eventually, fixed, raw
+
+Handler = Callable[[ServerConnection], Awaitable[None]]
+
+
+async def echo(connection: ServerConnection) -> None:
+    async for message in connection:
+        await connection.send(message)
+
+
+class WebSocketUpstream:
+    """A provider that speaks WebSocket, in a thread of its own, and remembers handshakes and ends."""
+
+    def __init__(self) -> None:
+        self.handler: Handler = echo
+        self.refusal: Response | None = None
+        self.handshakes: list[Request] = []
+        self.closed: list[tuple[float, int | None, str | None]] = []
+        self.received: list[str | bytes] = []
+        self.options: dict[str, Any] = {}
+        self._ready = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(10)
+        self._loop.close()
+
+    async def _serve(self) -> None:
+        self._stopping = asyncio.Event()
+
+        async def handle(connection: ServerConnection) -> None:
+            try:
+                await self.handler(connection)
+            except ConnectionClosed:
+                pass
+            finally:
+                await connection.wait_closed()
+                self.closed.append((time.monotonic(), connection.close_code, connection.close_reason))
+
+        def look(connection: ServerConnection, request: Request) -> Response | None:
+            self.handshakes.append(request)
+            return self.refusal
+
+        def select(connection: ServerConnection, offered: list[Subprotocol]) -> Subprotocol | None:
+            return offered[0] if offered else None
+
+        async with serve(
+            handle, "127.0.0.1", 0, process_request=look, select_subprotocol=select, max_size=None, ping_interval=None
+        ) as server:
+            self.port = server.sockets[0].getsockname()[1]
+            self._ready.set()
+            await self._stopping.wait()
+            server.close(close_connections=True)
+
+
+@pytest.fixture
+def upstream() -> Iterator[WebSocketUpstream]:
+    with WebSocketUpstream() as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="module")
+def strake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strake]:
+    with Strake(tmp_path_factory.mktemp("strake") / "home", {"STRAKE_MAX_STREAMS": "20"}) as strake:
+        yield strake
+
+
+@pytest.fixture
+def endpoint(strake: Strake, upstream: WebSocketUpstream) -> Endpoint:
+    return strake.connect(upstream.url)
+
+
+def websocket_url(endpoint: Endpoint, path: str = "/v1/realtime?model=gpt-realtime") -> str:
+    return endpoint.url.replace("http://", "ws://") + path
+
+
+@asynccontextmanager
+async def connected(endpoint: Endpoint, path: str = "/v1/realtime", **options: Any) -> AsyncIterator[ClientConnection]:
+    options = {"additional_headers": endpoint.bearer, "ping_interval": None, "max_size": None, **options}
+    async with connect(websocket_url(endpoint, path), proxy=None, **options) as connection:
+        yield connection
+
+
+async def refused(endpoint: Endpoint, **options: Any) -> Response:
+    """The answer to a handshake that is refused, and how soon it came."""
+    with pytest.raises(InvalidStatus) as error:
+        async with connected(endpoint, **options):
+            pass
+    return error.value.response
+
+
+# --- Frames --------------------------------------------------------------------------------------------------------
+
+
+async def test_text_and_binary_pass_both_ways_unchanged(endpoint: Endpoint) -> None:
+    messages: list[str | bytes] = ["", "hello", "ünïcode ✓", b"", bytes(range(256)), "x" * 200_000, b"\x00" * 3_000_000]
+    async with connected(endpoint) as connection:
+        for message in messages:
+            await connection.send(message)
+            assert await connection.recv() == message
+
+
+async def test_compression_is_between_client_and_provider(endpoint: Endpoint, upstream: WebSocketUpstream) -> None:
+    async with connected(endpoint, compression="deflate") as connection:
+        assert "permessage-deflate" in connection.response.headers["Sec-WebSocket-Extensions"]
+        await connection.send("z" * 100_000)
+        assert await connection.recv() == "z" * 100_000
+    async with connected(endpoint, compression=None) as connection:
+        assert "Sec-WebSocket-Extensions" not in connection.response.headers
+        await connection.send("z" * 100_000)
+        assert await connection.recv() == "z" * 100_000
+
+
+async def test_fragments_arrive_one_by_one(endpoint: Endpoint, upstream: WebSocketUpstream) -> None:
+    """A message in pieces is not held back until its end."""
+
+    async def pieces(connection: ServerConnection) -> None:
+        async def some() -> AsyncIterator[str]:
+            for piece in ("one ", "two ", "three"):
+                yield piece
+                await asyncio.sleep(0.2)
+
+        await connection.send(some())
+
+    upstream.handler = pieces
+    async with connected(endpoint) as connection:
+        arrived = [(piece, time.monotonic()) async for piece in connection.recv_streaming()]
+    assert "".join(piece for piece, _ in arrived) == "one two three"
+    assert arrived[2][1] - arrived[0][1] > 0.3
+
+
+async def test_pings_of_the_client_reach_the_provider(endpoint: Endpoint, upstream: WebSocketUpstream) -> None:
+    pings = []
+
+    async def watch(connection: ServerConnection) -> None:
+        process = connection.protocol.recv_frame
+
+        def note(frame: Frame) -> None:
+            if frame.opcode is Opcode.PING:
+                pings.append(bytes(frame.data))
+            process(frame)
+
+        connection.protocol.recv_frame = note  # type: ignore[method-assign]
+        await connection.send("watching")
+        await echo(connection)
+
+    upstream.handler = watch
+    async with connected(endpoint) as connection:
+        await connection.recv()
+        pong = await connection.ping(b"are you there")
+        assert await pong < 5
+    assert pings == [b"are you there"]
+
+
+async def test_pings_of_the_provider_reach_the_client(endpoint: Endpoint, upstream: WebSocketUpstream) -> None:
+    latencies = []
+
+    async def ping(connection: ServerConnection) -> None:
+        latencies.append(await (await connection.ping(b"still here?")))
+        await connection.send("done")
+
+    upstream.handler = ping
+    async with connected(endpoint) as connection:
+        assert await connection.recv() == "done"
+    assert len(latencies) == 1
+
+
+# --- Ends ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("code", "reason"), [(1000, ""), (1001, "going"), (4321, "ünser Grund"), (1011, "x" * 100)])
+async def test_the_providers_close_code_and_reason_reach_the_client(
+    endpoint: Endpoint, upstream: WebSocketUpstream, code: int, reason: str
+) -> None:
+    async def close(connection: ServerConnection) -> None:
+        await connection.close(code, reason)
+
+    upstream.handler = close
+    async with connected(endpoint) as connection:
+        await connection.wait_closed()
+        assert (connection.close_code, connection.close_reason) == (code, reason)
+
+
+async def test_the_clients_close_code_and_reason_reach_the_provider(
+    endpoint: Endpoint, upstream: WebSocketUpstream
+) -> None:
+    async with connected(endpoint) as connection:
+        await connection.close(4002, "enough")
+        assert (connection.close_code, connection.close_reason) == (4002, "enough")
+    await until(lambda: upstream.closed)
+    assert upstream.closed[0][1:] == (4002, "enough")
+
+
+async def test_a_client_that_vanishes_takes_the_provider_with_it(
+    endpoint: Endpoint, upstream: WebSocketUpstream
+) -> None:
+    async with connected(endpoint) as connection:
+        await connection.send("hello")
+        await connection.recv()
+        gone = time.monotonic()
+        connection.transport.abort()
+        await until(lambda: upstream.closed)
+    assert upstream.closed[0][0] - gone < 1
+    assert upstream.closed[0][1] == 1006
+
+
+async def test_a_provider_that_vanishes_takes_the_client_with_it(
+    endpoint: Endpoint, upstream: WebSocketUpstream
+) -> None:
+    gone = []
+
+    async def vanish(connection: ServerConnection) -> None:
+        await connection.send("last words " * 50_000)
+        gone.append(time.monotonic())
+        connection.transport.close()
+
+    upstream.handler = vanish
+    async with connected(endpoint) as connection:
+        assert await connection.recv() == "last words " * 50_000
+        await connection.wait_closed()
+        assert time.monotonic() - gone[0] < 1
+        assert connection.close_code == 1006
+
+
+async def test_a_slow_reader_slows_the_sender(strake: Strake, endpoint: Endpoint, upstream: WebSocketUpstream) -> None:
+    """Nothing piles up in between: what the provider could send is what sockets hold, not all it has."""
+    sent = []
+
+    async def flood(connection: ServerConnection) -> None:
+        for _ in range(2000):
+            await connection.send(b"x" * 65536)
+            sent.append(65536)
+
+    upstream.handler = flood
+    reader, writer = await asyncio.open_connection(*strake.address)
+    writer.write(
+        f"GET {endpoint.path}/v1/realtime HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {endpoint.token}\r\n"
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+    )
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    before = resident_kilobytes(strake)
+    await asyncio.sleep(1)
+    held = sum(sent)
+    await asyncio.sleep(0.5)
+    assert sum(sent) == held < 2000 * 65536 / 2
+    assert resident_kilobytes(strake) - before < 2048
+    writer.transport.resume_reading()  # type: ignore[attr-defined]
+    received = 0
+    while received < 2000 * 65536:
+        received += len(await reader.read(1 << 20))
+    writer.close()
+
+
+def resident_kilobytes(strake: Strake) -> int:
+    total = 0
+    for pid in strake.workers:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+        total += int(status.partition("VmRSS:")[2].split()[0])
+    return total
+
+
+# --- Handshakes ----------------------------------------------------------------------------------------------------
+
+
+async def test_the_real_key_replaces_the_token(endpoint: Endpoint, upstream: WebSocketUpstream) -> None:
+    headers = {**endpoint.bearer, "OpenAI-Beta": "realtime=v1", "Cookie": "a=b", "X-Forwarded-For": "192.0.2.1"}
+    async with connected(endpoint, "/v1/realtime?model=a%2Fb&x=1", additional_headers=headers):
+        pass
+    [handshake] = upstream.handshakes
+    assert handshake.path == "/v1/realtime?model=a%2Fb&x=1"
+    assert handshake.headers.get_all("Authorization") == [f"Bearer {KEY}"]
+    assert handshake.headers["OpenAI-Beta"] == "realtime=v1"
+    assert handshake.headers["Host"] == upstream.url.removeprefix("http://")
+    assert endpoint.token not in str(handshake.headers)
+    assert not {"cookie", "x-forwarded-for"} & {name.lower() for name in handshake.headers}
+
+
+@pytest.mark.parametrize("others", [[], ["realtime"], ["realtime", "openai-beta.realtime-v1"]])
+async def test_a_token_among_the_subprotocols_is_taken_out(
+    endpoint: Endpoint, upstream: WebSocketUpstream, others: list[str]
+) -> None:
+    offered = [*others[:1], f"openai-insecure-api-key.{endpoint.token}", *others[1:]]
+    async with connected(endpoint, additional_headers=None, subprotocols=offered) as connection:
+        await connection.send("hello")
+        assert await connection.recv() == "hello"
+        assert connection.subprotocol == (others[0] if others else None)
+    [handshake] = upstream.handshakes
+    assert handshake.headers["Authorization"] == f"Bearer {KEY}"
+    assert handshake.headers.get("Sec-WebSocket-Protocol") == (", ".join(others) or None)
+    assert endpoint.token not in str(handshake.headers)
+
+
+async def test_a_token_in_the_query_is_taken_out(endpoint: Endpoint, upstream: WebSocketUpstream) -> None:
+    async with connected(endpoint, f"/v1/live?key={endpoint.token}&alt=ws", additional_headers=None):
+        pass
+    assert upstream.handshakes[0].path == "/v1/live?alt=ws"
+
+
+async def test_a_revoked_token_is_refused_at_the_handshake(
+    strake: Strake, endpoint: Endpoint, upstream: WebSocketUpstream
+) -> None:
+    strake.revoke(endpoint)
+    response = await refused(endpoint)
+    assert (response.status_code, response.headers["x-strake-error"]) == (401, "invalid_token")
+    assert json.loads(response.body)["error"]["code"] == "invalid_token"
+    assert upstream.handshakes == []
+
+
+async def test_refusals_are_those_of_every_request(strake: Strake, endpoint: Endpoint) -> None:
+    stranger = tokens.mint(BEARER_TOKEN_PREFIX)
+    limited = strake.issue(endpoint, allowed_paths=["POST /v1/**"])
+    elsewhere = strake.issue(endpoint, allowed_networks=["192.0.2.0/24"])
+    for bearer, status, code in [
+        (None, 401, "missing_token"),
+        ({"Authorization": f"Bearer {stranger}"}, 401, "invalid_token"),
+        (limited.bearer, 403, "path_not_allowed"),
+        (elsewhere.bearer, 403, "network_not_allowed"),
+    ]:
+        response = await refused(endpoint, additional_headers=bearer)
+        assert (response.status_code, response.headers["x-strake-error"]) == (status, code)
+    nowhere = Endpoint(f"{strake.url}/p/abcdefghijkl", "abcdefghijkl", endpoint.token, "")
+    assert (await refused(nowhere)).headers["x-strake-error"] == "unknown_endpoint"
+    response = await refused(endpoint, path="/v1/../realtime")
+    assert response.headers["x-strake-error"] == "bad_path"
+
+
+async def test_handshakes_count_as_requests(strake: Strake, endpoint: Endpoint) -> None:
+    limited = strake.issue(endpoint, requests_per_minute=2)
+    for _ in range(2):
+        async with connected(limited):
+            pass
+    response = await refused(limited)
+    assert (response.status_code, response.headers["x-strake-error"]) == (429, "rate_limited")
+    assert 0 < int(response.headers["retry-after"]) <= 60
+
+
+async def test_open_connections_count_as_in_flight(endpoint: Endpoint) -> None:
+    async with asyncio.timeout(20):
+        opened = [await connect(websocket_url(endpoint), additional_headers=endpoint.bearer) for _ in range(20)]
+        response = await refused(endpoint)
+        assert (response.status_code, response.headers["x-strake-error"]) == (429, "too_many_at_once")
+        for connection in opened:
+            await connection.close()
+        await asyncio.sleep(0.2)
+        async with connected(endpoint) as connection:
+            await connection.send("room again")
+            assert await connection.recv() == "room again"
+
+
+# --- Providers that refuse -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [200, 404, 405, 501])
+async def test_a_provider_without_websocket_is_a_426_at_once(strake: Strake, status: int) -> None:
+    with Upstream() as plain:
+        plain.default = fixed(status, [("Content-Type", "text/html")], b"<h1>HTTP only</h1>")
+        endpoint = strake.connect(plain.url)
+        started = time.monotonic()
+        response = await refused(endpoint, path="/v1/responses")
+        assert time.monotonic() - started < 1
+    assert (response.status_code, response.headers["x-strake-error"]) == (426, "websocket_unsupported")
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 426, 429, 500, 503])
+async def test_other_refusals_of_the_provider_pass_unchanged(strake: Strake, status: int) -> None:
+    body = b'{"error": {"message": "model does not exist", "code": "model_not_found"}}'
+    with Upstream() as plain:
+        plain.default = fixed(status, [("Content-Type", "application/json"), ("Retry-After", "7")], body)
+        response = await refused(strake.connect(plain.url))
+    assert (response.status_code, bytes(response.body)) == (status, body)
+    assert response.headers["Retry-After"] == "7"
+    assert "x-strake-error" not in response.headers
+
+
+async def test_a_provider_that_is_not_there_is_a_502(strake: Strake) -> None:
+    with Upstream() as gone:
+        url = gone.url
+    response = await refused(strake.connect(url))
+    assert (response.status_code, response.headers["x-strake-error"]) == (502, "upstream_unreachable")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
+        b"not http at all\r\n\r\n",
+    ],
+)
+async def test_a_provider_that_switches_to_something_else_is_a_502(strake: Strake, answer: bytes) -> None:
+    with Upstream() as odd:
+        odd.default = raw(answer, then="hang")
+        response = await refused(strake.connect(odd.url))
+    assert (response.status_code, response.headers["x-strake-error"]) == (502, "upstream_invalid")
+
+
+# --- Journal and shutdown ------------------------------------------------------------------------------------------
+
+
+async def test_a_connection_is_one_record(strake: Strake, endpoint: Endpoint) -> None:
+    async with connected(endpoint) as connection:
+        for _ in range(5):
+            await connection.send("hello")
+            await connection.recv()
+        await asyncio.sleep(0.3)
+
+    def records() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = strake.call("records", subdomain=endpoint.subdomain)["records"]
+        return found
+
+    [record] = await asyncio.to_thread(eventually, records)
+    assert record["status"] == 101
+    assert record["latency_ms"] >= 300
+
+
+async def test_stopping_ends_quiet_connections_and_lets_busy_ones_finish(
+    tmp_path: Path, upstream: WebSocketUpstream
+) -> None:
+    async def work(connection: ServerConnection) -> None:
+        async for message in connection:
+            for number in range(int(message)):
+                await connection.send(str(number))
+                await asyncio.sleep(0.5)
+            await connection.send("finished")
+
+    upstream.handler = work
+    with Strake(tmp_path / "home") as strake:
+        endpoint = strake.connect(upstream.url)
+        async with connected(endpoint) as quiet, connected(endpoint) as busy:
+            await busy.send("8")
+            stopping = asyncio.create_task(asyncio.to_thread(strake.stop))
+            started = time.monotonic()
+            await quiet.wait_closed()
+            assert time.monotonic() - started < 4
+            messages = [message async for message in busy_until_closed(busy)]
+            assert messages[-1] == "finished"
+            await stopping
+
+
+async def busy_until_closed(connection: ClientConnection) -> AsyncIterator[str | bytes]:
+    try:
+        while True:
+            yield await connection.recv()
+    except ConnectionClosed:
+        return
+
+
+# --- OpenAI's own SDK ----------------------------------------------------------------------------------------------
+
+
+async def realtime(connection: ServerConnection) -> None:
+    """As much of a Realtime session as a turn needs: https://platform.openai.com/docs/guides/realtime."""
+    await connection.send(json.dumps({"type": "session.created", "event_id": "e1", "session": {"type": "realtime"}}))
+    async for message in connection:
+        event = json.loads(message)
+        if event["type"] == "response.create":
+            for number, delta in enumerate(["Hello", " there"]):
+                await connection.send(
+                    json.dumps(
+                        {
+                            "type": "response.output_text.delta",
+                            "event_id": f"d{number}",
+                            "response_id": "r1",
+                            "item_id": "i1",
+                            "output_index": 0,
+                            "content_index": 0,
+                            "delta": delta,
+                        }
+                    )
+                )
+            await connection.send(
+                json.dumps({"type": "response.done", "event_id": "e2", "response": {"id": "r1", "status": "completed"}})
+            )
+
+
+async def test_the_openai_sdk_holds_a_realtime_session(endpoint: Endpoint, upstream: WebSocketUpstream) -> None:
+    upstream.handler = realtime
+    client = openai.AsyncOpenAI(api_key=endpoint.token, base_url=f"{endpoint.url}/v1")
+    async with client, client.realtime.connect(model="gpt-realtime") as connection:
+        event = await connection.recv()
+        assert event.type == "session.created"
+        await connection.response.create()
+        text = ""
+        async for event in connection:
+            if event.type == "response.output_text.delta":
+                text += event.delta
+            if event.type == "response.done":
+                break
+    assert text == "Hello there"
+    assert upstream.handshakes[0].path == "/v1/realtime?model=gpt-realtime"
+    assert upstream.handshakes[0].headers["Authorization"] == f"Bearer {KEY}"
+
+
+async def test_the_openai_sdk_uses_responses_over_websocket(endpoint: Endpoint, upstream: WebSocketUpstream) -> None:
+    async def responses(connection: ServerConnection) -> None:
+        async for message in connection:
+            upstream.received.append(message)
+            await connection.send(
+                json.dumps({"type": "response.output_text.delta", "delta": "Hi", "sequence_number": 1, "item_id": "i"})
+            )
+
+    upstream.handler = responses
+    client = openai.AsyncOpenAI(api_key=endpoint.token, base_url=f"{endpoint.url}/v1")
+    async with client, client.responses.connect() as connection:
+        await connection.response.create(model="gpt-5", input="Hello")
+        event = await connection.recv()
+        assert event.type == "response.output_text.delta"
+        assert event.delta == "Hi"
+    assert json.loads(upstream.received[0])["type"] == "response.create"
+    assert upstream.handshakes[0].path.startswith("/v1/responses")
+
+
+async def until(condition: Callable[[], Any], seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "not in time"
+        await asyncio.sleep(0.01)
