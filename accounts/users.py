@@ -7,6 +7,7 @@ from django.db import transaction
 from accounts import audit, sessions
 from accounts.addresses import normalise_email
 from accounts.audit import Actor
+from accounts.erasure import erase_deleted
 from accounts.errors import ConfirmationMismatch, NotFound
 from accounts.models import SignInLink, User
 
@@ -37,3 +38,4 @@ def delete_account(*, actor: Actor, confirmation: str) -> None:
         sessions.revoke_sessions(actor=actor, user=user)
         SignInLink.objects.filter(email=user.email).delete()
         User.objects.get(pk=user.pk).delete()
+        erase_deleted()

@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from accounts import audit, tokens
 from accounts.audit import Actor
+from accounts.erasure import erase_deleted
 from accounts.models import User
 from credentials import destinations, key_check, keyring_guard, limits, providers, sealing
 from credentials.destinations import Destination
@@ -183,6 +184,7 @@ def delete_endpoint(*, actor: Actor, subdomain: str, confirmation: str) -> None:
     with transaction.atomic():
         _audit(actor, "endpoint.deleted", endpoint)
         endpoint.delete()
+        erase_deleted()
 
 
 # --- Bearer tokens -------------------------------------------------------------------------------------------------
