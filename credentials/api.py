@@ -85,7 +85,7 @@ def me(request: HttpRequest) -> Me:
 
 @api.get("/endpoints", response={200: Endpoints, ERRORS: ErrorAnswer}, summary="List endpoints")
 def list_endpoints(request: HttpRequest) -> Endpoints:
-    found = services.endpoints_for(_actor(request))
+    found = services.endpoints_for(_actor(request)).select_related("credential")
     return Endpoints(endpoints=[_summary(endpoint) for endpoint in found])
 
 
@@ -196,6 +196,7 @@ def _summary(endpoint: Endpoint) -> EndpointSummary:
         provider=endpoint.provider,
         url=endpoint.url,
         created_at=endpoint.created_at,
+        needs_key_again=endpoint.credential.needs_key_again,
     )
 
 

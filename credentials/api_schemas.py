@@ -66,6 +66,7 @@ class EndpointSummary(Schema):
     provider: str
     url: str
     created_at: datetime
+    needs_key_again: bool = Field(description="The stored key cannot be opened any more; replace it.")
 
 
 class EndpointDetail(EndpointSummary):

@@ -62,7 +62,7 @@ def test_whole_life_of_an_endpoint(call: Caller, alice: User) -> None:
     status, listed = call("GET", "/endpoints")
     assert status == 200
     [row] = listed["endpoints"]
-    assert set(row) == {"subdomain", "label", "provider", "url", "created_at"}
+    assert set(row) == {"subdomain", "label", "provider", "url", "created_at", "needs_key_again"}
     assert datetime.fromisoformat(row["created_at"]).tzinfo is not None
 
     status, shown = call("GET", f"/endpoints/{subdomain}")
