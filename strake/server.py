@@ -54,6 +54,13 @@ class Refused(Exception):
         self.status = status
 
 
+class Pipelined(Exception):
+    """A second request before the first one is answered. The first is answered, then the connection closes.
+
+    Clients have to expect that (RFC 9112 §9.3.2), and nobody can hide a request behind another one.
+    """
+
+
 class Protocol(HttpToolsProtocol):
     """One client connection."""
 
@@ -67,7 +74,6 @@ class Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._hosts = 0
         self._coding: bytes | None = None
-        self._refused: int | None = None
         self._websocket = False
         self._deaf = False  # whatever else arrives is dropped
         self._deadline: asyncio.TimerHandle | None = None  # of a head, or of lingering
@@ -100,8 +106,13 @@ class Protocol(HttpToolsProtocol):
                 # Another protocol was offered and not taken: the request is answered in this one, and is the last.
                 self._deaf = True
                 self.cycle.keep_alive = False
-        except httptools.HttpParserError:
-            self._on_parser_error()
+        except httptools.HttpParserError as error:
+            reason = error.__context__
+            if isinstance(reason, Pipelined):
+                self._deaf = True
+                self.cycle.keep_alive = False
+            else:
+                self._refuse(reason.status if isinstance(reason, Refused) else 400)
             return
         if self._is_idle():
             self._head_bytes += len(data)
@@ -127,9 +138,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if not self._is_idle():
-            # Pipelining: the first request is answered, then the connection closes. Clients have to expect that
-            # (RFC 9112 §9.3.2), and nobody can hide a request behind another one.
-            raise Refused(0)
+            raise Pipelined
         super().on_message_begin()
         self._head_complete = False
         self._websocket = False
@@ -251,13 +260,6 @@ class Protocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             self._paused_check = self.loop.call_later(PAUSED_SECONDS, self._check_paused)
-
-    def _on_parser_error(self) -> None:
-        if self._refused == 0:
-            self._deaf = True
-            self.cycle.keep_alive = False
-        else:
-            self._refuse(self._refused or 400)
 
     def _refuse(self, status: int) -> None:
         self._deaf = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import struct
 import time
@@ -36,7 +37,7 @@ class Answer:
     @property
     def count(self) -> int:
         """How many answers came."""
-        return self.raw.count(b"HTTP/1.1 ")
+        return len(re.findall(rb"HTTP/1\.1 [1-9]\d\d ", self.raw))
 
     def all(self, name: str) -> list[bytes]:
         """Every value of a header of the first answer, in order."""
