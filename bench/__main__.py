@@ -1,0 +1,186 @@
+"""Strake beside its peers, in one run: `make bench`, or `python -m bench --help`.
+
+Each gateway has one core to itself; provider and load share the other. Rounds are interleaved, so that a machine that
+changes speed changes it for all of them; what counts are the ratios. Needs `wrk` and, for its row, `nginx`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from bench import gateways
+from bench.gateways import LOAD_CORE, ROOT, Gateway
+
+CONNECTIONS = (1, 32, 256)
+BODY = '{"model":"gpt-4o","messages":[{"role":"user","content":"Hello there. How are you today? Answer briefly."}]}'
+
+
+def measure(gateway: Gateway, connections: int, seconds: int) -> dict[str, float]:
+    """Requests per second and latencies in milliseconds, by wrk."""
+    with tempfile.NamedTemporaryFile("w", suffix=".lua", encoding="utf-8") as script:
+        headers = {"content-type": "application/json", **gateway.headers}
+        lines = [f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in headers.items()]
+        script.write("\n".join(['wrk.method = "POST"', f"wrk.body = {json.dumps(BODY)}", *lines]))
+        script.flush()
+        command = ["taskset", "-c", LOAD_CORE, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
+        target = f"{gateway.url}/v1/chat/completions"
+        done = subprocess.run(
+            [*command, "-s", script.name, target], capture_output=True, text=True, check=True, timeout=seconds + 60
+        )
+    out = done.stdout
+    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", out)
+    if bad or rate is None:
+        raise RuntimeError(f"{gateway.name} answered with errors: {out}")
+    return {"rps": float(rate[1]), "p50": _latency(out, "50%"), "p99": _latency(out, "99%")}
+
+
+def _latency(out: str, percentile: str) -> float:
+    match = re.search(rf"{percentile}\s+([\d.]+)(us|ms|s)\b", out)
+    if match is None:
+        return float("nan")
+    return float(match[1]) * {"us": 0.001, "ms": 1, "s": 1000}[match[2]]
+
+
+def streams(gateway: Gateway, count: int) -> dict[str, float]:
+    headers = json.dumps({"content-type": "application/json", **gateway.headers})
+    command = ["taskset", "-c", LOAD_CORE, sys.executable, "-m", "bench.streams", f"{gateway.url}/v1/stream", headers]
+    done = subprocess.run([*command, str(count)], capture_output=True, text=True, check=True, cwd=ROOT, timeout=180)
+    result: dict[str, float] = json.loads(done.stdout)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--gateways", default=",".join(gateways.ALL), help="comma-separated (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=5, help="of each measurement")
+    parser.add_argument("--streams", type=int, default=1000, help="held at once; 0 leaves them out")
+    parser.add_argument("--tokens", default="100,10000,1000000", help="rows in the database; empty leaves them out")
+    options = parser.parse_args()
+    chosen = options.gateways.split(",")
+    results: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    lines: list[str] = []
+    with gateways.provider() as direct:
+        for round_number in range(options.rounds):
+            for name in chosen:
+                # One at a time: an idle gateway still has timers and garbage to collect.
+                with gateways.ALL[name]() as gateway:
+                    for connections in CONNECTIONS:
+                        measure(gateway, connections, 1)
+                        for subject in (direct, gateway):
+                            for key, value in measure(subject, connections, options.seconds).items():
+                                results[name][f"{'direct ' if subject is direct else ''}{key} {connections}"].append(
+                                    value
+                                )
+                    results[name]["memory"].append(gateway.memory_mb())
+            _note(f"round {round_number + 1} of {options.rounds} done")
+        lines += table(chosen, results)
+        if options.streams:
+            lines += stream_table(chosen, direct, options.streams)
+        if options.tokens:
+            lines += token_table([int(count) for count in options.tokens.split(",")], options)
+    report = "\n".join(lines)
+    folder = ROOT / "bench" / "results"
+    folder.mkdir(exist_ok=True)
+    Path(folder, "latest.md").write_text(report + "\n", encoding="utf-8")
+    sys.stdout.write(report + "\n")
+
+
+def table(chosen: list[str], results: dict[str, dict[str, list[float]]]) -> list[str]:
+    """Medians over the rounds; added latency is over calling the provider directly, measured right before."""
+    lines = [
+        "| gateway, one core | req/s, 1 conn. | 32 | 256 | added p50 at 1, ms | added p99 at 1 | p50 at 32 | p99 at 32 "
+        "| memory, MB | Strake is, at 32 |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in chosen:
+        own = results[name]
+
+        def middle(key: str, own: dict[str, list[float]] = own) -> float:
+            return statistics.median(own[key])
+
+        def added(key: str, own: dict[str, list[float]] = own) -> float:
+            pairs = zip(own[key], own[f"direct {key}"], strict=True)
+            return statistics.median([through - direct for through, direct in pairs])
+
+        ratio = "-"
+        if name != "strake" and "strake" in results:
+            pairs = zip(results["strake"]["rps 32"], own["rps 32"], strict=True)
+            ratio = f"{statistics.median([mine / theirs for mine, theirs in pairs]):.2f}-fold"
+        lines.append(
+            f"| {name} | {middle('rps 1'):,.0f} | {middle('rps 32'):,.0f} | {middle('rps 256'):,.0f} "
+            f"| {added('p50 1'):.2f} | {added('p99 1'):.2f} | {middle('p50 32'):.1f} | {middle('p99 32'):.1f} "
+            f"| {middle('memory'):.0f} | {ratio} |"
+        )
+    return lines
+
+
+def stream_table(chosen: list[str], direct: Gateway, count: int) -> list[str]:
+    lines = [
+        "",
+        f"| {count} streams at once | ended whole | first byte p50, ms | event p50, ms | event p99, ms | KB a stream |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in ["direct", *[one for one in chosen if one in {"strake", "nginx", "django+httpx"}]]:
+        with ExitStack() as stack:
+            gateway = direct if name == "direct" else stack.enter_context(gateways.ALL[name]())
+            streams(gateway, 10)
+            before = gateway.memory_mb()
+            peak: list[float] = []
+            with _sampled(gateway, peak):
+                outcome = streams(gateway, count)
+            each = (max(peak, default=before) - before) * 1024 / count
+            lines.append(
+                f"| {name} | {outcome['whole']:.0f} of {outcome['asked']:.0f} | {outcome['first_byte_ms']:.1f} "
+                f"| {outcome['event_p50_ms']:.1f} | {outcome['event_p99_ms']:.1f} | {each:.0f} |"
+            )
+    return lines
+
+
+def token_table(counts: list[int], options: argparse.Namespace) -> list[str]:
+    lines = ["", "| tokens in the database | req/s, 32 conn. | p50, ms |", "| --- | --- | --- |"]
+    for count in counts:
+        with gateways.strake(tokens=count) as gateway:
+            measure(gateway, 32, 1)
+            taken = [measure(gateway, 32, options.seconds) for _ in range(3)]
+        rps = statistics.median([one["rps"] for one in taken])
+        lines.append(f"| {count:,} | {rps:,.0f} | {statistics.median([one['p50'] for one in taken]):.1f} |")
+    return lines
+
+
+@contextmanager
+def _sampled(gateway: Gateway, into: list[float]) -> Iterator[None]:
+    """Note the gateway's memory twice a second."""
+    stop = threading.Event()
+
+    def sample() -> None:
+        while not stop.wait(0.5):
+            into.append(gateway.memory_mb())
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _note(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

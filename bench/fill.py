@@ -1,0 +1,34 @@
+"""Put many bearer tokens into the configured database: `python -m bench.fill COUNT`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "strake.settings")
+django.setup()
+
+from credentials.models import BearerToken, Endpoint  # noqa: E402
+
+
+def main(count: int) -> None:
+    """Half of them belong to the endpoint that is measured, half to another one."""
+    used = Endpoint.objects.get()
+    other = Endpoint.objects.create(owner=used.owner, label="Other", provider="openai")
+    for start in range(0, count, 10_000):
+        BearerToken.objects.bulk_create(
+            [
+                BearerToken(
+                    endpoint=(used, other)[index % 2], label="x", digest=secrets.token_bytes(32), preview="strk_…"
+                )
+                for index in range(start, min(start + 10_000, count))
+            ],
+            batch_size=1000,
+        )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

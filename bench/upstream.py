@@ -1,0 +1,87 @@
+"""The provider of the measurements: one process that answers every request with the same JSON, or streams.
+
+A path with "stream" in it is answered with `CHUNKS` server-sent events, `GAP` seconds apart; each carries the time it
+was written (`time.monotonic`, one clock for all processes of a machine), so that a reader sees what each hop adds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+
+import uvloop
+
+CHUNKS = 20
+GAP = 0.1
+_MESSAGE = {"role": "assistant", "content": "0123456789" * 30}
+_BODY = json.dumps(
+    {
+        "id": "chatcmpl-bench",
+        "object": "chat.completion",
+        "created": 1763942400,
+        "model": "gpt-4o",
+        "choices": [{"index": 0, "message": _MESSAGE, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 9, "completion_tokens": 12, "total_tokens": 21},
+    }
+).encode()
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-request-id: req_bench\r\ncontent-length: %d\r\n\r\n%b"
+    % (len(_BODY), _BODY)
+)
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+class Provider(asyncio.Protocol):
+    """Just enough HTTP/1.1 for well-behaved gateways: requests with a declared length or chunked."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.buffer = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        while True:
+            end = self.buffer.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            head = self.buffer[:end].lower()
+            total = self._length(head, end + 4)
+            if total is None or len(self.buffer) < total:
+                return
+            target = self.buffer.split(b" ", 2)[1]
+            self.buffer = self.buffer[total:]
+            if b"stream" in target:
+                task = asyncio.get_running_loop().create_task(self._stream())
+                task.add_done_callback(lambda _: None)
+            else:
+                self.transport.write(ANSWER)
+
+    def _length(self, head: bytes, start: int) -> int | None:
+        if b"transfer-encoding: chunked" in head:
+            end = self.buffer.find(b"0\r\n\r\n", start)
+            return None if end < 0 else end + 5
+        at = head.find(b"content-length:")
+        return start + (int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0)
+
+    async def _stream(self) -> None:
+        self.transport.write(STREAM_HEAD)
+        for _ in range(CHUNKS):
+            if self.transport.is_closing():
+                return
+            event = (
+                b'data: {"at": %.6f, "choices": [{"index": 0, "delta": {"content": "hello"}}]}\n\n' % time.monotonic()
+            )
+            self.transport.write(b"%x\r\n%b\r\n" % (len(event), event))
+            await asyncio.sleep(GAP)
+        self.transport.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+
+
+async def main(port: int) -> None:
+    server = await asyncio.get_running_loop().create_server(Provider, "127.0.0.1", port, backlog=4096)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(int(sys.argv[1])))
