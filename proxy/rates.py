@@ -190,7 +190,7 @@ class SharedRates:
         async with self._redis.pipeline(transaction=False) as pipeline:
             for ask in batch:
                 key = f"strake:rate:{ask.token_id}"
-                pipeline.evalsha(self._script, 1, key, ask.limit, WINDOW_SECONDS * 1_000_000)  # type: ignore[unused-awaitable]
+                _ = pipeline.evalsha(self._script, 1, key, ask.limit, WINDOW_SECONDS * 1_000_000)
             answers: list[list[int]] = await pipeline.execute()
         return answers
 
