@@ -8,14 +8,19 @@ an answer streams.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import logging
 import sqlite3
 from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote, urlencode
 from uuid import UUID
 
-import psycopg
-import psycopg_pool
+import asyncpg
 from django.conf import settings
 from django.db import connections
 from django.db.models import FilteredRelation, Q
@@ -23,6 +28,20 @@ from django.db.models import FilteredRelation, Q
 from credentials.envelope import Binding, SealedKey, WrappedKey
 from credentials.models import Endpoint
 from proxy.errors import StoreUnavailable
+
+logger = logging.getLogger(__name__)
+
+# How long a request waits for a lock on SQLite, in steps; a checkpoint or a recovery takes less.
+_LOCK_PAUSES = (0.001, 0.004, 0.015, 0.03)
+# How long PostgreSQL may take to answer or to accept a connection.
+ANSWER_SECONDS = 2.0
+# How long a store that failed is left alone.
+DOWN_SECONDS = 0.25
+MOST_CONNECTIONS = 8
+_SESSION_OPTIONS = frozenset(
+    {"application_name", "options", "sslcert", "sslcrl", "sslkey", "sslmode", "sslpassword", "sslrootcert"}
+    | {"target_session_attrs"}
+)
 
 _COLUMNS = (
     "id",
@@ -46,6 +65,7 @@ _COLUMNS = (
     "token__allowed_paths",
     "token__allowed_networks",
 )
+_JSON_COLUMNS = (18, 19)
 
 
 class Route(NamedTuple):
@@ -108,7 +128,10 @@ def configured() -> Lookup:
 
 
 def statement(placeholder: str) -> str:
-    """The SQL of the one read. Its parameters are the digest and the subdomain, in this order."""
+    """The SQL of the one read. Its parameters are the digest and the subdomain, in this order.
+
+    `placeholder` is what the driver writes for a parameter, `%d` in it the parameter's number.
+    """
     query = (
         Endpoint.objects.order_by()
         .annotate(token=FilteredRelation("tokens", condition=Q(tokens__digest=b"digest")))
@@ -119,23 +142,45 @@ def statement(placeholder: str) -> str:
     sql, parameters = query.get_compiler(using="default").as_sql()
     if len(parameters) != 2 or bytes(getattr(parameters[0], "obj", parameters[0])) != b"digest":
         raise AssertionError("The look-up no longer takes digest and subdomain in this order.")
-    return str(sql).replace("%s", placeholder)
+    for number in (1, 2):
+        sql = sql.replace("%s", placeholder.replace("%d", str(number)), 1)
+    return str(sql)
 
 
 class SQLiteLookup:
-    """Reads on the event loop: in WAL mode a reader waits for nobody."""
+    """Reads on the event loop: in WAL mode a reader waits for nobody.
+
+    A lock that keeps readers out all the same is waited for without blocking the event loop, and not for long.
+    """
 
     def __init__(self) -> None:
         self._sql = statement("?")
         self._connection: sqlite3.Connection | None = None
+        self._down_until = 0.0
 
     async def find(self, subdomain: str, digest: bytes) -> Route | None:
-        try:
-            row = self._open().execute(self._sql, (digest, subdomain)).fetchone()
-        except sqlite3.Error:
-            await self.close()  # the next request tries a fresh connection
-            raise StoreUnavailable(retry_after=1) from None
-        return None if row is None else _from_sqlite(row)
+        if self._down_until > monotonic():
+            raise StoreUnavailable(retry_after=1)
+        for pause in (*_LOCK_PAUSES, None):
+            try:
+                row = self._open().execute(self._sql, (digest, subdomain)).fetchone()
+            except sqlite3.Error as error:
+                if pause is None or not _is_locked(error):
+                    await self._down(error)
+                    break
+                await asyncio.sleep(pause)
+            else:
+                if self._down_until:
+                    self._down_until = 0.0
+                    logger.warning("store_back")
+                return None if row is None else _from_sqlite(row)
+        raise StoreUnavailable(retry_after=1)
+
+    async def _down(self, error: sqlite3.Error) -> None:
+        if not self._down_until:
+            logger.warning("store_unavailable kind=%s", type(error).__name__)
+        self._down_until = monotonic() + DOWN_SECONDS
+        await self.close()  # the next attempt takes a fresh connection
 
     async def close(self) -> None:
         if self._connection is not None:
@@ -144,55 +189,119 @@ class SQLiteLookup:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
-            path = connections["default"].settings_dict["NAME"]
-            # Waiting for a lock would block the event loop, so hardly any waiting is allowed.
-            connection = sqlite3.connect(path, timeout=0.02, isolation_level=None, check_same_thread=False)
+            # Read and write, since WAL readers write their marks, but never made: a missing file is an error.
+            uri = Path(connections["default"].settings_dict["NAME"]).absolute().as_uri() + "?mode=rw"
+            connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
             connection.execute("PRAGMA query_only=ON")
             self._connection = connection
         return self._connection
 
 
+def _is_locked(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", None) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
 class PostgreSQLLookup:
-    """Reads through an asynchronous pool with a prepared statement."""
+    """Reads through a few connections of its own, each with the statement prepared.
+
+    asyncpg, since psycopg's asynchronous connections take four times the processor time for one row. A connection
+    that fails is closed, and with it the store counts as down: requests are refused at once, and only a task tries to
+    connect, so that nobody piles up in front of a database that is gone.
+    """
 
     def __init__(self) -> None:
-        self._sql = statement("%s")
-        self._pool: psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Any]] | None = None
+        self._sql = statement("$%d")
+        self._parameters = _parameters(connections["default"].settings_dict)
+        self._free: list[tuple[asyncpg.Connection, asyncpg.prepared_stmt.PreparedStatement]] = []
+        self._places = asyncio.Semaphore(MOST_CONNECTIONS)
+        self._probe: asyncio.Task[None] | None = None
 
     async def find(self, subdomain: str, digest: bytes) -> Route | None:
-        try:
-            pool = await self._open()
-            async with pool.connection() as connection:
-                cursor = await connection.execute(self._sql, (digest, subdomain), prepare=True)
-                row = await cursor.fetchone()
-        except (psycopg.Error, psycopg_pool.PoolTimeout, OSError):
-            raise StoreUnavailable(retry_after=1) from None
-        return None if row is None else Route(*row)
+        if self._probe is not None:
+            raise StoreUnavailable(retry_after=1)
+        async with self._places:
+            if self._probe is not None:  # gone while this waited
+                raise StoreUnavailable(retry_after=1)
+            connection = None
+            try:
+                connection, prepared = self._take() or await self._connect()
+                row = await prepared.fetchrow(digest, subdomain, timeout=ANSWER_SECONDS)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+                if connection is not None:
+                    connection.terminate()
+                self._down(error)
+                raise StoreUnavailable(retry_after=1) from None
+            except asyncio.CancelledError:
+                # The client has left in the middle of an answer, so the connection has one to come.
+                if connection is not None:
+                    connection.terminate()
+                raise
+            self._free.append((connection, prepared))
+        return None if row is None else _from_postgresql(row)
 
     async def close(self) -> None:
-        if self._pool is not None:
-            await self._pool.close()
-            self._pool = None
+        if self._probe is not None:
+            self._probe.cancel()
+        free, self._free = self._free, []
+        for connection, _ in free:
+            with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                await connection.close(timeout=1)
 
-    async def _open(self) -> psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Any]]:
-        if self._pool is None:
-            parameters = connections["default"].get_connection_params()
-            known = ("dbname", "user", "password", "host", "port", "sslmode", "sslrootcert", "options")
-            self._pool = psycopg_pool.AsyncConnectionPool(
-                kwargs={
-                    "autocommit": True,
-                    "connect_timeout": 3,
-                    **{name: parameters[name] for name in known if name in parameters},
-                },
-                min_size=1,
-                max_size=8,
-                timeout=2,
-                reconnect_timeout=5,
-                check=None,
-                open=False,
-            )
-            await self._pool.open()
-        return self._pool
+    def _take(self) -> tuple[asyncpg.Connection, asyncpg.prepared_stmt.PreparedStatement] | None:
+        while self._free:
+            connection, prepared = self._free.pop()
+            if not connection.is_closed():
+                return connection, prepared
+        return None
+
+    async def _connect(self) -> tuple[asyncpg.Connection, asyncpg.prepared_stmt.PreparedStatement]:
+        connection = await asyncpg.connect(**self._parameters)
+        return connection, await connection.prepare(self._sql)
+
+    def _down(self, error: Exception) -> None:
+        for connection, _ in self._free:
+            connection.terminate()
+        self._free.clear()
+        if self._probe is None:
+            logger.warning("store_unavailable kind=%s", type(error).__name__)
+            self._probe = asyncio.create_task(self._until_back())
+
+    async def _until_back(self) -> None:
+        while True:
+            try:
+                self._free.append(await self._connect())
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+                await asyncio.sleep(DOWN_SECONDS)
+                continue
+            logger.warning("store_back")
+            self._probe = None
+            return
+
+
+def _parameters(config: dict[str, Any]) -> dict[str, Any]:
+    """Django's database settings as asyncpg takes them; of the options, those about TLS and the session."""
+    options = {name: value for name, value in config["OPTIONS"].items() if name in _SESSION_OPTIONS}
+    given = {
+        "host": config["HOST"],
+        "port": config["PORT"],
+        "user": config["USER"],
+        "password": config["PASSWORD"],
+        "database": config["NAME"],
+    }
+    return {
+        "dsn": f"postgresql:///?{urlencode(options, quote_via=quote)}",
+        "timeout": ANSWER_SECONDS,
+        "command_timeout": ANSWER_SECONDS,
+        **{name: value for name, value in given.items() if value},
+    }
+
+
+def _from_postgresql(row: asyncpg.Record) -> Route:
+    """asyncpg gives JSON as text."""
+    values = list(row)
+    for index in _JSON_COLUMNS:
+        values[index] = _from_json(values[index])
+    return Route(*values)
 
 
 def _from_sqlite(row: tuple[Any, ...]) -> Route:
@@ -202,6 +311,10 @@ def _from_sqlite(row: tuple[Any, ...]) -> Route:
         values[index] = UUID(hex=values[index])
     if values[15] is not None:
         values[15] = datetime.fromisoformat(values[15]).replace(tzinfo=UTC)
-    for index in (18, 19):
-        values[index] = json.loads(values[index]) if values[index] not in {None, "[]"} else []
+    for index in _JSON_COLUMNS:
+        values[index] = _from_json(values[index])
     return Route(*values)
+
+
+def _from_json(text: str | None) -> list[str]:
+    return [] if text is None or text == "[]" else list(json.loads(text))

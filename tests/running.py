@@ -93,12 +93,7 @@ class Strake:
 
     def stop(self, seconds: float = 60) -> int | None:
         """End it by SIGTERM, after `seconds` by SIGKILL. Returns the exit status."""
-        if self._provisioner is not None and self._provisioner.stdin is not None:
-            self._provisioner.stdin.close()
-            self._provisioner.wait(10)
-            if self._provisioner.stdout is not None:
-                self._provisioner.stdout.close()
-            self._provisioner = None
+        self.hang_up()
         process, self._process = self._process, None
         if process is None:
             return None
@@ -187,6 +182,15 @@ class Strake:
         if "error" in answer:
             raise RuntimeError(answer["error"])
         return answer
+
+    def hang_up(self) -> None:
+        """End the operator's process, and with it the last connection to the database that is not the server's."""
+        if self._provisioner is not None and self._provisioner.stdin is not None:
+            self._provisioner.stdin.close()
+            self._provisioner.wait(10)
+            if self._provisioner.stdout is not None:
+                self._provisioner.stdout.close()
+            self._provisioner = None
 
     def connect(self, destination: str = "", *, key: str = KEY, provider: str = "custom", **fields: Any) -> Endpoint:
         """A new endpoint; `fields` are those of `credentials.services.connect`, such as `header_name`."""
