@@ -121,7 +121,7 @@ def litellm() -> Iterator[Gateway]:
     config.write_text(
         "model_list:\n"
         "  - model_name: gpt-4o\n"
-        f'    litellm_params: {{model: openai/gpt-4o, api_base: "http://127.0.0.1:{UPSTREAM_PORT}/v1", api_key: sk-real}}\n'
+        f'    litellm_params: {{model: openai/gpt-4o, api_base: "http://127.0.0.1:{UPSTREAM_PORT}/v1", api_key: sk}}\n'
         f"general_settings: {{master_key: {LITELLM_KEY}}}\n"
         "litellm_settings: {telemetry: false}\n",
         encoding="utf-8",
