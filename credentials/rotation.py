@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from uuid import UUID
 
 from django.conf import settings
@@ -47,7 +48,8 @@ def pending(ring: Keyring) -> dict[str, int]:
 
 def dry_run(ring: Keyring) -> set[UUID]:
     """Open and rewrap what a rotation would, and save nothing. Returns the rows that would be stuck."""
-    return {row.pk for row in _pending(ring).iterator(chunk_size=500) if _renewed(row, ring) is None}
+    rows = _pending(ring).values_list(*_Row._fields).iterator(chunk_size=500)
+    return {row.id for row in map(_Row._make, rows) if _renewed(row, ring) is None}
 
 
 def rotate(
@@ -64,10 +66,7 @@ def rotate(
         wait_for_processes(lambda process: ring.primary_id in process.key_ids, wait_seconds)
         # A second pass finds what a process sealed under the old key while the first one walked.
         while _pending(ring).exclude(pk__in=outcome.stuck).exists():
-            before = outcome.rewrapped
             _walk(ring, outcome, batch, on_progress)
-            if outcome.rewrapped == before:
-                time.sleep(0.2)  # what is left is locked by somebody who is just resealing it
         with transaction.atomic():
             keyring_guard.confirm(ring.primary_id)
             if outcome.rewrapped:
@@ -101,44 +100,66 @@ def wait_for_processes(is_ready: Callable[[ServerProcess], bool], seconds: float
         time.sleep(0.2)
 
 
+class _Row(NamedTuple):
+    id: UUID
+    format: int
+    master_key_id: str
+    wrapped_dek: bytes
+    wrapped_dek_iv: bytes
+
+
 def _pending(ring: Keyring) -> QuerySet[Credential]:
     return Credential.objects.exclude(master_key_id=ring.primary_id).order_by("pk")
 
 
 def _walk(ring: Keyring, outcome: Outcome, batch: int, on_progress: Callable[[int], None]) -> None:
     """One pass over the rows that are not under the primary, each batch in a transaction of its own."""
-    last: UUID | None = None
-    while True:
-        rows = _pending(ring) if last is None else _pending(ring).filter(pk__gt=last)
+    last = UUID(int=0)
+    while rows := [_Row(*row) for row in _pending(ring).filter(pk__gt=last).values_list(*_Row._fields)[:batch]]:
+        # Rewrapped before the transaction begins, which others who want to write must wait for.
+        renewed = [(row, wrap) for row in rows if (wrap := _renewed(row, ring)) is not None]
+        outcome.stuck.update({row.id for row in rows} - {row.id for row, _ in renewed})
         with transaction.atomic():
-            # Rows somebody is just resealing are left to the next pass. They are locked before the master key's row,
-            # as `services` does it: the other way round, two transactions could wait for each other.
-            locked = list(rows.select_for_update(skip_locked=True)[:batch])
+            outcome.rewrapped += _save(renewed)
+            # After the rows, as `services` does it: the other way round, two transactions could wait for each other.
             keyring_guard.confirm(ring.primary_id)
-            for row in locked:
-                wrap = _renewed(row, ring)
-                if wrap is None:
-                    outcome.stuck.add(row.pk)
-                    continue
-                # Compare and set: whatever else wrote the row meanwhile has won.
-                outcome.rewrapped += Credential.objects.filter(
-                    pk=row.pk, master_key_id=row.master_key_id, wrapped_dek=row.wrapped_dek
-                ).update(
-                    master_key_id=wrap.master_key_id,
-                    wrapped_dek=wrap.wrapped_dek,
-                    wrapped_dek_iv=wrap.wrapped_dek_iv,
-                )
-        on_progress(len(locked))
-        if not locked:
-            return
-        last = locked[-1].pk
+        on_progress(len(rows))
+        last = rows[-1].id
 
 
-def _renewed(row: Credential, ring: Keyring) -> WrappedKey | None:
+def _renewed(row: _Row, ring: Keyring) -> WrappedKey | None:
+    wrap = WrappedKey(row.master_key_id, bytes(row.wrapped_dek), bytes(row.wrapped_dek_iv))
     try:
-        return sealing.rewrap(row.sealed().wrap, row.format, row.pk, ring)
+        return sealing.rewrap(wrap, row.format, row.id, ring)
     except (CannotOpen, UnknownMasterKey):
         return None
+
+
+def _save(renewed: list[tuple[_Row, WrappedKey]]) -> int:
+    """Compare and set, row by row: whatever else wrote a row meanwhile has won. Returns how many were set.
+
+    One prepared statement for all rows: through the ORM a rotation takes five times as long.
+    """
+    if not renewed:
+        return 0
+    native = connection.features.has_native_uuid_field
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "UPDATE credentials_credential SET master_key_id = %s, wrapped_dek = %s, wrapped_dek_iv = %s "
+            "WHERE id = %s AND master_key_id = %s AND wrapped_dek = %s",
+            [
+                (
+                    new.master_key_id,
+                    new.wrapped_dek,
+                    new.wrapped_dek_iv,
+                    row.id if native else row.id.hex,
+                    row.master_key_id,
+                    row.wrapped_dek,
+                )
+                for row, new in renewed
+            ],
+        )
+        return int(cursor.rowcount)
 
 
 @contextlib.contextmanager
@@ -161,6 +182,8 @@ def _only_one() -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RotationRunning from None
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA busy_timeout = 60000")  # SQLite's lock is not fair, and this work can wait
         yield
     finally:
         os.close(lock)
