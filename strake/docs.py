@@ -54,8 +54,9 @@ def tool(request: HttpRequest, slug: str) -> HttpResponse:
 @require_safe
 def errors(request: HttpRequest) -> HttpResponse:
     """Every `x-strake-error`, each with an anchor of its name."""
-    found = sorted(error_classes(), key=lambda error: (error.status, error.code))
-    return render(request, "docs/errors.html", {"errors": [(error, ADVICE.get(error.code, "")) for error in found]})
+    found = sorted((error.status, error.code, error.message) for error in error_classes())
+    listed = [(status, code, message, ADVICE.get(code, "")) for status, code, message in found]
+    return render(request, "docs/errors.html", {"errors": listed})
 
 
 @login_required

@@ -45,6 +45,12 @@ def outcome(record: RequestRecord) -> str:
 
 
 @register.filter
+def thousands(value: int) -> str:
+    """A number as people read it: 10,101."""
+    return f"{value:,}"
+
+
+@register.filter
 def milliseconds(value: int | None) -> str:
     if value is None:
         return "-"
