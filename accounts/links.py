@@ -182,10 +182,14 @@ def redeem_link(*, token: str, ip: str | None, start_session: Callable[[User], N
 
 def _redeem(digest: bytes, ip: str | None) -> Redeemed:
     now = timezone.now()
-    # The one decision: of any number of attempts at once, the database lets a single one change this row.
-    if _live(now).filter(token_digest=digest).update(used_at=now) != 1:
+    link = SignInLink.objects.filter(token_digest=digest).first()
+    if link is None:
         raise _not_valid()
-    link = SignInLink.objects.get(token_digest=digest)
+    # Two links of one address redeemed at once would otherwise wait for each other's rows.
+    serialise(f"sign-in links of {link.email}")
+    # The one decision: of any number of attempts at once, the database lets a single one change this row.
+    if _live(now).filter(pk=link.pk).update(used_at=now) != 1:
+        raise _not_valid()
     user = User.objects.filter(email=link.email).first()
     if user is None:
         if not may_sign_up(link.email):

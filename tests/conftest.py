@@ -41,7 +41,8 @@ from django.db import connection  # noqa: E402
 from django.test import TransactionTestCase  # noqa: E402
 from psycopg import sql  # noqa: E402
 
-from accounts import append_only  # noqa: E402
+from accounts import append_only, background  # noqa: E402
+from accounts.background import BackgroundQueue  # noqa: E402
 from accounts.models import User  # noqa: E402
 from tests import factories  # noqa: E402
 from tests.running import Endpoint, Strake  # noqa: E402
@@ -220,6 +221,15 @@ def bob(db: None) -> User:
 def charlie(db: None) -> User:
     """A stranger: signed in, owner of nothing, curious."""
     return factories.make_user("charlie@example.org")
+
+
+@pytest.fixture(autouse=True)
+def held_queue(monkeypatch: pytest.MonkeyPatch) -> BackgroundQueue:
+    """Background work waits until a test calls `run_due`: a thread would write beside the test's own transaction."""
+    queue = BackgroundQueue(retry_seconds=())
+    monkeypatch.setattr(queue, "_start", lambda: None)
+    monkeypatch.setattr(background, "queue", queue)
+    return queue
 
 
 @pytest.fixture(autouse=True)

@@ -62,7 +62,9 @@ def _mail_link(request: HttpRequest, email: str, next_path: str) -> HttpResponse
 @require_safe
 def link_sent(request: HttpRequest) -> HttpResponse:
     context = {"email": cookies.email(request), "minutes": settings.STRAKE_LINK_MINUTES, "on_terminal": _on_terminal()}
-    return render(request, "accounts/link_sent.html", context)
+    response = render(request, "accounts/link_sent.html", context)
+    response.headers["Referrer-Policy"] = "no-referrer"
+    return response
 
 
 def open_link(request: HttpRequest, token: str) -> HttpResponse:
@@ -71,6 +73,7 @@ def open_link(request: HttpRequest, token: str) -> HttpResponse:
     The token goes on in a cookie, so that it stays out of the browser's history and of any Referer.
     """
     response = see_other("accounts:confirm")
+    response.headers["Referrer-Policy"] = "no-referrer"
     if tokens.is_well_formed(token, LINK_TOKEN_PREFIX):
         cookies.keep_link_token(response, token)
     else:

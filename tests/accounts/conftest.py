@@ -9,19 +9,16 @@ import pytest
 from django.core import mail
 from django.test import Client
 
-from accounts import background
+from accounts.background import BackgroundQueue
 
 LINK = re.compile(r"http://localhost:8000(/signin/link/(link_[0-9A-Za-z]{49})/)")
 
 
 @pytest.fixture
-def deliver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    """Keeps background jobs until called, then runs them in the test's own thread and transaction."""
-    queue = background.BackgroundQueue(retry_seconds=())
-    monkeypatch.setattr(queue, "_start", lambda: None)
-    monkeypatch.setattr(background, "queue", queue)
-    yield queue.run_due
-    assert not queue.has_work(), "a test left mail undelivered"
+def deliver(held_queue: BackgroundQueue) -> Iterator[Callable[[], None]]:
+    """Does the background work that is due, in the test's own thread and transaction."""
+    yield held_queue.run_due
+    assert not held_queue.has_work(), "a test left mail undelivered"
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from django.core import mail
 from django.test import Client
 
 from accounts import background
+from accounts.background import BackgroundQueue
 from accounts.mail import SignInMail, TerminalBackend
 from accounts.models import AuditEvent, User
 
@@ -96,11 +97,19 @@ def smtp(settings: Any) -> Iterator[SmtpServer]:
     server.listener.close()
 
 
+@pytest.fixture
+def queue(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> BackgroundQueue:
+    """A queue that works on its own thread, as in a server."""
+    queue = BackgroundQueue(retry_seconds=(0, 0))
+    monkeypatch.setattr(background, "queue", queue)
+    return queue
+
+
 @pytest.mark.django_db(transaction=True)
-def test_mail_leaves_through_smtp_off_the_request(smtp: SmtpServer) -> None:
+def test_mail_leaves_through_smtp_off_the_request(smtp: SmtpServer, queue: BackgroundQueue) -> None:
     User.objects.create(email="alice@example.org")
     assert Client().post("/signin/", {"email": "alice@example.org"}).status_code == 303
-    assert background.queue.wait(10)
+    assert queue.wait(10)
     [text] = smtp.messages
     assert "To: alice@example.org" in text
     assert "Subject: Your sign-in link for Strake" in text
@@ -108,13 +117,12 @@ def test_mail_leaves_through_smtp_off_the_request(smtp: SmtpServer) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_mail_that_cannot_be_sent_is_seen_by_the_operator(
-    smtp: SmtpServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    smtp: SmtpServer, queue: BackgroundQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
     smtp.refuse = True
-    monkeypatch.setattr(background.queue, "retry_seconds", (0, 0))
     alice = User.objects.create(email="alice@example.org")
     assert Client().post("/signin/", {"email": "alice@example.org"}).status_code == 303
-    assert background.queue.wait(10)
+    assert queue.wait(10)
     [event] = AuditEvent.objects.filter(action="signin.mail_failed")
     assert event.account == alice
     assert "sign-in mail failed with SMTPRecipientsRefused; given up" in caplog.text
