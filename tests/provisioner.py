@@ -16,6 +16,7 @@ import django
 
 django.setup()
 
+from accounts import links  # noqa: E402
 from accounts.audit import OPERATOR  # noqa: E402
 from accounts.models import User  # noqa: E402
 from credentials import services  # noqa: E402
@@ -69,7 +70,46 @@ def records(*, subdomain: str) -> dict[str, Any]:
     return {"records": list(found.values("status", "latency_ms", "first_byte_ms"))}
 
 
-VERBS = {verb.__name__: verb for verb in (connect, issue, rotate, revoke, pause, resume, delete, records)}
+def signin_link(*, email: str, staff: bool = False) -> dict[str, str]:
+    return {"link": links.operator_link(email=email, staff=staff)}
+
+
+def expire_links(*, email: str) -> dict[str, str]:
+    from datetime import timedelta
+
+    from django.db.models import F
+
+    from accounts.models import SignInLink
+
+    earlier = {name: F(name) - timedelta(hours=1) for name in ("created_at", "expires_at")}
+    SignInLink.objects.filter(email=email).update(**earlier)
+    return {}
+
+
+def fill(*, email: str, **sizes: int) -> dict[str, Any]:
+    """Very much data (tests/populate.py); the subdomains of the endpoints, the busiest first."""
+    from tests.populate import populate
+
+    owner, _ = User.objects.get_or_create(email=email)
+    return {"subdomains": [endpoint.subdomain for endpoint in populate(owner, **sizes)]}
+
+
+VERBS = {
+    verb.__name__: verb
+    for verb in (
+        connect,
+        issue,
+        rotate,
+        revoke,
+        pause,
+        resume,
+        delete,
+        records,
+        signin_link,
+        expire_links,
+        fill,
+    )
+}
 
 if __name__ == "__main__":
     for line in sys.stdin:

@@ -11,13 +11,13 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
-from tests.populate import populate
 
 from accounts.models import User
 from credentials import services
 from credentials.models import Credential, Endpoint
 from tests import factories
 from tests.pages import element, text
+from tests.populate import populate
 from tests.upstream import Upstream, fixed
 
 KEY = "sk-live-0123456789abcdefghij"

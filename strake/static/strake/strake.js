@@ -138,11 +138,13 @@ async function sendAndStay(form, body, button) {
     alertAbove(form, "Strake could not be reached. Nothing was saved; try again.");
     return;
   }
-  if (response.redirected) {
-    location.assign(response.url);
+  const page = new DOMParser().parseFromString(await response.text(), "text/html");
+  if (!page.querySelector(".shell")) {
+    location.assign(response.url); // signed out meanwhile
     return;
   }
-  const page = new DOMParser().parseFromString(await response.text(), "text/html");
+  // Shown as it came: loading it again would find its message said already.
+  if (response.redirected) history.pushState(null, "", response.url);
   const secret = form.querySelector("input[data-secret]")?.value;
   const fresh = page.querySelector("main");
   document.title = page.title;

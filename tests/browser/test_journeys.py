@@ -1,0 +1,344 @@
+"""What people do, from signing in to deleting, in a real browser against a real server."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+
+import httpx
+import openai
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.running import KEY, Strake
+
+Contexts = Callable[..., BrowserContext]
+
+
+def connect(page: Page, label: str = "laptop") -> str:
+    """Connect the demo provider; leaves the page that shows the token open. Returns the subdomain."""
+    page.goto("/endpoints/connect/demo/")
+    page.get_by_label("Demo key").fill("any key")
+    page.get_by_label("Demo key").fill("any-key")
+    page.get_by_label("Name").fill(label)
+    page.get_by_role("button", name="Connect", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Your endpoint is ready")
+    return page.locator("#url").inner_text().rsplit("/", 1)[-1]
+
+
+def call(url: str, token: str) -> int:
+    return httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {token}"}).status_code
+
+
+def test_from_signing_in_to_the_first_streamed_answer(page: Page) -> None:
+    expect(page.get_by_role("heading", name="Put your first key away")).to_be_visible()
+    page.get_by_role("link", name="Connect a provider").click()
+    page.get_by_role("link", name=re.compile("^D?Demo|Demo")).first.click()
+    page.get_by_label("Demo key").fill("any-key")
+    page.get_by_role("button", name="Connect", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Your endpoint is ready")
+
+    page.get_by_role("button", name="Test it").click()
+    expect(page.locator("#try-result")).to_contain_text("It works: Demo answered in")
+
+    shown = page.locator("#curl-openai-stream").inner_text()
+    answer = subprocess.run(["sh", "-c", shown], capture_output=True, text=True, timeout=20, check=True).stdout
+    assert answer.count("data: ") > 5
+    assert answer.endswith("data: [DONE]\n\n")
+
+    token = page.locator("#token").inner_text()
+    page.get_by_role("link", name="Go to the endpoint").click()
+    expect(page.get_by_role("row", name=re.compile("200")).first).to_be_visible()
+    assert token not in page.content()
+
+
+def test_an_sdk_call_appears_on_the_endpoints_page_without_a_reload(page: Page) -> None:
+    connect(page)
+    url, token = page.locator("#url").inner_text(), page.locator("#token").inner_text()
+    page.get_by_role("link", name="Go to the endpoint").click()
+    expect(page.get_by_text("No request yet.")).to_be_visible()
+    page.evaluate("window.sameDocument = true")
+
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key=token, max_retries=0)
+    answer = client.chat.completions.create(model="strake-demo", messages=[{"role": "user", "content": "Hello"}])
+    client.close()
+    assert answer.choices[0].message.content
+
+    expect(page.get_by_role("row").filter(has_text="200")).to_be_visible(timeout=8000)
+    assert page.evaluate("window.sameDocument") is True
+
+
+def test_the_token_is_shown_once(page: Page) -> None:
+    subdomain = connect(page)
+    token = page.locator("#token").inner_text()
+    page.reload()
+    expect(page).to_have_url(re.compile(rf"/endpoints/{subdomain}/$"))
+    assert token not in page.content()
+    page.go_back()
+    assert token not in page.content()
+    page.go_forward()
+    assert token not in page.content()
+    page.goto("/endpoints/")
+    expect(page.locator("tbody tr")).to_have_count(1)  # neither the reload nor going back connected anything
+
+
+def test_copy_buttons_copy(new_context: Contexts, sign_in: Callable[..., Page], email: str) -> None:
+    context = new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = sign_in(context, email)
+    connect(page)
+    page.get_by_role("button", name="Copy the token").click()
+    expect(page.get_by_role("button", name="Copied the token")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == page.locator("#token").inner_text()
+
+
+def test_tabs_show_one_tool_at_a_time_and_listen_to_arrow_keys(page: Page) -> None:
+    connect(page)
+    expect(page.locator("#curl-openai-stream")).to_be_visible()
+    page.get_by_role("radio", name="Anthropic Python").check()
+    expect(page.locator("#anthropic-python")).to_be_visible()
+    expect(page.locator("#curl-openai-stream")).to_be_hidden()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#anthropic-javascript")).to_be_visible()
+
+
+def test_a_refused_key_loses_nothing_but_the_key(page: Page) -> None:
+    page.goto("/endpoints/connect/demo/")
+    page.get_by_label("Demo key").fill("an-invalid-key")
+    page.get_by_label("Name").fill("laptop")
+    page.get_by_role("button", name="Connect", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("not valid")
+    expect(page.get_by_label("Name")).to_have_value("laptop")
+    expect(page.get_by_label("Demo key")).to_have_value("")
+    expect(page.get_by_label("Demo key")).to_be_focused()
+
+
+def test_the_page_says_what_is_wrong_with_a_key_while_it_is_pasted(page: Page) -> None:
+    page.goto("/endpoints/connect/openai/")
+    key = page.get_by_label("OpenAI key")
+    key.fill("sk-proj two")
+    expect(page.get_by_text("There is a space inside.")).to_be_visible()
+    key.fill("sk-ant-0123456789")
+    expect(page.get_by_text("Is this one of another provider?")).to_be_visible()
+    key.fill("strk_0123456789")
+    expect(page.get_by_text("This is a Strake token.")).to_be_visible()
+    key.fill("sk-proj-0123456789")
+    expect(page.get_by_text("There is a space inside.")).to_be_hidden()
+
+
+def test_the_button_says_who_is_being_asked_and_works_once(page: Page) -> None:
+    page.goto("/endpoints/connect/demo/")
+    page.get_by_label("Demo key").fill("any-key")
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.method) if request.method == "POST" else None)
+    page.route("**/connect/demo/", lambda route: (page.wait_for_timeout(300), route.continue_())[1])
+    page.get_by_role("button", name="Connect", exact=True).dblclick(no_wait_after=True)
+    expect(page.get_by_role("button", name="Checking with Demo…")).to_be_visible()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Your endpoint is ready")
+    assert sent == ["POST"]
+
+
+def test_a_server_that_is_gone_leaves_the_form_as_it_was(page: Page) -> None:
+    page.goto("/endpoints/connect/demo/")
+    page.get_by_label("Demo key").fill("any-key")
+    page.get_by_label("Name").fill("laptop")
+    page.context.set_offline(True)
+    page.get_by_role("button", name="Connect", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("could not be reached")
+    expect(page.get_by_label("Name")).to_have_value("laptop")
+    page.context.set_offline(False)
+    page.get_by_role("button", name="Connect", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Your endpoint is ready")
+
+
+def test_rotating_kills_the_old_token_while_the_page_is_open(page: Page) -> None:
+    connect(page)
+    url, old = page.locator("#url").inner_text(), page.locator("#token").inner_text()
+    assert call(url, old) == 200
+    page.get_by_role("link", name="Go to the endpoint").click()
+    page.get_by_role("link", name="Rotate First token").click()
+    dialog = page.get_by_role("dialog", name="Rotate First token?")
+    expect(dialog).to_contain_text("the old one stops working at once")
+    dialog.get_by_role("button", name="Rotate").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("First token has a new secret")
+    new = page.locator("#token").inner_text()
+    assert (call(url, old), call(url, new)) == (401, 200)
+
+
+def test_a_dialog_can_be_left_by_cancel_and_by_escape(page: Page) -> None:
+    connect(page)
+    page.get_by_role("link", name="Go to the endpoint").click()
+    opener = page.get_by_role("link", name="Revoke First token")
+    opener.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(opener).to_be_focused()
+    opener.click()
+    page.get_by_role("dialog").get_by_role("link", name="Cancel").click()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+
+
+def test_a_token_with_limits_then_revoked(page: Page) -> None:
+    connect(page)
+    url = page.locator("#url").inner_text()
+    page.get_by_role("link", name="Go to the endpoint").click()
+    page.get_by_role("link", name="Add a token").click()
+    expect(page.get_by_label("Date")).to_be_hidden()
+    page.get_by_label("Name").fill("reader")
+    page.get_by_label("Only these paths").fill("GET /v1/models")
+    page.get_by_role("button", name="Add the token").click()
+    token = page.locator("#token").inner_text()
+    headers = {"Authorization": f"Bearer {token}"}
+    assert call(url, token) == 200
+    refused = httpx.post(f"{url}/v1/embeddings", headers=headers, json={})
+    assert (refused.status_code, refused.headers["x-strake-error"]) == (403, "path_not_allowed")
+    page.get_by_role("link", name="Go to the endpoint").click()
+    expect(page.get_by_role("row", name=re.compile("reader"))).to_contain_text("only GET /v1/models")
+    page.get_by_role("link", name="Revoke reader").click()
+    page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+    expect(page.get_by_role("status").filter(has_text="reader is revoked")).to_be_visible()
+    assert call(url, token) == 401
+
+
+def test_pausing_refuses_and_resuming_lets_through(page: Page) -> None:
+    connect(page)
+    url, token = page.locator("#url").inner_text(), page.locator("#token").inner_text()
+    page.get_by_role("link", name="Go to the endpoint").click()
+    page.get_by_role("button", name="Pause").click()
+    expect(page.get_by_text("Every request is refused with 403")).to_be_visible()
+    assert call(url, token) == 403
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("button", name="Pause")).to_be_visible()
+    assert call(url, token) == 200
+
+
+def test_replacing_the_key_keeps_address_and_token(page: Page) -> None:
+    connect(page)
+    url, token = page.locator("#url").inner_text(), page.locator("#token").inner_text()
+    page.get_by_role("link", name="Go to the endpoint").click()
+    page.get_by_role("link", name="Replace").click()
+    page.get_by_label("Demo key").fill("another-key")
+    page.get_by_role("button", name="Replace the key").click()
+    expect(page.get_by_role("status").filter(has_text="The new key is sealed")).to_be_visible()
+    assert call(url, token) == 200
+
+
+def test_deleting_needs_the_subdomain_and_ends_everything(page: Page) -> None:
+    subdomain = connect(page)
+    url, token = page.locator("#url").inner_text(), page.locator("#token").inner_text()
+    page.get_by_role("link", name="Go to the endpoint").click()
+    page.get_by_role("link", name="Delete").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Subdomain").fill("laptop")
+    dialog.get_by_role("button", name="Delete the endpoint").click()
+    expect(page.get_by_role("alert")).to_contain_text(f"Type {subdomain}")
+    assert call(url, token) == 200
+    page.get_by_label("Subdomain").fill(subdomain)
+    page.get_by_role("button", name="Delete the endpoint").click()
+    expect(page.get_by_role("heading", name="Put your first key away")).to_be_visible()
+    assert call(url, token) == 404
+
+
+def test_two_tabs_see_each_others_deeds(page: Page) -> None:
+    connect(page)
+    page.get_by_role("link", name="Go to the endpoint").click()
+    other = page.context.new_page()
+    other.goto(page.url)
+    other.get_by_role("link", name="Revoke First token").click()
+    other.get_by_role("dialog").get_by_role("button", name="Revoke").click()
+    expect(other.get_by_text("No token opens this endpoint.")).to_be_visible()
+    # The first tab still offers to rotate a token that is gone, and is told so kindly.
+    page.get_by_role("link", name="Rotate First token").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("There is nothing here")
+
+
+def test_signing_out_everywhere_else_ends_the_other_browser(
+    new_context: Contexts, sign_in: Callable[..., Page], email: str
+) -> None:
+    here, there = sign_in(new_context(), email), sign_in(new_context(), email)
+    here.goto("/settings/")
+    here.get_by_role("button", name="Sign out everywhere else").click()
+    there.goto("/endpoints/")
+    expect(there).to_have_url(re.compile("/signin/"))
+    here.goto("/endpoints/")
+    expect(here).to_have_url(re.compile("/endpoints/$"))
+
+
+def test_a_session_that_ended_leads_back_to_the_page_after_signing_in(page: Page, strake: Strake, email: str) -> None:
+    page.goto("/activity/")
+    page.context.clear_cookies()
+    page.reload()
+    expect(page).to_have_url(re.compile(r"/signin/\?next=/activity/"))
+
+
+def test_a_draft_survives_a_session_that_ended(new_context: Contexts, sign_in: Callable[..., Page], email: str) -> None:
+    page = sign_in(new_context(), email)
+    subdomain = connect(page)
+    page.goto(f"/endpoints/{subdomain}/tokens/")
+    page.get_by_label("Name").fill("reader")
+    page.get_by_label("Only these paths").fill("GET /v1/models")
+    kept = page.context.cookies()
+    page.context.clear_cookies(name=re.compile("session"))
+    page.get_by_role("button", name="Add the token").click()
+    expect(page.get_by_role("button", name=re.compile("link"))).to_be_visible()
+    page.context.add_cookies(kept)
+    page.goto(f"/endpoints/{subdomain}/tokens/")
+    expect(page.get_by_label("Name")).to_have_value("reader")
+    expect(page.get_by_label("Only these paths")).to_have_value("GET /v1/models")
+
+
+@pytest.mark.parametrize("spoil", ["expired", "used", "mangled"])
+def test_a_link_that_does_not_work_says_how_to_get_another(
+    new_context: Contexts, strake: Strake, email: str, spoil: str
+) -> None:
+    link = strake.call("signin_link", email=email)["link"]
+    if spoil == "expired":
+        strake.call("expire_links", email=email)
+    elif spoil == "mangled":
+        link = link[:-3] + ("a" if link[-3] != "a" else "b") + link[-2:]
+    else:
+        first = new_context().new_page()
+        first.goto(link)
+        first.get_by_role("button", name="Sign in").click()
+        first.wait_for_url("**/endpoints/")
+    page = new_context().new_page()
+    page.goto(link)
+    if page.get_by_role("button", name="Sign in").count():
+        page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("This link does not work")
+    page.get_by_role("link", name="Get a new link").click()
+    expect(page.get_by_label("E-mail")).to_be_visible()
+
+
+def test_everything_but_copying_works_without_javascript(
+    new_context: Contexts, sign_in: Callable[..., Page], email: str
+) -> None:
+    page = sign_in(new_context(java_script_enabled=False), email)
+    subdomain = connect(page)
+    url, token = page.locator("#url").inner_text(), page.locator("#token").inner_text()
+    assert page.get_by_role("button", name="Copy").count() == 0
+    page.get_by_role("radio", name="OpenAI Python").check()
+    assert page.locator("#openai-python").is_visible()
+    assert page.locator("#curl-openai-stream").is_hidden()
+    page.get_by_role("link", name="Go to the endpoint").click()
+    page.get_by_role("link", name="Rotate First token").click()
+    page.get_by_role("button", name="Rotate").click()
+    assert call(url, token) == 401
+    assert call(url, page.locator("#token").inner_text()) == 200
+    page.get_by_role("link", name="Go to the endpoint").click()
+    page.get_by_role("link", name="Delete").click()
+    page.get_by_label("Subdomain").fill(subdomain)
+    page.get_by_role("button", name="Delete the endpoint").click()
+    assert page.get_by_role("heading", name="Put your first key away").is_visible()
+
+
+def test_the_provider_key_never_comes_back_to_the_browser(page: Page, strake: Strake, email: str) -> None:
+    made = strake.connect("http://127.0.0.1:9", email=email)
+    seen: list[str] = []
+    page.on("response", lambda response: seen.append(response.text()) if response.status == 200 else None)
+    for path in ("", "key/", "destination/", "tokens/", "requests/", "traffic/", "delete/", "name/"):
+        page.goto(f"/endpoints/{made.subdomain}/{path}")
+    assert len(seen) >= 8
+    assert not [text for text in seen if KEY in text]
