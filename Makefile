@@ -31,8 +31,8 @@ check: $(VENV)/.develops ## Everything CI runs: format, lint, layers, types, tem
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(CHECK_HOME) $(BIN)/mypy
-	$(BIN)/djlint --quiet --check templates
-	$(BIN)/djlint --quiet --lint templates
+	$(BIN)/djlint --check templates
+	$(BIN)/djlint --lint templates
 	@echo 'manage.py check --deploy, as on a real host'
 	@$(DEPLOYED) $(BIN)/python manage.py check --deploy --fail-level WARNING
 	$(CHECK_HOME) $(BIN)/python manage.py makemigrations --check --dry-run

@@ -43,6 +43,8 @@ class Application:
         elif refusal := _refused_body(scope):
             await _refuse(send, *refusal)
         else:
+            # TLS ends in front of here: whether it is https is known from the configuration, never from a header.
+            scope["scheme"] = settings.STRAKE_BASE.scheme
             await django_application(scope, receive, send)  # type: ignore[arg-type]
 
     def _is_for_proxy(self, scope: Message) -> bool:
