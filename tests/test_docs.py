@@ -125,6 +125,17 @@ def test_every_make_target_a_document_names_exists(document: Path):
     assert set(named) <= targets
 
 
+def test_every_module_has_its_place_in_the_architecture_page():
+    table = (ROOT / "docs" / "architecture.md").read_text().split("## Where is what")[1]
+    self_explaining = {"__init__.py", "apps.py", "urls.py"}
+    modules = {
+        str(path.relative_to(ROOT))
+        for path in sources()
+        if path.name not in self_explaining and not {"migrations", "commands"} & set(path.parts)
+    }
+    assert not modules - code_words(table), "say in docs/architecture.md what these are for"
+
+
 # --- The promises --------------------------------------------------------------------------------------------------
 
 
