@@ -151,6 +151,11 @@ def test_every_promise_names_a_test():
     assert not [promise for promise, tests in table.items() if not tests]
 
 
+def test_every_promise_is_on_the_page_that_people_see():
+    page = (ROOT / "templates" / "strake" / "security.html").read_text()
+    assert sorted(re.findall(r'<dt id="p(\d+)">', page), key=int) == [promise[1:] for promise in promises()]
+
+
 @pytest.mark.parametrize(
     ("promise", "tests"), promises().items(), ids=lambda value: value if isinstance(value, str) else ""
 )
