@@ -90,13 +90,14 @@ def for_upstream(
 
 
 def for_client(headers: Iterable[tuple[bytes, bytes]], secret: bytes, *, sandbox: bool) -> Headers:
-    """The response headers for the client: what may pass, in its order, and no header with the key in its value.
+    """The response headers for the client: what may pass, in its order, and no header with the key in it.
 
     `sandbox` is for answers on the dashboard's own origin, where a provider's page must not run.
     """
     lowered = [(name.lower(), value) for name, value in headers]
     named = nominated(lowered)
     chunked = any(name == b"transfer-encoding" for name, _ in lowered)
+    folded = secret.lower()
     quoted = quote_from_bytes(secret, safe="").encode()  # as a redirect would carry it
     kept = [
         pair
@@ -104,6 +105,7 @@ def for_client(headers: Iterable[tuple[bytes, bytes]], secret: bytes, *, sandbox
         if (name := pair[0]) not in _NEVER_DOWN
         and name not in named
         and secret not in pair[1]
+        and folded not in name
         and quoted not in pair[1]
         and name != b"x-content-type-options"
         and not (chunked and name == b"content-length")

@@ -18,7 +18,7 @@ _QUERY_ALLOWED = re.compile(rb"[!-\"$-~]*\Z")  # what is visible, less "#", whic
 
 
 def check_path(path: bytes) -> None:
-    """Refuse a path that leaves its base in any reading: as it is, decoded once, or decoded twice. Raises `BadPath`.
+    """Refuse a path that leaves its base in any reading: as it is, or decoded again and again. Raises `BadPath`.
 
     Encoded slashes as such pass (`models/openai%2Fgpt-4o` is what SDKs send); encoded dot segments, backslashes and
     control bytes do not.
@@ -35,7 +35,7 @@ def check_path(path: bytes) -> None:
 
 def _check_segments(path: bytes) -> None:
     reading = path
-    for _ in range(3):
+    for _ in range(4):  # as it is, and decoded up to three times: twice by servers, once more by a URL parser of theirs
         for segment in reading.split(b"/"):
             # A parameter behind ";" does not make "..;x" harmless: some servers cut it off before they normalise;
             # others cut off dots and spaces at the end.

@@ -92,12 +92,17 @@ class ProxyRequest:
         return client_address(peer[0] if peer else "", forwarded, hops)
 
     @property
+    def provider_dialect(self) -> Dialect | None:
+        """The API of the endpoint's provider, once that is known."""
+        provider = providers.PROVIDERS.get(self.route.provider) if self.route is not None else None
+        return provider.dialect if provider is not None else None
+
+    @property
     def dialect(self) -> Dialect:
         """Whose SDK is calling: the endpoint's provider tells, else what the request looks like."""
-        if self.route is not None:
-            provider = providers.PROVIDERS.get(self.route.provider)
-            if provider is not None and provider.dialect is not Dialect.OPENAI:
-                return provider.dialect
+        known = self.provider_dialect
+        if known is not None and known is not Dialect.OPENAI:
+            return known
         names = {name for name, _ in self.headers}
         if b"anthropic-version" in names or (b"x-api-key" in names and b"authorization" not in names):
             return Dialect.ANTHROPIC

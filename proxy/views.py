@@ -112,5 +112,5 @@ def addressed(request: ProxyRequest, admitted: Admitted) -> Addressed:
     )
     query = request.query
     if query:
-        query = presented.without_key(query, drop_any=request.dialect is Dialect.GEMINI, token=admitted.token)
+        query = presented.without_key(query, drop_any=request.provider_dialect is Dialect.GEMINI, token=admitted.token)
     return Addressed(origin, netloc, paths.target(base_path, request.path, query), header, secret)

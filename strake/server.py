@@ -19,6 +19,8 @@ import asyncio
 import http
 import logging
 import select
+import socket
+import struct
 from collections.abc import Callable
 from typing import Any, NoReturn, cast
 from urllib.parse import unquote
@@ -241,6 +243,8 @@ class Protocol(HttpToolsProtocol):
         cycle.disconnected = True
         cycle.message_event.set()
         if cycle.ends_by_close:
+            connection = self.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close means reset
             self.transport.abort()
         else:
             self.transport.close()

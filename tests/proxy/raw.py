@@ -78,6 +78,27 @@ def exchange(address: tuple[str, int], *pieces: bytes, silence: float = 0.5, pau
         return read(connection, silence=silence)
 
 
+def ask(address: tuple[str, int], raw: bytes) -> Answer:
+    """Send one request and read its one answer, by its Content-Length or its last chunk, without waiting for more."""
+    with connected(address) as connection:
+        connection.sendall(raw)
+        received = b""
+        while not _is_whole(received):
+            data = connection.recv(256 * 1024)
+            if not data:
+                return Answer(received, closed=True)
+            received += data
+        return Answer(received, closed=False)
+
+
+def _is_whole(received: bytes) -> bool:
+    head, end, body = received.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    if length is not None:
+        return len(body) >= int(length[1])
+    return bool(end) and body.endswith(b"0\r\n\r\n")
+
+
 def read(connection: socket.socket, *, silence: float = 0.5) -> Answer:
     """Read until the peer closes or is silent for `silence` seconds."""
     received = b""
