@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import sys
@@ -39,6 +40,10 @@ class Worker(UvicornWorker):
         """End by returning: uvicorn raises the signal again after its shutdown, which would kill the process there."""
         super().init_signals()
         signal.signal(signal.SIGTERM, _exit)
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """SIGQUIT, which gunicorn sends when it is interrupted: uvicorn listens to SIGINT and SIGTERM only."""
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def _exit(*_: object) -> NoReturn:
