@@ -18,12 +18,7 @@ from tests.running import Endpoint, Strake
 from tests.upstream import Upstream, eventually
 
 CONNECTIONS = 16
-
-
-@pytest.fixture
-def upstream() -> Iterator[Upstream]:
-    with Upstream() as upstream:
-        yield upstream
+RunStrake = Callable[..., Strake]
 
 
 def answers(load: Load) -> set[tuple[int, str]]:
@@ -68,45 +63,47 @@ def locked_for_everybody(database: Path) -> sqlite3.Connection:
     return connection
 
 
-def test_sqlite_locked_for_everybody(tmp_path: Path, upstream: Upstream) -> None:
-    with Strake(tmp_path / "home") as strake:
-        endpoint = strake.connect(upstream.url)
-        strake.hang_up()
-        lock = locked_for_everybody(database_of(strake))
-        load = asyncio.run(some_load(strake, endpoint))
-        assert answers(load) == {(503, "store_unavailable")}
-        assert {sample.headers["retry-after"] for sample in load.samples} == {"1"}
-        assert len(load.samples) > 100
-        assert percentile(load.samples, 0.99) < 0.3
-        lock.close()
-        time.sleep(0.5)
-        load = asyncio.run(some_load(strake, endpoint))
-        assert answers(load) == {(200, "")}
-        assert (strake.log().count("store_unavailable"), strake.log().count("store_back")) == (1, 1)
+def test_sqlite_locked_for_everybody(run_strake: RunStrake, upstream: Upstream) -> None:
+    strake = run_strake()
+    endpoint = strake.connect(upstream.url)
+    strake.hang_up()
+    lock = locked_for_everybody(database_of(strake))
+    load = asyncio.run(some_load(strake, endpoint))
+    assert answers(load) == {(503, "store_unavailable")}
+    assert {sample.headers["retry-after"] for sample in load.samples} == {"1"}
+    assert len(load.samples) > 100
+    assert percentile(load.samples, 0.99) < 0.3
+    lock.close()
+    time.sleep(0.5)
+    load = asyncio.run(some_load(strake, endpoint))
+    assert answers(load) == {(200, "")}
+    assert (strake.log().count("store_unavailable"), strake.log().count("store_back")) == (1, 1)
 
 
-def test_sqlite_with_a_writer_that_does_not_end(tmp_path: Path, upstream: Upstream) -> None:
-    with Strake(tmp_path / "home") as strake:
-        endpoint = strake.connect(upstream.url)
-        with contextlib.closing(sqlite3.connect(database_of(strake), timeout=10, isolation_level=None)) as writer:
-            writer.execute("BEGIN EXCLUSIVE")
-            load = asyncio.run(some_load(strake, endpoint))
-        assert answers(load) == {(200, "")}
+def test_sqlite_with_a_writer_that_does_not_end(run_strake: RunStrake, upstream: Upstream) -> None:
+    strake = run_strake()
+    endpoint = strake.connect(upstream.url)
+    with contextlib.closing(sqlite3.connect(database_of(strake), timeout=10, isolation_level=None)) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        load = asyncio.run(some_load(strake, endpoint))
+    assert answers(load) == {(200, "")}
 
 
-def test_a_sqlite_file_that_is_missing_is_an_outage_and_is_not_made_anew(tmp_path: Path, upstream: Upstream) -> None:
-    with Strake(tmp_path / "home") as strake:
-        endpoint = strake.connect(upstream.url)
-        strake.hang_up()
-        database = database_of(strake)
-        away = database.with_suffix(".away")
-        database.rename(away)  # before the worker has opened it for the first time
-        load = asyncio.run(some_load(strake, endpoint))
-        assert answers(load) == {(503, "store_unavailable")}
-        away.rename(database)
-        time.sleep(0.5)
-        load = asyncio.run(some_load(strake, endpoint))
-        assert answers(load) == {(200, "")}
+def test_a_sqlite_file_that_is_missing_is_an_outage_and_is_not_made_anew(
+    run_strake: RunStrake, upstream: Upstream
+) -> None:
+    strake = run_strake()
+    endpoint = strake.connect(upstream.url)
+    strake.hang_up()
+    database = database_of(strake)
+    away = database.with_suffix(".away")
+    database.rename(away)  # before the worker has opened it for the first time
+    load = asyncio.run(some_load(strake, endpoint))
+    assert answers(load) == {(503, "store_unavailable")}
+    away.rename(database)
+    time.sleep(0.5)
+    load = asyncio.run(some_load(strake, endpoint))
+    assert answers(load) == {(200, "")}
 
 
 def database_of(strake: Strake) -> Path:
@@ -133,14 +130,13 @@ def own_postgres(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 @pytest.mark.postgres
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["restarted", "frozen"])
-def test_postgresql_away(how: str, tmp_path: Path, upstream: Upstream, own_postgres: Cluster) -> None:
+def test_postgresql_away(how: str, run_strake: RunStrake, upstream: Upstream, own_postgres: Cluster) -> None:
     begin, end = {
         "restarted": (own_postgres.stop, own_postgres.start),
         "frozen": (own_postgres.freeze, own_postgres.thaw),
     }[how]
-    strake = Strake(tmp_path / "home", {"DATABASE_URL": own_postgres.url})
-    with strake:
-        endpoint = strake.connect(upstream.url)
-        asyncio.run(check_outage(strake, endpoint, begin, end, seconds=4))
-        assert strake.log().count("store_unavailable") <= 8, "once per outage and worker, not once per request"
-        eventually(lambda: "store_back" in strake.log())
+    strake = run_strake(DATABASE_URL=own_postgres.url)
+    endpoint = strake.connect(upstream.url)
+    asyncio.run(check_outage(strake, endpoint, begin, end, seconds=4))
+    assert strake.log().count("store_unavailable") <= 8, "once per outage and worker, not once per request"
+    eventually(lambda: "store_back" in strake.log())
