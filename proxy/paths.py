@@ -40,7 +40,7 @@ def _check_segments(path: bytes) -> None:
             # A parameter behind ";" does not make "..;x" harmless: some servers cut it off before they normalise;
             # others cut off dots and spaces at the end.
             name = segment.partition(b";")[0]
-            if name and not name.rstrip(b". "):
+            if b"." in name and not name.rstrip(b". "):
                 raise BadPath
         if b"%" not in reading:
             return

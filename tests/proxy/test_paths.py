@@ -26,7 +26,7 @@ LEADS_OUT = set(
 //  //x  /x//y  /x//  //evil.example/x  ///  /v1//../x
 /%00  /x%00y  /x%0ay  /x%0dy  /x%0d%0aHost:evil  /x%09y  /x%7f  /x%1f  /x%2500
 /%c0%ae%c0%ae/x  /%c0%afx  /%c1%9cx  /%25c0%25ae/x
-/..%20/x  /.%20/x  /%20../%20..%20  /..%2e  /%20
+/..%20/x  /.%20/x  /%20../%20..%20  /..%2e  /%20.
 /%  /%2  /%zz  /%u002e  /x%
 /[  /]  /{x}  /|  /^  /`  /"  /<x>  /x#y
 """.split()  # noqa: SIM905  (one path per line would be pages)
@@ -36,7 +36,7 @@ ARRIVES = set(
     """
 /  /v1  /v1/  /v1/models  /v1/chat/completions  /a.b  /.well-known/x  /..a  /a..  /a...b  /v1.2/x  /...a
 /v1/models/openai%2Fgpt-4o  /v1/models/openai%2fgpt-4o  /models/a%252Fb  /https%3A%2F%2Fexample.com%2Fx
-/v1beta/models/gemini-2.5-pro:generateContent  /v1/files/x;type=a  /v1/x;a=b/c  /a%20b  /caf%C3%A9  /%E2%82%AC
+/v1beta/models/gemini-2.5-pro:generateContent  /v1/files/x;type=a  /v1/x;a=b/c  /a%20b  /%20  /caf%C3%A9  /%E2%82%AC
 /%41%42  /~user/$x!'()*+,=@&  /a%3Fb  /a%23b  /%25  /100%25  /a%26b=c  /v1/threads/thread_abc/runs  /%F0%9F%98%80
 """.split()  # noqa: SIM905
 )
