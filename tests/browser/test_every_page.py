@@ -1,0 +1,191 @@
+"""Every page in every state, at four widths, light and dark: accessible, within its width, photographed.
+
+The pictures go to screenshots/, which git ignores: look at them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from django.conf import settings
+from playwright.sync_api import BrowserContext, Page
+
+from tests.running import Strake
+
+SCREENSHOTS: Path = settings.ROOT / "screenshots"
+WIDTHS = (360, 768, 1440)
+# Contrast depends on the scheme and what is shown on the width, so these two cover both; axe-core takes a second each.
+RULED = {"360-light", "1440-dark"}
+RULES = {
+    "runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+}
+
+PUBLIC = ("/signin/", "/security/", "/privacy/", "/docs/", "/docs/curl/", "/docs/errors/", "/no-such-page/")
+OWN = (
+    "/endpoints/",
+    "/endpoints/?q=nothing-like-this",
+    "/endpoints/?page=2&sort=label",
+    "/endpoints/connect/",
+    "/endpoints/connect/demo/",
+    "/endpoints/connect/azure-openai/",
+    "/endpoints/connect/custom/",
+    "/endpoints/{busy}/",
+    "/endpoints/{busy}/?period=30d&tokens=all",
+    "/endpoints/{quiet}/",
+    "/endpoints/{busy}/name/",
+    "/endpoints/{busy}/key/",
+    "/endpoints/{quiet}/destination/",
+    "/endpoints/{busy}/delete/",
+    "/endpoints/{busy}/tokens/",
+    "/endpoints/{quiet}/tokens/{token}/rotate/",
+    "/endpoints/{quiet}/tokens/{token}/revoke/",
+    "/activity/",
+    "/activity/?outcome=failed",
+    "/audit/",
+    "/access-tokens/",
+    "/access-tokens/new/",
+    "/settings/",
+    "/settings/delete/",
+    "/docs/",
+    "/docs/openai-python/",
+    "/docs/claude-code/",
+    "/docs/ui/",
+)
+EMPTY = ("/endpoints/", "/activity/", "/audit/", "/access-tokens/", "/docs/openai-python/")
+
+
+@pytest.fixture(scope="module")
+def places(strake: Strake) -> dict[str, str]:
+    """Somebody with 120 endpoints, 50 tokens and thousands of requests, and the addresses of some of it."""
+    email = "much@example.org"
+    busy = strake.call("fill", email=email, endpoints=120, tokens_first=50, records=4000)["subdomains"][0]
+    quiet = strake.connect("http://127.0.0.1:9/v1", email=email, label="quiet")
+    return {"email": email, "busy": busy, "quiet": quiet.subdomain, "token": quiet.token_id}
+
+
+@pytest.fixture
+def cookies(
+    new_context: Callable[..., BrowserContext], sign_in: Callable[..., Page], email: str, places: dict[str, str]
+) -> Callable[[str], Any]:
+    """The cookies of somebody signed in: `much` has everything, `new` has nothing yet."""
+
+    def of(who: str) -> Any:
+        address = places["email"] if who == "much" else email
+        return sign_in(new_context(), address, staff=who == "much").context.cookies()
+
+    return of
+
+
+def name_of(path: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", path.lower()).strip("-") or "front"
+
+
+def looks(new_context: Callable[..., BrowserContext]) -> Iterator[tuple[str, BrowserContext]]:
+    for scheme in ("light", "dark"):
+        for width in WIDTHS:
+            yield (
+                f"{width}-{scheme}",
+                new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce"),
+            )
+
+
+def inspect(page: Page, look: str, name: str) -> None:
+    """Photograph the page; fail where it is wider than the window or breaks a rule of axe-core."""
+    page.screenshot(path=SCREENSHOTS / f"{name}-{look}.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} is wider than {look}"
+    if look not in RULED:
+        return
+    found = Axe().run(page, options=RULES).response["violations"]
+    told = [f"{rule['id']}: {node['html'][:200]}" for rule in found for node in rule["nodes"]]
+    assert not told, f"{name} at {look}: " + "\n".join(told)
+
+
+@pytest.mark.parametrize(("who", "paths"), [("nobody", PUBLIC), ("new", EMPTY), ("much", OWN)])
+@pytest.mark.timeout(600)
+def test_pages_are_accessible_and_fit_at_every_width_light_and_dark(
+    new_context: Callable[..., BrowserContext],
+    cookies: Callable[[str], Any],
+    places: dict[str, str],
+    who: str,
+    paths: tuple[str, ...],
+) -> None:
+    signed_in = cookies(who) if who != "nobody" else []
+    for look, context in looks(new_context):
+        context.add_cookies(signed_in)
+        page = context.new_page()
+        for path in paths:
+            page.goto(path.format(**places))
+            inspect(page, look, f"{who}-{name_of(path)}")
+        context.close()
+
+
+@pytest.mark.timeout(300)
+def test_states_that_only_a_deed_leads_to_are_accessible_too(
+    new_context: Callable[..., BrowserContext], cookies: Callable[[str], Any], places: dict[str, str]
+) -> None:
+    signed_in = cookies("new")
+    for look, context in looks(new_context):
+        context.add_cookies(signed_in)
+        page = context.new_page()
+
+        page.goto("/endpoints/connect/demo/")
+        page.get_by_label("Demo key").fill("an-invalid-key")
+        page.get_by_role("button", name="Connect", exact=True).click()
+        page.get_by_role("alert").wait_for()
+        inspect(page, look, "deed-refused")
+
+        page.get_by_label("Demo key").fill("any-key")
+        page.get_by_role("button", name="Connect", exact=True).click()
+        page.get_by_role("heading", name="Your endpoint is ready").wait_for()
+        page.get_by_role("button", name="Test it").click()
+        page.locator("#try-result .chip").wait_for()
+        inspect(page, look, "deed-connected")
+
+        page.get_by_role("link", name="Go to the endpoint").click()
+        page.get_by_role("link", name="Rotate First token").click()
+        page.get_by_role("dialog").wait_for()
+        inspect(page, look, "deed-rotate-dialog")
+        page.keyboard.press("Escape")
+        page.get_by_role("button", name="Pause").click()
+        page.get_by_role("button", name="Resume").wait_for()
+        inspect(page, look, "deed-paused")
+        context.close()
+
+
+def test_twice_the_text_size_and_the_widest_screen_fit(
+    new_context: Callable[..., BrowserContext], cookies: Callable[[str], Any], places: dict[str, str]
+) -> None:
+    """Zooming to 200 % halves the window, which the other tests cover; here the text alone doubles."""
+    signed_in = cookies("much")
+    for width in (768, 3840):
+        context = new_context(viewport={"width": width, "height": 1200})
+        context.add_cookies(signed_in)
+        page = context.new_page()
+        for path in ("/endpoints/", "/endpoints/{busy}/", "/endpoints/connect/", "/activity/", "/settings/"):
+            page.goto(path.format(**places))
+            page.evaluate("document.documentElement.style.fontSize = '200%'")
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (path, width)
+            page.screenshot(path=SCREENSHOTS / f"large-text-{name_of(path)}-{width}.png")
+        context.close()
+
+
+def test_the_keyboard_reaches_everything_in_a_sensible_order(page: Page) -> None:
+    page.goto("/endpoints/connect/demo/")
+    names: list[str] = []
+    for _ in range(16):
+        page.keyboard.press("Tab")
+        names.append(
+            page.evaluate(
+                "(document.activeElement.labels?.[0]?.innerText || document.activeElement.innerText || '').trim()"
+            )
+        )
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none", names
+    assert names[0] == "Skip to the content"
+    wanted = ["Strake", "Endpoints", "Docs", "Sign out", "Demo key", "Name (optional)", "Connect", "Cancel"]
+    remaining = iter(names)
+    assert all(name in remaining for name in wanted), names
