@@ -35,13 +35,13 @@ LIVE_LINKS = 3
 
 @dataclass(frozen=True, slots=True)
 class LinkRequest:
-    """Who asked for a link, from where."""
+    """Who asked for a link, from where. An operator asks from no browser."""
 
     email: str
-    browser_digest: bytes
-    next_path: str
-    ip: str | None
-    asked_from: str
+    browser_digest: bytes = b""
+    next_path: str = ""
+    ip: str | None = None
+    asked_from: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +80,20 @@ def request_link(*, email: str, nonce: str, next_path: str = "", ip: str | None 
 
 
 def _answer(request: LinkRequest) -> None:
-    if not User.objects.filter(email=request.email).exists() and not may_sign_up(request.email):
-        return
-    if limits.count(limits.LINKS_PER_EMAIL, request.email).exceeded:
-        return
-    token = _create(
-        email=request.email,
-        actor=Actor(None, request.ip),
-        browser_digest=request.browser_digest,
-        next_path=request.next_path,
-        live_links=LIVE_LINKS,
-    )
-    if token is None:
-        return
-    if limits.count(limits.MAIL_BUDGET, "").exceeded:
-        logger.error("mail budget of %d an hour is spent; a sign-in mail was not sent", limits.MAIL_BUDGET.count)
-        return
+    # Everything is done for everybody, and undone where no link is due: this thread shares its processor with requests,
+    # and somebody who sends the next one at once could otherwise feel which address kept it busy.
+    known = User.objects.filter(email=request.email).exists()
+    allowed = may_sign_up(request.email)
+    limited = limits.count(limits.LINKS_PER_EMAIL, request.email).exceeded
+    with transaction.atomic():
+        serialise(f"sign-in links of {request.email}")
+        # Links already sent are left alone: whoever floods an address with requests cannot make useless what is in
+        # its mailbox.
+        enough = _live(timezone.now()).filter(email=request.email).count() >= LIVE_LINKS
+        token = _create(request, Actor(None, request.ip))
+        due = (known or allowed) and not limited and not enough
+        if not due:
+            transaction.set_rollback(True)
     mail = SignInMail(
         email=request.email,
         link=link_address(token),
@@ -103,6 +101,11 @@ def _answer(request: LinkRequest) -> None:
         asked_from=request.asked_from,
         ip=request.ip,
     )
+    if not due:
+        return
+    if limits.count(limits.MAIL_BUDGET, "").exceeded:
+        logger.error("mail budget of %d an hour is spent; a sign-in mail was not sent", limits.MAIL_BUDGET.count)
+        return
     background.queue.submit("sign-in mail", partial(_send, mail), partial(_record_unsent, request))
 
 
@@ -133,8 +136,7 @@ def operator_link(*, email: str, staff: bool = False) -> str:
             user.is_staff = True
             user.save(update_fields=["is_staff"])
             _audit(audit.OPERATOR, "user.made_staff", user)
-        token = _create(email=email, actor=audit.OPERATOR, browser_digest=b"", next_path="", live_links=None)
-    assert token is not None  # noqa: S101  (without a bound on live links there always is one)
+        token = _create(LinkRequest(email), audit.OPERATOR)
     return link_address(token)
 
 
@@ -216,35 +218,26 @@ def _record_failure(token: str, ip: str | None) -> None:
 # --- Inside --------------------------------------------------------------------------------------------------------
 
 
-def _create(*, email: str, actor: Actor, browser_digest: bytes, next_path: str, live_links: int | None) -> str | None:
-    """Store a new link and return its token; None where the address has `live_links` links already.
-
-    Links already sent are left alone: whoever floods an address with requests cannot make useless what is in its
-    mailbox.
-    """
+def _create(request: LinkRequest, actor: Actor) -> str:
+    """Store a new link and return its token."""
     now = timezone.now()
     token = tokens.mint(LINK_TOKEN_PREFIX)
-    with transaction.atomic():
-        if live_links is not None:
-            serialise(f"sign-in links of {email}")
-            if _live(now).filter(email=email).count() >= live_links:
-                return None
-        link = SignInLink.objects.create(
-            email=email,
-            token_digest=tokens.digest(token),
-            browser_digest=browser_digest,
-            next_path=next_path,
-            created_at=now,
-            expires_at=now + timedelta(minutes=settings.STRAKE_LINK_MINUTES),
-        )
-        audit.record(
-            actor,
-            "signin.link_made",
-            account=User.objects.filter(email=email).first(),
-            subject_type="link",
-            subject_id=link.pk,
-            subject_label=email,
-        )
+    link = SignInLink.objects.create(
+        email=request.email,
+        token_digest=tokens.digest(token),
+        browser_digest=request.browser_digest,
+        next_path=request.next_path,
+        created_at=now,
+        expires_at=now + timedelta(minutes=settings.STRAKE_LINK_MINUTES),
+    )
+    audit.record(
+        actor,
+        "signin.link_made",
+        account=User.objects.filter(email=request.email).first(),
+        subject_type="link",
+        subject_id=link.pk,
+        subject_label=request.email,
+    )
     return token
 
 

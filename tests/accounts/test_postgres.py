@@ -72,8 +72,8 @@ print(json.dumps([sorted(results), AuditEvent.objects.filter(action="signin.succ
 
 def test_eight_links_of_a_new_address_at_once_make_one_account(run: Callable[[str], Any]) -> None:
     result = run("""
-tokens = [links._create(email="new@example.org", actor=links.Actor(None), browser_digest=b"", next_path="",
-                        live_links=None) for _ in range(8)]
+request = links.LinkRequest("new@example.org")
+tokens = [links._create(request, links.Actor(None)) for _ in range(8)]
 results = at_once(8, lambda: links.redeem_link(token=tokens.pop(), ip=None, start_session=lambda user: None).user.email)
 print(json.dumps([User.objects.count(), sorted(results)]))
 """)
@@ -82,8 +82,9 @@ print(json.dumps([User.objects.count(), sorted(results)]))
 
 def test_thirty_requests_at_once_leave_three_live_links(run: Callable[[str], Any]) -> None:
     result = run("""
-results = at_once(30, lambda: links._create(email="alice@example.org", actor=links.Actor(None), browser_digest=b"",
-                                            next_path="", live_links=3) is not None)
-print(json.dumps([results.count(True), results.count(False), SignInLink.objects.count()]))
+request = links.LinkRequest("alice@example.org")
+links.limits.count = lambda *_: links.limits.Verdict(False, 0)
+results = at_once(30, lambda: links._answer(request))
+print(json.dumps([results, SignInLink.objects.count()]))
 """)
-    assert result == [3, 27, 3]
+    assert result == [[None] * 30, 3]
