@@ -13,7 +13,8 @@ from django.utils import timezone
 from accounts import access_tokens, limits
 from accounts.audit import Actor
 from accounts.models import AuditEvent, User
-from credentials.models import BearerToken, Endpoint
+from credentials.api import api
+from credentials.models import BearerToken, Credential, Endpoint
 from tests import factories
 
 pytestmark = pytest.mark.django_db
@@ -251,27 +252,49 @@ def test_valid_token_costs_no_counting(call: Caller, monkeypatch: pytest.MonkeyP
     assert call("GET", "/me")[0] == 200
 
 
-def test_stranger_gets_404_for_everything_of_others(alice: User, charlie: User) -> None:
-    made = factories.make_endpoint(owner=alice)
+BODIES = {
+    "issue_token": {},
+    "replace_key": {"api_key": "sk-x", "unchecked": True},
+}
+
+
+def operations_on_things() -> list[tuple[str, str, str]]:
+    """Every operation of the OpenAPI document that names something in its path: method, path, name."""
+    return [
+        (method.upper(), path.removeprefix("/api/v1"), str(operation["operationId"]).rpartition("_api_")[2])
+        for path, methods in api.get_openapi_schema(path_prefix="/api/v1")["paths"].items()
+        for method, operation in methods.items()
+        if "{" in path
+    ]
+
+
+def everything() -> list[Any]:
+    return [list(model.objects.order_by("pk").values()) for model in (Endpoint, Credential, BearerToken)]
+
+
+@pytest.mark.parametrize(("method", "path", "name"), operations_on_things())
+def test_stranger_gets_404_for_everything_of_others(
+    alice: User, charlie: User, method: str, path: str, name: str
+) -> None:
+    """Also for somebody else's token through an endpoint of one's own, and one's own through somebody else's."""
+    hers, his = factories.make_endpoint(owner=alice), factories.make_endpoint(owner=charlie)
+    before = everything()
+    pairs = [(hers, hers), (hers, his)] + ([(his, hers)] if "{token_id}" in path else [])
     stranger = Caller(charlie)
-    base = f"/endpoints/{made.endpoint.subdomain}"
+    for endpoint, token in pairs:
+        target = path.format(subdomain=endpoint.endpoint.subdomain, token_id=token.token.pk)
+        status, answer = stranger(method, target, BODIES.get(name))
+        assert (status, answer["error"]["code"]) == (404, "not_found"), target
+    invented = stranger(method, path.format(subdomain="0" * 12, token_id="ctok_" + "0" * 16), BODIES.get(name))
+    assert invented == (status, answer), "what is not there and what is not yours look the same"
+    assert everything() == before
+
+
+def test_list_holds_only_ones_own(alice: User, charlie: User) -> None:
+    factories.make_endpoint(owner=alice)
     own = factories.make_endpoint(owner=charlie)
-    before = list(BearerToken.objects.order_by("pk").values())
-    for method, path, body in [
-        ("GET", base, None),
-        ("DELETE", base, None),
-        ("POST", f"{base}/tokens", {}),
-        ("POST", f"{base}/tokens/{made.token.pk}/rotate", None),
-        ("DELETE", f"{base}/tokens/{made.token.pk}", None),
-        ("POST", f"{base}/credential/rotate", {"api_key": "sk-x", "unchecked": True}),
-        # Somebody else's token through an endpoint of one's own.
-        ("POST", f"/endpoints/{own.endpoint.subdomain}/tokens/{made.token.pk}/rotate", None),
-        ("DELETE", f"/endpoints/{own.endpoint.subdomain}/tokens/{made.token.pk}", None),
-    ]:
-        status, answer = stranger(method, path, body)
-        assert (status, answer["error"]["code"]) == (404, "not_found"), (method, path)
-    assert [row["subdomain"] for row in stranger("GET", "/endpoints")[1]["endpoints"]] == [own.endpoint.subdomain]
-    assert list(BearerToken.objects.order_by("pk").values()) == before
+    answer = Caller(charlie)("GET", "/endpoints")[1]
+    assert [row["subdomain"] for row in answer["endpoints"]] == [own.endpoint.subdomain]
 
 
 def test_openapi_document_lists_exactly_the_promised_calls(client: Client) -> None:
