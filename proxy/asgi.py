@@ -14,7 +14,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from proxy import lookup, rates, tunnel, websocket
-from proxy.errors import Headers, ProxyError, response_of
+from proxy.errors import Headers, InvalidToken, ProxyError, TooManyWrongTokens, UnknownEndpoint, response_of
+from proxy.guesses import Guesses
 from proxy.http1 import UpstreamBroken
 from proxy.journal import Entry, Journal, milliseconds_since
 from proxy.limits import InFlight
@@ -40,6 +41,7 @@ class ProxyApplication:
 
     lookup: Lookup
     rates: Rates
+    guesses: Guesses
     in_flight: InFlight
     upstream: Upstream
     journal: Journal
@@ -47,6 +49,7 @@ class ProxyApplication:
     async def startup(self) -> None:
         self.lookup = lookup.configured()
         self.rates = rates.configured()
+        self.guesses = Guesses()
         self.in_flight = InFlight()
         self.upstream = Upstream()
         self.journal = Journal()
@@ -96,11 +99,25 @@ class ProxyApplication:
                 request, lookup=self.lookup, rates=self.rates, in_flight=self.in_flight, upstream=self.upstream
             )
         except Exception as error:  # noqa: BLE001  (the edge: nothing of a message may reach a log or a client)
-            status, headers, body = _refusal(error, request)
+            status, headers, body = self._refusal(error, request)
         if request.has_unread_body:
             # What the client is still sending is not going to be read.
             headers.append((b"connection", b"close"))
         return Answer(status, headers, body)
+
+    def _refusal(self, error: Exception, request: ProxyRequest) -> tuple[int, Headers, bytes]:
+        """What Strake answers itself. Anything that is no `ProxyError` is a defect, and is logged as one."""
+        if isinstance(error, ClientGone):
+            raise error
+        if isinstance(error, InvalidToken | UnknownEndpoint):
+            try:
+                self.guesses.count(request.address)
+            except TooManyWrongTokens as too_many:
+                error = too_many
+        elif not isinstance(error, ProxyError):
+            logger.error("proxy_failed kind=%s where=%s", type(error).__name__, _where(error))
+            error = ProxyError()
+        return response_of(error, request.dialect)
 
     async def _websocket(self, request: ProxyRequest) -> int:
         """Answer a handshake and stay with its connection. Returns the status of the handshake."""
@@ -112,19 +129,9 @@ class ProxyApplication:
             request.client_gone = client.gone
             raise
         except Exception as error:  # noqa: BLE001  (as above)
-            status, headers, body = _refusal(error, request)
+            status, headers, body = self._refusal(error, request)
         client.respond(status, headers, body)
         return status
-
-
-def _refusal(error: Exception, request: ProxyRequest) -> tuple[int, Headers, bytes]:
-    """What Strake answers itself. Anything that is no `ProxyError` is a defect, and is logged as one."""
-    if isinstance(error, ClientGone):
-        raise error
-    if not isinstance(error, ProxyError):
-        logger.error("proxy_failed kind=%s where=%s", type(error).__name__, _where(error))
-        error = ProxyError()
-    return response_of(error, request.dialect)
 
 
 def _where(error: BaseException) -> str:

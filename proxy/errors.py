@@ -8,7 +8,7 @@ ProxyError
 ├── MethodNotAllowed (405)
 ├── BodyTooLarge (413)
 ├── WebSocketUnsupported (426)
-├── RateLimited, TooManyAtOnce (429)
+├── (429)                        RateLimited, TooManyAtOnce, TooManyWrongTokens
 ├── BadGateway (502)             UpstreamUnreachable, UpstreamForbidden, UpstreamInvalid
 ├── Unavailable (503)            StoreUnavailable, NeedsKeyAgain
 └── UpstreamIdle (504)
@@ -165,6 +165,14 @@ class TooManyAtOnce(ProxyError):
     status = 429
     code = "too_many_at_once"
     message = "Too many requests of this endpoint are in flight. Wait until some of them have finished."
+
+
+class TooManyWrongTokens(ProxyError):
+    """One client network sent very many tokens that are not valid."""
+
+    status = 429
+    code = "too_many_wrong_tokens"
+    message = "Too many requests with invalid tokens came from your network. Check the token before trying again."
 
 
 class UpstreamUnreachable(ProxyError):
