@@ -82,6 +82,7 @@ def for_upstream(
         for pair in headers
         if (name := pair[0] if b"_" not in pair[0] else pair[0].replace(b"_", b"-")) not in _NEVER_UP
         and name != injected
+        and pair[0] != b"content_length"
         and pair[0] not in named
         and token not in pair[1]
         and not name.startswith(b"x-forwarded-")
@@ -125,8 +126,11 @@ def add_unless_given(headers: Headers, more: Headers) -> None:
 
 
 def nominated(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
-    """The names that Connection headers declare to be for this hop only."""
+    """The names that Connection headers declare to be for this hop only.
+
+    Content-Length is never one of them: a body sent on without its length would be the next request to its reader.
+    """
     names = [value for name, value in headers if name == b"connection"]
     if not names:
         return frozenset()
-    return frozenset(option.strip().lower() for value in names for option in value.split(b","))
+    return frozenset(option.strip().lower() for value in names for option in value.split(b",")) - {b"content-length"}
