@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import select
+import socket
+import struct
 from time import monotonic
 from typing import Any
 
@@ -17,6 +19,7 @@ from proxy.errors import UpstreamInvalid, UpstreamUnreachable
 
 BUFFER_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 256 * 1024
+_RESET = struct.pack("ii", 1, 0)  # linger on, for no time
 
 
 class UpstreamBroken(Exception):
@@ -69,7 +72,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     # --- What the transport calls ------------------------------------------------------------------------------------
 
-    def begin(self, data: bytes | bytearray, *, bodyless: bool, upgrade: bool = False) -> None:
+    def begin(self, data: bytes, *, bodyless: bool, upgrade: bool = False) -> None:
         """Start an exchange by sending `data`. `bodyless` answers (to HEAD) have no body, whatever they declare.
 
         `upgrade` says that `data` asks for another protocol.
@@ -160,8 +163,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._wake()
 
     def abort(self) -> None:
-        """Close at once. An upstream that is still working notices."""
+        """Reset the connection. A mere close would wait behind what an upstream that reads nothing has not taken."""
         self.reusable = False
+        connection = self.transport.get_extra_info("socket")
+        if connection is not None and not self.transport.is_closing():
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
 
     # --- What the event loop calls -----------------------------------------------------------------------------------

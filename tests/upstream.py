@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import re
+import select
 import socket
 import ssl
 import struct
@@ -204,8 +205,7 @@ async def silence(exchange: Exchange) -> None:
 @early
 async def deaf(exchange: Exchange) -> None:
     """Read the head, then neither read nor answer until the peer leaves."""
-    exchange.connection.pause_reading()
-    await exchange.connection.lost.wait()
+    await exchange.connection.lost_unread()
 
 
 # --- The server ----------------------------------------------------------------------------------------------------
@@ -249,8 +249,15 @@ class _Connection:
             self.closed_at = time.monotonic()
         self.lost.set()
 
-    def pause_reading(self) -> None:
+    async def lost_unread(self) -> None:
+        """Read no more, and return when the peer has closed. The event loop does not see that; the socket does."""
         self.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        poll = select.poll()
+        poll.register(self.writer.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        while not self.lost.is_set() and not poll.poll(0):  # noqa: ASYNC110  (nothing else tells)
+            await asyncio.sleep(0.02)
+        self.peer_closed()
+        self.writer.transport.abort()
 
     def reset(self) -> None:
         """Close with an RST and not a FIN."""
