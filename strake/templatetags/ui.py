@@ -44,7 +44,8 @@ def ago(moment: datetime | None, never: str = "never") -> SafeString:
     if abs(seconds) < 60:
         words = "just now"
     elif seconds < 0:
-        words = f"in {timeuntil(moment).split(',')[0]}"
+        days = round(-seconds / 86400)
+        words = f"in {days} days" if days > 1 else f"in {timeuntil(moment).split(',')[0]}"
     else:
         words = f"{timesince(moment).split(',')[0]} ago"
     exact = moment.strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -289,6 +289,18 @@ def test_a_draft_survives_a_session_that_ended(new_context: Contexts, sign_in: C
     expect(page.get_by_label("Only these paths")).to_have_value("GET /v1/models")
 
 
+def test_a_draft_ends_with_the_deed_it_was_for(page: Page) -> None:
+    subdomain = connect(page)
+    page.goto(f"/endpoints/{subdomain}/tokens/")
+    page.get_by_label("Name").fill("reader")
+    page.get_by_label("Requests per minute").fill("60")
+    page.get_by_role("button", name="Add the token").click()
+    expect(page.locator("#token")).to_be_visible()
+    page.goto(f"/endpoints/{subdomain}/tokens/")
+    expect(page.get_by_label("Name")).to_have_value("")
+    expect(page.get_by_label("Requests per minute")).to_have_value("")
+
+
 @pytest.mark.parametrize("spoil", ["expired", "used", "mangled"])
 def test_a_link_that_does_not_work_says_how_to_get_another(
     new_context: Contexts, strake: Strake, email: str, spoil: str

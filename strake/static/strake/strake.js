@@ -13,6 +13,8 @@ function enhance(root) {
   for (const shown of root.querySelectorAll("[data-replace-address]")) {
     // The page with a token is the answer to a POST. A reload goes on to the endpoint instead of sending it again.
     history.replaceState(null, "", shown.dataset.replaceAddress);
+    // What led here has been done: its draft must not fill in the next form.
+    for (const name of Object.keys(sessionStorage)) if (name.startsWith("draft:")) sessionStorage.removeItem(name);
   }
 }
 
