@@ -15,7 +15,7 @@ DEPLOYED := STRAKE_BASE_URL=https://strake.example.org \
 	STRAKE_MASTER_KEYS=$$($(BIN)/python -c 'from credentials.keyring import new_document; print(new_document())') \
 	DATABASE_URL=postgres://strake@127.0.0.1/strake REDIS_URL=redis://127.0.0.1/0 EMAIL_URL=smtp://127.0.0.1
 
-.PHONY: help run test check fix lock audit bench clean
+.PHONY: help run test check fix lock audit sbom bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,9 @@ lock: $(VENV)/.develops ## Compile requirements*.in into requirements*.txt, with
 
 audit: $(VENV)/.develops ## Look for known vulnerabilities in what is pinned (needs the network)
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements.txt
+
+sbom: $(VENV)/.develops ## List what Strake runs on, with versions and hashes, as CycloneDX in sbom.json
+	$(BIN)/cyclonedx-py requirements requirements.txt --output-reproducible --of JSON -o sbom.json
 
 bench: $(VENV)/.develops ## Measure the forwarding path on this machine, side by side with others
 	$(BIN)/python -m bench

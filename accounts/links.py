@@ -131,7 +131,7 @@ def operator_link(*, email: str, staff: bool = False) -> str:
     """
     email = normalise_email(email)
     with transaction.atomic():
-        user = _find_or_create(email, audit.OPERATOR)
+        user = _find_or_create(email, by=audit.OPERATOR)
         if staff and not user.is_staff:
             user.is_staff = True
             user.save(update_fields=["is_staff"])
@@ -196,7 +196,7 @@ def _redeem(digest: bytes, ip: str | None) -> Redeemed:
     if user is None:
         if not may_sign_up(link.email):
             raise _not_valid()
-        user = _find_or_create(link.email, Actor(None, ip))
+        user = _find_or_create(link.email, ip=ip)
     SignInLink.objects.filter(email=link.email, used_at=None).update(used_at=now)
     _audit(Actor(user, ip), "signin.succeeded", user)
     return Redeemed(user, link.next_path)
@@ -245,10 +245,11 @@ def _live(now: datetime) -> QuerySet[SignInLink]:
     return SignInLink.objects.filter(used_at=None, expires_at__gt=now)
 
 
-def _find_or_create(email: str, actor: Actor) -> User:
+def _find_or_create(email: str, *, by: Actor | None = None, ip: str | None = None) -> User:
+    """The user of an address. Without `by` a new one made their account themselves, from `ip`."""
     user, created = User.objects.get_or_create(email=email)
     if created:
-        _audit(actor, "user.created", user)
+        _audit(by or Actor(user, ip), "user.created", user)
     return user
 
 

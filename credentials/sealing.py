@@ -14,6 +14,7 @@ from credentials.errors import CannotOpen, InvalidKey
 from credentials.keyring import Keyring
 
 DATA_KEY_BYTES = 32
+TAG_BYTES = 16
 MAX_KEY_LENGTH = 8192  # service-account style keys are long; header lines of 8 KiB pass everywhere
 
 
@@ -54,28 +55,39 @@ def rewrap(wrap: WrappedKey, format: int, credential_id: UUID, keyring: Keyring)
     """
     data_key = unwrap(wrap, format, credential_id, keyring)
     renewed = _wrap(data_key, format, credential_id, keyring.primary_id, keyring)
-    if not hmac.compare_digest(unwrap(renewed, format, credential_id, keyring), data_key):
+    again = unwrap(renewed, format, credential_id, keyring)
+    same = hmac.compare_digest(again, data_key)
+    wipe(data_key)
+    wipe(again)
+    if not same:
         raise CannotOpen
     return renewed
 
 
-def unwrap(wrap: WrappedKey, format: int, credential_id: UUID, keyring: Keyring) -> bytes:
-    """The data key, 32 bytes. Raises `UnknownMasterKey` or `CannotOpen`."""
-    if format != FORMAT or len(wrap.wrapped_dek_iv) != IV_BYTES:
+def unwrap(wrap: WrappedKey, format: int, credential_id: UUID, keyring: Keyring) -> bytearray:
+    """The data key, 32 bytes, for the caller to `wipe`. Raises `UnknownMasterKey` or `CannotOpen`."""
+    if format != FORMAT or len(wrap.wrapped_dek_iv) != IV_BYTES or len(wrap.wrapped_dek) != DATA_KEY_BYTES + TAG_BYTES:
         raise CannotOpen
     associated_data = wrap_associated_data(format, credential_id, wrap.master_key_id)
+    data_key = bytearray(DATA_KEY_BYTES)
     try:
-        data_key = AESGCM(keyring.key(wrap.master_key_id)).decrypt(
-            wrap.wrapped_dek_iv, wrap.wrapped_dek, associated_data
+        AESGCM(keyring.key(wrap.master_key_id)).decrypt_into(
+            wrap.wrapped_dek_iv, wrap.wrapped_dek, associated_data, data_key
         )
     except InvalidTag:
+        wipe(data_key)  # decrypted before the tag was found to be wrong
         raise CannotOpen from None
-    if len(data_key) != DATA_KEY_BYTES:
-        raise CannotOpen
     return data_key
 
 
-def _wrap(data_key: bytes, format: int, credential_id: UUID, master_key_id: str, keyring: Keyring) -> WrappedKey:
+def wipe(secret: bytearray) -> None:
+    """Overwrite a secret in place. `bytes` and `str` cannot be: keep secrets out of them."""
+    secret[:] = bytes(len(secret))
+
+
+def _wrap(
+    data_key: bytes | bytearray, format: int, credential_id: UUID, master_key_id: str, keyring: Keyring
+) -> WrappedKey:
     iv = os.urandom(IV_BYTES)
     associated_data = wrap_associated_data(format, credential_id, master_key_id)
     wrapped = AESGCM(keyring.key(master_key_id)).encrypt(iv, data_key, associated_data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from urllib.parse import quote_from_bytes
 
+from credentials.sealing import wipe
 from proxy.presented import CREDENTIAL_HEADERS
 
 Headers = list[tuple[bytes, bytes]]
@@ -64,32 +65,32 @@ _NEVER_DOWN = HOP_BY_HOP | frozenset(
     }
 )
 SANDBOX = b"sandbox; default-src 'none'"
+_QUOTED = [quote_from_bytes(bytes([byte]), safe="").encode() for byte in range(256)]
 
 
-def for_upstream(
-    headers: Iterable[tuple[bytes, bytes]], host: bytes, header: tuple[bytes, bytes], *, token: bytes
-) -> Headers:
-    """The request headers for the provider: Host first, what may pass in its order, the real key last, once.
+def for_upstream(headers: Iterable[tuple[bytes, bytes]], host: bytes, key_header: bytes, *, token: bytes) -> Headers:
+    """The request headers for the provider: Host first, then what may pass, in its order.
 
-    `header` is the name and value that carry the real key; `token` is the caller's, which passes in no header at all.
-    Names are lower case, as ASGI servers give them. Underscores count as dashes, since some servers make both the
-    same variable. Stripping comes before adding, so that no `Connection: authorization` can strip the key.
+    `key_header` names the header for the real key, which `Upstream.send` adds last; here nothing of that name passes.
+    `token` is the caller's, which passes in no header at all. Names are lower case, as ASGI servers give them.
+    Underscores count as dashes, since some servers make both the same variable.
     """
-    injected = header[0].lower().replace(b"_", b"-")
+    injected = key_header.lower().replace(b"_", b"-")
     named = nominated(headers)
     kept = [
         pair
         for pair in headers
         if (name := pair[0] if b"_" not in pair[0] else pair[0].replace(b"_", b"-")) not in _NEVER_UP
         and name != injected
+        and pair[0] != b"content_length"
         and pair[0] not in named
         and token not in pair[1]
         and not name.startswith(b"x-forwarded-")
     ]
-    return [(b"host", host), *kept, header]
+    return [(b"host", host), *kept]
 
 
-def for_client(headers: Iterable[tuple[bytes, bytes]], secret: bytes, *, sandbox: bool) -> Headers:
+def for_client(headers: Iterable[tuple[bytes, bytes]], secret: bytearray, *, sandbox: bool) -> Headers:
     """The response headers for the client: what may pass, in its order, and no header with the key in it.
 
     `sandbox` is for answers on the dashboard's own origin, where a provider's page must not run.
@@ -98,7 +99,7 @@ def for_client(headers: Iterable[tuple[bytes, bytes]], secret: bytes, *, sandbox
     named = nominated(lowered)
     chunked = any(name == b"transfer-encoding" for name, _ in lowered)
     folded = secret.lower()
-    quoted = quote_from_bytes(secret, safe="").encode()  # as a redirect would carry it
+    quoted = bytearray().join(map(_QUOTED.__getitem__, secret))  # as a redirect would carry it; joined to be wiped
     kept = [
         pair
         for pair in lowered
@@ -111,6 +112,8 @@ def for_client(headers: Iterable[tuple[bytes, bytes]], secret: bytes, *, sandbox
         and not (chunked and name == b"content-length")
         and not (sandbox and name == b"content-security-policy")
     ]
+    wipe(folded)
+    wipe(quoted)
     kept.append((b"x-content-type-options", b"nosniff"))
     if sandbox:
         kept.append((b"content-security-policy", SANDBOX))
@@ -125,8 +128,11 @@ def add_unless_given(headers: Headers, more: Headers) -> None:
 
 
 def nominated(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
-    """The names that Connection headers declare to be for this hop only."""
+    """The names that Connection headers declare to be for this hop only.
+
+    Content-Length is never one of them: a body sent on without its length would be the next request to its reader.
+    """
     names = [value for name, value in headers if name == b"connection"]
     if not names:
         return frozenset()
-    return frozenset(option.strip().lower() for value in names for option in value.split(b","))
+    return frozenset(option.strip().lower() for value in names for option in value.split(b",")) - {b"content-length"}

@@ -72,7 +72,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     # --- What the transport calls ------------------------------------------------------------------------------------
 
-    def begin(self, data: bytes, *, bodyless: bool, upgrade: bool = False) -> None:
+    def begin(self, data: bytes | bytearray, *, bodyless: bool, upgrade: bool = False) -> None:
         """Start an exchange by sending `data`. `bodyless` answers (to HEAD) have no body, whatever they declare.
 
         `upgrade` says that `data` asks for another protocol.

@@ -13,8 +13,10 @@ class RequestRecord(models.Model):
     """One proxied request. References are not enforced: the journal may write just after an endpoint was deleted."""
 
     endpoint = models.ForeignKey(Endpoint, on_delete=models.CASCADE, db_constraint=False, related_name="requests")
+    # Tokens go with their endpoint only, and so do its records. A cascade of its own would look through all records
+    # of all endpoints, as there is no index by token.
     token = models.ForeignKey(
-        BearerToken, on_delete=models.CASCADE, db_constraint=False, db_index=False, related_name="requests"
+        BearerToken, on_delete=models.DO_NOTHING, db_constraint=False, db_index=False, related_name="requests"
     )
     status = models.PositiveSmallIntegerField(help_text="What the client got; 499 where it left before an answer.")
     latency_ms = models.PositiveIntegerField(help_text="From the request's arrival to the last byte of the answer.")

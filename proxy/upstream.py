@@ -71,35 +71,40 @@ class Upstream:
         method: str,
         target: bytes,
         headers: Headers,
+        key_header: tuple[bytes, bytearray],
         body: bytes | AsyncIterator[bytes],
         *,
         upgrade: bool = False,
     ) -> UpstreamResponse:
         """Send one request and return as soon as the head of the answer is there. The caller closes the response.
 
-        `target` and `headers` go out as they are. A body that is not bytes is streamed, with the `content-length`
-        among the headers, or chunked where there is none. `upgrade` says that the headers ask for another protocol;
-        then the answer may be a 101, to be followed by `detach`. Raises the `BadGateway` family of `proxy.errors`,
-        `UpstreamIdle`, or whatever the body raises.
+        `target` and `headers` go out as they are; then `key_header`, which holds the real key, last, so that no
+        `Connection: authorization` could have stripped it. Of the key no copy is left when this returns or raises.
+        A body that is not bytes is streamed, with the `content-length` among the headers, or chunked where there is
+        none. `upgrade` says that the headers ask for another protocol; then the answer may be a 101, to be followed by
+        `detach`. Raises the `BadGateway` family of `proxy.errors`, `UpstreamIdle`, or whatever the body raises.
         """
         chunked = not isinstance(body, bytes) and all(name != b"content-length" for name, _ in headers)
-        head = _head(method, target, headers, chunked=chunked)
-        connection = self._take(origin) or await self._connect(origin)
-        upload: asyncio.Task[None] | None = None
-        self._active.add(connection)
+        head = _head(method, target, headers, key_header, chunked=chunked)
+        # Joined in one step: that makes one copy of the key, which can be wiped.
+        data = bytearray().join((head, key_header[1], b"\r\n\r\n", body if isinstance(body, bytes) else b""))
         try:
-            if isinstance(body, bytes):
-                connection.begin(head + body, bodyless=method == "HEAD", upgrade=upgrade)
-            else:
-                connection.begin(head, bodyless=method == "HEAD")
-                upload = self._loop.create_task(_upload(connection, body, chunked=chunked))
-                upload.add_done_callback(partial(_stop_on_failure, connection))
-            await connection.head()
-        except BaseException:
-            if upload is not None:
-                upload.cancel()
-            self.discard(connection)
-            raise
+            connection = self._take(origin) or await self._connect(origin)
+            upload: asyncio.Task[None] | None = None
+            self._active.add(connection)
+            try:
+                connection.begin(data, bodyless=method == "HEAD", upgrade=upgrade)
+                if not isinstance(body, bytes):
+                    upload = self._loop.create_task(_upload(connection, body, chunked=chunked))
+                    upload.add_done_callback(partial(_stop_on_failure, connection))
+                await connection.head()
+            except BaseException:
+                if upload is not None:
+                    upload.cancel()
+                self.discard(connection)
+                raise
+        finally:
+            data[len(head) : len(head) + len(key_header[1])] = bytes(len(key_header[1]))
         return UpstreamResponse(self, origin, connection, upload)
 
     def release(self, origin: Origin, connection: UpstreamConnection) -> None:
@@ -238,13 +243,15 @@ def destination(url: str) -> Destination:
     return Destination(origin, parsed.netloc.encode(), parsed.base_path.encode())
 
 
-def _head(method: str, target: bytes, headers: Headers, *, chunked: bool) -> bytes:
+def _head(method: str, target: bytes, headers: Headers, key_header: tuple[bytes, bytearray], *, chunked: bool) -> bytes:
+    """Everything up to the value of the last header, which is the real key's. Raises `UpstreamInvalid`."""
     lines = [b"%b: %b\r\n" % pair for pair in headers]
     if chunked:
         lines.append(b"transfer-encoding: chunked\r\n")
-    head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method.encode(), target, b"".join(lines))
+    name, key = key_header
+    head = b"%b %b HTTP/1.1\r\n%b%b: " % (method.encode(), target, b"".join(lines), name)
     # Whatever got in, a line break did not: it would be a second header, or a second request.
-    if head.count(b"\n") != len(lines) + 2 or head.count(b"\r") != len(lines) + 2:
+    if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1 or b"\n" in key or b"\r" in key:
         raise UpstreamInvalid
     return head
 

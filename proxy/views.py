@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from types import TracebackType
+from typing import NamedTuple, Self
 
 from django.conf import settings
 
@@ -11,6 +12,7 @@ from credentials import keyring
 from credentials.errors import SealError
 from credentials.keyring import Keyring
 from credentials.providers import SECRET_PLACEHOLDER, Dialect
+from credentials.sealing import wipe
 from proxy import headers, limits, paths, presented
 from proxy.errors import METHODS, MethodNotAllowed, NeedsKeyAgain, UnknownEndpoint
 from proxy.headers import Headers
@@ -39,14 +41,28 @@ class Admitted(NamedTuple):
     rate: Rate | None
 
 
-class Addressed(NamedTuple):
-    """Where a request goes, and the header that carries the real key."""
+class Addressed:
+    """Where a request goes, and the real key. On leaving the context, the memory that holds the key is overwritten."""
 
-    origin: Origin
-    netloc: bytes
-    target: bytes
-    header: tuple[bytes, bytes]
-    secret: bytes
+    __slots__ = ("key_header", "netloc", "origin", "secret", "target")
+
+    def __init__(
+        self, origin: Origin, netloc: bytes, target: bytes, key_header: tuple[bytes, bytearray], secret: bytearray
+    ) -> None:
+        self.origin = origin
+        self.netloc = netloc
+        self.target = target
+        self.key_header = key_header
+        self.secret = secret
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        wipe(self.secret)
+        wipe(self.key_header[1])
 
 
 async def forward(
@@ -59,15 +75,16 @@ async def forward(
     """
     admitted = await admit(request, lookup=lookup, rates=rates, in_flight=in_flight)
     body = await request.body(settings.STRAKE_MAX_BODY_MB * 1024 * 1024)
-    to = addressed(request, admitted)
-    response = await upstream.send(
-        to.origin,
-        request.method,
-        to.target,
-        headers.for_upstream(request.headers, to.netloc, to.header, token=admitted.token.encode()),
-        body,
-    )
-    answer_headers = headers.for_client(response.headers, to.secret, sandbox=not request.on_own_host)
+    with addressed(request, admitted) as to:
+        response = await upstream.send(
+            to.origin,
+            request.method,
+            to.target,
+            headers.for_upstream(request.headers, to.netloc, to.key_header[0], token=admitted.token.encode()),
+            to.key_header,
+            body,
+        )
+        answer_headers = headers.for_client(response.headers, to.secret, sandbox=not request.on_own_host)
     if admitted.rate is not None:
         headers.add_unless_given(answer_headers, admitted.rate.headers())
     return Answer(response.status, answer_headers, response)
@@ -101,16 +118,15 @@ async def admit(request: ProxyRequest, *, lookup: Lookup, rates: Rates, in_fligh
 def addressed(request: ProxyRequest, admitted: Admitted) -> Addressed:
     """Open the sealed key and put it where the provider wants it. Raises `NeedsKeyAgain` or `BadPath`."""
     route = admitted.route
+    origin, netloc, base_path = destination(route.destination_url)
+    query = request.query
+    if query:
+        query = presented.without_key(query, drop_any=request.provider_dialect is Dialect.GEMINI, token=admitted.token)
+    target = paths.target(base_path, request.path, query)
+    before_and_after_key = route.header_template.encode().split(SECRET_PLACEHOLDER.encode())
     try:
         secret = open_key(route.sealed, route.binding, admitted.ring)
     except SealError:
         raise NeedsKeyAgain from None
-    origin, netloc, base_path = destination(route.destination_url)
-    header = (
-        route.header_name.encode(),
-        route.header_template.encode().replace(SECRET_PLACEHOLDER.encode(), secret),
-    )
-    query = request.query
-    if query:
-        query = presented.without_key(query, drop_any=request.provider_dialect is Dialect.GEMINI, token=admitted.token)
-    return Addressed(origin, netloc, paths.target(base_path, request.path, query), header, secret)
+    # Joined and not replaced: that makes no copy which could not be wiped.
+    return Addressed(origin, netloc, target, (route.header_name.encode(), secret.join(before_and_after_key)), secret)

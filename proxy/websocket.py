@@ -25,16 +25,18 @@ async def forward(request: ProxyRequest, client: UpgradeProtocol, admitted: Admi
     Returns the status of the provider's answer, which has been passed on. Raises `WebSocketUnsupported` where the
     provider knows no WebSocket (a client like Codex then turns to HTTP at once), else as `proxy.views.forward` does.
     """
-    to = addressed(request, admitted)
-    sent = headers.for_upstream(_without_tokens(request.headers), to.netloc, to.header, token=admitted.token.encode())
-    sent[1:1] = [(b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
-    try:
-        async with asyncio.timeout(HANDSHAKE_SECONDS):
-            response = await upstream.send(to.origin, "GET", to.target, sent, b"", upgrade=True)
-    except TimeoutError:
-        raise UpstreamIdle from None
-    try:
+    with addressed(request, admitted) as to:
+        sent = headers.for_upstream(
+            _without_tokens(request.headers), to.netloc, to.key_header[0], token=admitted.token.encode()
+        )
+        sent[1:1] = [(b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
+        try:
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                response = await upstream.send(to.origin, "GET", to.target, sent, to.key_header, b"", upgrade=True)
+        except TimeoutError:
+            raise UpstreamIdle from None
         passed = headers.for_client(response.headers, to.secret, sandbox=False)
+    try:
         if response.status == 101:
             if all((name.lower(), value.lower()) != (b"upgrade", b"websocket") for name, value in response.headers):
                 raise UpstreamInvalid

@@ -22,6 +22,7 @@ ADVICE = {
         "told to callers. Compare its first characters with the list on the endpoint's page, and rotate it if in "
         "doubt."
     ),
+    "method_not_allowed": ("TRACE and CONNECT are not forwarded. No tool needs them; look at what sends the request."),
     "missing_token": ("Your tool sent no key at all. Put the token where the tool expects the provider's API key."),
     "needs_key_again": (
         "The master key that sealed the provider key is gone from the keyring. Open the endpoint, choose Paste the "
@@ -40,6 +41,9 @@ ADVICE = {
     ),
     "store_unavailable": (
         "Strake's database does not answer. Your token is fine. Try again in a moment; tell the operator if it lasts."
+    ),
+    "too_many_at_once": (
+        "Very many requests of this endpoint are under way. Wait for some to end; SDKs try again by themselves."
     ),
     "unknown_endpoint": ("Compare the address with the one on the endpoint's page. It may have been deleted."),
     "upstream_forbidden": (

@@ -9,14 +9,18 @@ from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from accounts.audit import actor_of
 from accounts.models import User
 from credentials import providers, services
+from credentials.forms import TokenForm
 from credentials.models import Endpoint
-from credentials.snippets import TOOLS, Tool, dialects_of, snippet
+from credentials.snippets import TOOLS, Tool, dialects_of, snippet, snippets_for
+from proxy.charts import draw
 from proxy.errors import ProxyError
+from proxy.traffic import CLASSES, PERIODS, Step
 from strake.advice import ADVICE
 
 SAMPLE_SUBDOMAIN = "abc123def456"
@@ -65,7 +69,32 @@ def ui(request: HttpRequest) -> HttpResponse:
     """Every component of the pages on one, for those who write pages."""
     if not (isinstance(request.user, User) and request.user.is_staff):
         raise PermissionDenied
-    return render(request, "docs/ui.html", {"snippets": [], "sample": _sample(TOOLS[0])})
+    sample = _sample(TOOLS[0])
+    example = TokenForm({"requests_per_minute": "0"}, auto_id="ui_%s")
+    context = {
+        "form": [example[name] for name in ("label", "expires", "requests_per_minute", "allowed_paths")],
+        "snippets": snippets_for(sample, providers.get(sample.provider)),
+        "sample": sample,
+        "now": timezone.now(),
+        **_example_traffic(),
+    }
+    return render(request, "docs/ui.html", context)
+
+
+def _example_traffic() -> dict[str, object]:
+    """A day with a bit of everything, for the chart on the page of components."""
+    period = PERIODS["24h"]
+    total = Step(timezone.now())
+    steps = []
+    for hour, start in enumerate(period.starts(timezone.now())):
+        step = Step(start)
+        for status_class, count in ((2, 20 + 7 * hour % 40), (4, hour % 5), (5, hour % 3)):
+            histogram = [0] * CLASSES
+            histogram[4 + hour % 4] = count
+            step.add(status_class, count, histogram)
+            total.add(status_class, count, histogram)
+        steps.append(step)
+    return {"steps": steps, "total": total, "chart": draw(steps), "period": period}
 
 
 def error_classes(base: type[ProxyError] = ProxyError) -> Iterator[type[ProxyError]]:

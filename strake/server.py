@@ -376,7 +376,8 @@ class Cycle(RequestResponseCycle):
         length: int | None = None
         chunked = closes = False
         lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        for name, value in headers:
+        for given, value in headers:
+            name = given.lower()  # Django writes `Content-Length`, and a second framing beside it would be an error
             if name == b"content-length":
                 length = int(value)
             elif name == b"transfer-encoding":
@@ -386,7 +387,7 @@ class Cycle(RequestResponseCycle):
                 self.keep_alive = False
             if b"\n" in value or b"\r" in value or b"\n" in name or b"\r" in name:
                 raise ValueError("A line break in a header.")
-            lines.append(b"%b: %b\r\n" % (name, value))
+            lines.append(b"%b: %b\r\n" % (given, value))
         if self.has_no_body:
             length = 0
         elif length is None and not chunked:

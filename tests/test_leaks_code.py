@@ -64,46 +64,49 @@ def test_only_sealing_and_the_keyring_take_a_master_key_out_of_the_keyring():
     assert takers == {"credentials/keyring.py", "credentials/sealing.py"}
 
 
-def opener_calls() -> list[tuple[str, ast.AST, ast.AST]]:
-    """Where `open_key` is called outside its own module: path, enclosing function, statement."""
+def calls(name: str) -> list[tuple[str, str, ast.stmt]]:
+    """Every call of a function: path, the function around it, and the statement it stands in."""
     found = []
     for path, tree in SOURCES.items():
-        if path == "proxy/unsealing.py":
-            continue
         for function in ast.walk(tree):
             if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
-            found += [
-                (path, function, statement)
-                for statement in ast.walk(function)
-                if isinstance(statement, ast.stmt)
-                and not hasattr(statement, "body")
-                and any(
-                    isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "open_key"
-                    for node in ast.walk(statement)
-                )
-            ]
+            for statement in ast.walk(function):
+                if not isinstance(statement, ast.stmt):
+                    continue
+                # Of a compound statement only its own expressions, not the statements inside.
+                own = [
+                    field
+                    for field in ast.iter_child_nodes(statement)
+                    if not isinstance(field, ast.stmt | ast.ExceptHandler)
+                ]
+                found += [
+                    (path, function.name, statement)
+                    for node in own
+                    for call in ast.walk(node)
+                    if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == name
+                ]
     return found
 
 
-def test_an_opened_key_is_a_local_variable_of_the_one_view():
-    ((path, function, statement),) = opener_calls()
-    assert path == "proxy/views.py"
-    assert isinstance(function, ast.AsyncFunctionDef)
-    assert function.name == "forward"
+def test_a_key_is_opened_into_a_local_variable_of_one_function():
+    opened = [(path, function, statement) for path, function, statement in calls("open_key") if "unsealing" not in path]
+    ((path, function, statement),) = opened
+    assert (path, function) == ("proxy/views.py", "addressed")
     assert isinstance(statement, ast.Assign)
-    (target,) = statement.targets
-    assert isinstance(target, ast.Name)
-    secret = target.id
-    for node in ast.walk(function):
-        assert not isinstance(node, ast.Global | ast.Nonlocal)
-        if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign | ast.NamedExpr):
-            holds = {name.id for name in ast.walk(node.value or node) if isinstance(name, ast.Name)}
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            if secret in holds:  # what is made of the key is again a local variable
-                assert all(isinstance(each, ast.Name | ast.Tuple) for each in targets)
-        if isinstance(node, ast.Lambda | ast.FunctionDef | ast.AsyncFunctionDef) and node is not function:
-            assert secret not in {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}, "not in a closure"
+    assert [type(target) for target in statement.targets] == [ast.Name]
+
+
+def test_an_opened_key_lives_in_the_handler_of_one_request_and_is_wiped_on_leaving():
+    held = calls("addressed")
+    assert {(path, function) for path, function, _ in held} == {
+        ("proxy/views.py", "forward"),
+        ("proxy/websocket.py", "forward"),
+    }
+    for _, _, statement in held:
+        assert isinstance(statement, ast.With)
+        (item,) = statement.items
+        assert isinstance(item.optional_vars, ast.Name)
 
 
 @pytest.mark.parametrize("path", ["credentials/sealing.py", "proxy/unsealing.py", "proxy/views.py"])

@@ -88,7 +88,7 @@ def test_no_seal_repeats_a_data_key_or_an_iv():
     data_keys, ivs, wrap_ivs = set(), set(), set()
     for _ in range(100_000):
         sealed = sealing.seal(KEY, BINDING, keyring)
-        data_keys.add(sealing.unwrap(sealed.wrap, sealed.format, ROW_ID, keyring))
+        data_keys.add(bytes(sealing.unwrap(sealed.wrap, sealed.format, ROW_ID, keyring)))
         ivs.add(sealed.iv)
         wrap_ivs.add(sealed.wrap.wrapped_dek_iv)
     assert len(data_keys) == len(ivs) == len(wrap_ivs) == 100_000

@@ -7,12 +7,14 @@ from dataclasses import fields, replace
 from uuid import UUID
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
 from credentials import sealing
 from credentials.envelope import Binding, SealedKey
 from credentials.errors import CannotOpen, UnknownMasterKey
+from proxy import unsealing
 from proxy.unsealing import is_authentic, open_key
 from tests.credentials.vault import BINDING, KNOWN, MASTER_KEY, OTHER_MASTER_KEY, ring
 
@@ -148,3 +150,24 @@ def test_what_a_reader_of_the_database_alone_has_does_not_open():
     # All columns and every possible "master key" that could be taken from the row itself.
     for guess in (KNOWN.sealed.wrap.wrapped_dek[:32], KNOWN.sealed.ciphertext[:32], KNOWN.check_value * 2):
         assert_closed(KNOWN.sealed, BINDING, ring(**{"2026_11_a": guess}))
+
+
+@pytest.mark.parametrize("change", [{"owner_id": OTHER_BINDING.owner_id}, {"destination_url": "https://evil.example"}])
+def test_what_was_decrypted_before_the_tag_turned_out_wrong_is_wiped(change, monkeypatch):
+    """AES-GCM decrypts first and compares afterwards: without the wipe, the key of a moved record stays in memory."""
+    buffers: list[bytearray] = []
+    monkeypatch.setattr(unsealing, "AESGCM", lambda key: WatchedCipher(AESGCM(key), buffers))
+    assert_closed(KNOWN.sealed, replace(BINDING, **change))
+    assert len(buffers) == 2
+    assert not any(any(buffer) for buffer in buffers)
+
+
+class WatchedCipher:
+    """A cipher that remembers the memory it decrypts into."""
+
+    def __init__(self, cipher: AESGCM, buffers: list[bytearray]) -> None:
+        self.cipher, self.buffers = cipher, buffers
+
+    def decrypt_into(self, iv: bytes, ciphertext: bytes, associated_data: bytes, buffer: bytearray) -> int:
+        self.buffers.append(buffer)
+        return self.cipher.decrypt_into(iv, ciphertext, associated_data, buffer)

@@ -1,0 +1,257 @@
+"""What a token may do, on the real server: paths, networks, expiry, requests per minute, requests at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from django.test import override_settings
+
+from accounts.addresses import parse_address
+from proxy import limits
+from proxy.errors import EndpointPaused, InvalidToken, NetworkNotAllowed, PathNotAllowed, TooManyAtOnce
+from proxy.limits import InFlight
+from tests.load import Client, Sample
+from tests.running import Endpoint, Strake
+from tests.upstream import Upstream, eventually, fixed, silence
+
+RunStrake = Callable[..., Strake]
+
+
+def check(
+    *, method: str = "POST", path: str = "/v1/chat/completions", address: str = "192.0.2.1", **fields: Any
+) -> None:
+    """`limits.check` of a row with these fields and no others."""
+    row = {
+        "token_id": "ctok_a",
+        "revoked_at": None,
+        "expires_at": None,
+        "paused_at": None,
+        "allowed_networks": [],
+        "allowed_paths": [],
+        **fields,
+    }
+    limits.check(SimpleNamespace(**row), method=method, path=path.encode(), address=parse_address(address))  # type: ignore[arg-type]
+
+
+# --- The rules -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("allowed", "method", "path", "passes"),
+    [
+        ("POST /v1/chat/completions", "POST", "/v1/chat/completions", True),
+        ("POST /v1/chat/completions", "GET", "/v1/chat/completions", False),
+        ("POST /v1/chat/completions", "POST", "/v1/chat/completions/x", False),
+        ("POST /v1/chat/completions", "POST", "/x/v1/chat/completions", False),
+        ("* /v1/models", "DELETE", "/v1/models", True),
+        ("GET /v1/models/*", "GET", "/v1/models/gpt-5", True),
+        ("GET /v1/models/*", "GET", "/v1/models/", True),
+        ("GET /v1/models/*", "GET", "/v1/models/a/b", False),
+        ("GET /v1/models/**", "GET", "/v1/models/a/b", True),
+        ("GET /v1/models/**", "GET", "/v1/models", False),
+        ("* /**", "PATCH", "/anything/at/all", True),
+        ("* /v1/files.json", "GET", "/v1/filesXjson", False),
+        ("* /v1/(a)+$", "GET", "/v1/(a)+$", True),
+        ("* /v1/models/*", "GET", "/v1/models/openai%2Fgpt", False),
+        ("* /v1/models/**", "GET", "/v1/models/openai%2fgpt", False),
+        ("* /v1/models/**", "GET", "/v1/models/openai%252Fgpt", False),
+        ("* /v1/models/*", "GET", "/v1/MODELS/x", False),
+    ],
+)
+def test_paths(allowed: str, method: str, path: str, passes: bool) -> None:
+    if passes:
+        check(allowed_paths=[allowed], method=method, path=path)
+    else:
+        with pytest.raises(PathNotAllowed):
+            check(allowed_paths=[allowed], method=method, path=path)
+
+
+@pytest.mark.parametrize(
+    ("networks", "address", "passes"),
+    [
+        (["192.0.2.0/24"], "192.0.2.255", True),
+        (["192.0.2.0/24"], "192.0.3.0", False),
+        (["192.0.2.0/24"], "::ffff:192.0.2.9", True),
+        (["2001:db8::/32"], "2001:db8:1::9", True),
+        (["2001:db8::/32"], "192.0.2.1", False),
+        (["198.51.100.7/32", "203.0.113.0/24"], "203.0.113.80", True),
+        (["192.0.2.0/24"], "not an address", False),
+    ],
+)
+def test_networks(networks: list[str], address: str, passes: bool) -> None:
+    if passes:
+        check(allowed_networks=networks, address=address)
+    else:
+        with pytest.raises(NetworkNotAllowed):
+            check(allowed_networks=networks, address=address)
+
+
+def test_a_token_ends_at_its_expiry() -> None:
+    now = datetime.now(UTC)
+    check(expires_at=now + timedelta(seconds=5))
+    with pytest.raises(InvalidToken):
+        check(expires_at=now)
+
+
+def test_what_a_stranger_learns_is_that_the_token_is_not_valid() -> None:
+    """An expired or revoked token tells nothing of the endpoint: not that it is paused, not what it would allow."""
+    nothing_allowed = {"paused_at": datetime.now(UTC), "allowed_paths": ["GET /x"], "allowed_networks": ["10.0.0.0/8"]}
+    for dead in ({"revoked_at": "2026-01-01"}, {"expires_at": datetime(2026, 1, 1, tzinfo=UTC)}, {"token_id": None}):
+        with pytest.raises(InvalidToken):
+            check(**nothing_allowed, **dead)
+    with pytest.raises(EndpointPaused):
+        check(**nothing_allowed)
+
+
+def test_requests_in_flight_are_counted_by_endpoint() -> None:
+    with override_settings(STRAKE_MAX_STREAMS=2):
+        in_flight = InFlight()
+    one, other = "one", "other"
+    in_flight.enter(one)  # type: ignore[arg-type]
+    in_flight.enter(one)  # type: ignore[arg-type]
+    with pytest.raises(TooManyAtOnce):
+        in_flight.enter(one)  # type: ignore[arg-type]
+    in_flight.enter(other)  # type: ignore[arg-type]
+    in_flight.leave(one)  # type: ignore[arg-type]
+    in_flight.enter(one)  # type: ignore[arg-type]
+    for endpoint_id in (one, one, other):
+        in_flight.leave(endpoint_id)  # type: ignore[arg-type]
+    assert in_flight._counts == {}
+
+
+# --- On the real server --------------------------------------------------------------------------------------------
+
+
+async def calls(
+    strake: Strake, endpoint: Endpoint, count: int, *, clients: int = 1, path: str = "/v1/models", **options: Any
+) -> list[Sample]:
+    async def call() -> list[Sample]:
+        client = Client(strake.address)
+        samples = [
+            await client.request(f"{endpoint.path}{path}", endpoint.token, **options) for _ in range(count // clients)
+        ]
+        await client.close()
+        return samples
+
+    return [sample for samples in await asyncio.gather(*(call() for _ in range(clients))) for sample in samples]
+
+
+def outcomes(samples: list[Sample]) -> list[tuple[int, str]]:
+    return [(sample.status, sample.error) for sample in samples]
+
+
+async def test_paths_and_networks_are_refused_before_the_provider_hears_of_it(
+    strake: Strake, endpoint: Endpoint, upstream: Upstream
+) -> None:
+    narrow = strake.issue(endpoint, allowed_paths=["GET /v1/models"])
+    elsewhere = strake.issue(endpoint, allowed_networks=["192.0.2.0/24"])
+    here = strake.issue(endpoint, allowed_networks=["127.0.0.0/8"])
+    assert outcomes(await calls(strake, narrow, 1)) == [(200, "")]
+    assert outcomes(await calls(strake, here, 1)) == [(200, "")]
+    upstream.clear()
+    assert outcomes(await calls(strake, narrow, 1, path="/v1/files")) == [(403, "path_not_allowed")]
+    assert outcomes(await calls(strake, narrow, 1, method="DELETE")) == [(403, "path_not_allowed")]
+    assert outcomes(await calls(strake, elsewhere, 1)) == [(403, "network_not_allowed")]
+    assert upstream.exchanges == []
+
+
+async def test_the_network_is_that_of_the_client_behind_trusted_proxies(
+    run_strake: RunStrake, strake: Strake, endpoint: Endpoint, upstream: Upstream
+) -> None:
+    forwarded = {"X-Forwarded-For": "10.9.9.9, 192.0.2.7"}
+    untrusting = strake.issue(endpoint, allowed_networks=["192.0.2.0/24"])
+    assert outcomes(await calls(strake, untrusting, 1, headers=forwarded)) == [(403, "network_not_allowed")]
+    behind = run_strake(STRAKE_TRUSTED_PROXIES="1")
+    first = behind.connect(upstream.url)
+    proxied = behind.issue(first, allowed_networks=["192.0.2.0/24"])
+    spoofed = behind.issue(first, allowed_networks=["10.9.9.9/32"])
+    assert outcomes(await calls(behind, proxied, 1, headers=forwarded)) == [(200, "")]
+    assert outcomes(await calls(behind, spoofed, 1, headers=forwarded)) == [(403, "network_not_allowed")]
+
+
+async def test_an_expired_token_is_refused_from_its_second_on(strake: Strake, endpoint: Endpoint) -> None:
+    until = strake.python(
+        "from datetime import timedelta\n"
+        "from django.utils import timezone\n"
+        "from credentials.models import BearerToken\n"
+        "at = timezone.now() + timedelta(seconds=2)\n"
+        f"BearerToken.objects.filter(pk='{endpoint.token_id}').update(expires_at=at)\nprint(at.timestamp())"
+    )
+    assert outcomes(await calls(strake, endpoint, 1)) == [(200, "")]
+    await asyncio.sleep(max(0.0, float(until) - time.time()))
+    assert outcomes(await calls(strake, endpoint, 1)) == [(401, "invalid_token")]
+
+
+async def test_requests_per_minute_with_the_standard_headers(strake: Strake, endpoint: Endpoint) -> None:
+    limited = strake.issue(endpoint, requests_per_minute=5)
+    samples = await calls(strake, limited, 7)
+    assert outcomes(samples) == [(200, "")] * 5 + [(429, "rate_limited")] * 2
+    assert [sample.headers["ratelimit-remaining"] for sample in samples] == ["4", "3", "2", "1", "0", "0", "0"]
+    assert {sample.headers["ratelimit-limit"] for sample in samples} == {"5"}
+    refused = samples[-1].headers
+    assert refused["retry-after"] == refused["ratelimit-reset"]
+    assert 55 <= int(refused["retry-after"]) <= 60
+    [unlimited] = await calls(strake, endpoint, 1)
+    assert not [name for name in unlimited.headers if name.startswith("ratelimit")]
+
+
+async def test_the_providers_own_rate_limit_headers_are_never_overwritten(
+    strake: Strake, endpoint: Endpoint, upstream: Upstream
+) -> None:
+    upstream.default = fixed(200, [("RateLimit-Limit", "999"), ("x-ratelimit-remaining-requests", "7")], b"{}")
+    [sample] = await calls(strake, strake.issue(endpoint, requests_per_minute=5), 1)
+    assert sample.headers["ratelimit-limit"] == "999"
+    assert sample.headers["x-ratelimit-remaining-requests"] == "7"
+    assert "ratelimit-remaining" not in sample.headers
+
+
+@pytest.mark.redis
+async def test_requests_per_minute_are_exact_across_four_workers(
+    run_strake: RunStrake, upstream: Upstream, redis_url: str
+) -> None:
+    strake = run_strake(WEB_CONCURRENCY="4", REDIS_URL=redis_url)
+    limited = strake.issue(strake.connect(upstream.url), requests_per_minute=150)
+    upstream.clear()
+    samples = await calls(strake, limited, 600, clients=40)
+    assert sorted(set(outcomes(samples))) == [(200, ""), (429, "rate_limited")]
+    assert outcomes(samples).count((200, "")) == 150
+    assert len(upstream.exchanges) == 150
+
+
+async def test_requests_at_a_time_are_limited_and_counted_down_again(run_strake: RunStrake, upstream: Upstream) -> None:
+    strake = run_strake(STRAKE_MAX_STREAMS="3")
+    endpoint, other = strake.connect(upstream.url), strake.connect(upstream.url)
+    upstream.on("/v1/silence", silence)
+    clients = [Client(strake.address) for _ in range(3)]
+    streams = [asyncio.create_task(one.request(f"{endpoint.path}/v1/silence", endpoint.token)) for one in clients]
+    await asyncio.to_thread(eventually, lambda: len(upstream.exchanges) == 3)
+    [refused] = await calls(strake, endpoint, 1)
+    assert (refused.status, refused.error, refused.headers["retry-after"]) == (429, "too_many_at_once", "1")
+    assert outcomes(await calls(strake, other, 1)) == [(200, "")]
+    for stream in streams:
+        stream.cancel()
+    await asyncio.gather(*streams, return_exceptions=True)
+    for client in clients:
+        await client.close()
+    await asyncio.sleep(0.5)
+    assert outcomes(await calls(strake, endpoint, 3, clients=3)) == [(200, "")] * 3
+
+
+async def test_requests_that_ended_badly_are_counted_down_too(run_strake: RunStrake, upstream: Upstream) -> None:
+    strake = run_strake(STRAKE_MAX_STREAMS="3")
+    endpoint = strake.connect(upstream.url)
+    upstream.on("/v1/silence", silence)
+    for _ in range(10):
+        _, writer = await asyncio.open_connection(*strake.address)
+        head = f"GET {endpoint.path}/v1/silence HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {endpoint.token}"
+        writer.write(f"{head}\r\n\r\n".encode())
+        await asyncio.sleep(0.05)
+        writer.transport.abort()
+        await asyncio.sleep(0.05)
+    assert outcomes(await calls(strake, endpoint, 6)) == [(200, "")] * 6
