@@ -29,7 +29,7 @@ test: $(VENV)/.develops ## Run the tests, or with T=tests/test_urls_sweep.py one
 check: $(VENV)/.develops ## Everything CI runs: format, lint, layers, types, templates, settings, migrations, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 	$(CHECK_HOME) $(BIN)/mypy
 	$(BIN)/djlint --check templates
 	$(BIN)/djlint --lint templates
