@@ -50,8 +50,12 @@ class Destination:
 
 def parse(url: str) -> Destination:
     """The parts of a destination URL, without asking whether it is allowed. Raises `InvalidDestination`."""
+    url = url.strip()
+    if re.search(r"[\x00-\x20\x7f]", url):
+        # `urlsplit` would drop tabs and line breaks, and join what stands around them.
+        raise InvalidDestination("The destination may hold no spaces or line breaks inside.")
     try:
-        parts = urlsplit(url.strip())
+        parts = urlsplit(url)
         port = parts.port
     except ValueError:
         raise InvalidDestination("That is not a URL. It should look like https://api.example.com") from None
@@ -63,11 +67,13 @@ def parse(url: str) -> Destination:
         raise InvalidDestination("The destination must end before any ? or #. Tools add those to each call.")
     host = parts.hostname
     if _literal(host) is None:
-        host = _hostname(host)
+        host = _hostname(f"[{host}]" if "[" in parts.netloc else host)
     path = parts.path.rstrip("/")
     if not _PATH.fullmatch(path) or any(set(segment) == {"."} for segment in path.split("/") if segment):
         raise InvalidDestination("The destination's path may hold plain segments only, like /api/v1")
-    return Destination(parts.scheme, host, port or (443 if parts.scheme == "https" else 80), path)
+    if port is None:
+        port = 443 if parts.scheme == "https" else 80
+    return Destination(parts.scheme, host, port, path)
 
 
 def check(url: str) -> Destination:
