@@ -61,6 +61,11 @@ class BackgroundQueue:
         with self._changed:
             return self._changed.wait_for(lambda: not self._busy and not self.has_work(), seconds)
 
+    @property
+    def waiting(self) -> int:
+        """How many jobs are not done yet."""
+        return len(self._jobs) + self._busy
+
     def has_work(self) -> bool:
         """Whether a job is due now."""
         return bool(self._jobs) and self._jobs[0].due <= time.monotonic()

@@ -7,7 +7,7 @@ from django.urls import include, path
 
 from credentials.api import api
 from credentials.api_docs import api_docs
-from strake import docs, views
+from strake import docs, health, views
 
 urlpatterns = [
     path("", views.front_page, name="front_page"),
@@ -24,6 +24,7 @@ urlpatterns = [
     path("api/v1/docs/", api_docs, name="api_docs"),
     path("api/v1/", api.urls),
     path("admin/login/", views.admin_sign_in, name="admin_sign_in"),
+    path("admin/health/", admin.site.admin_view(health.page), name="health"),
     path("admin/", admin.site.urls),
 ]
 

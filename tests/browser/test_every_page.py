@@ -55,6 +55,7 @@ OWN = (
     "/docs/openai-python/",
     "/docs/claude-code/",
     "/docs/ui/",
+    "/admin/health/",
 )
 EMPTY = ("/endpoints/", "/activity/", "/audit/", "/access-tokens/", "/docs/openai-python/")
 
