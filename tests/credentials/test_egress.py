@@ -190,7 +190,8 @@ def test_hole_that_is_none_is_refused(word: str) -> None:
     "url",
     [
         *(f"https://[{host}]/" if ":" in host else f"https://{host}/" for host in sorted({*SPELLINGS, *FORBIDDEN})),
-        "https://localhost./", "http://api.example.com", "ftp://api.example.com", "//api.example.com", "api.example.com", "https://",
+        "https://localhost./",
+        "http://api.example.com", "ftp://api.example.com", "//api.example.com", "api.example.com", "https://",
         "https://api.example.com:8443", "https://api.example.com:80", "https://user@api.example.com",
         "https://user:password@api.example.com", "https://api.example.com@evil.example", "https://api.example.com?x=1",
         "https://api.example.com#x", "https://api.example.com/?", "https://api.example.com/a/../b",
