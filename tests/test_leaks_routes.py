@@ -54,7 +54,7 @@ def scene(alice: User, bob: User, monkeypatch: pytest.MonkeyPatch) -> Scene:
     ring = keyring.current()
     master_key = ring.key(ring.primary_id)
     sealed = made.credential.sealed()
-    data_key = sealing.unwrap(sealed.wrap, sealed.format, made.credential.pk, ring)
+    data_key = bytes(sealing.unwrap(sealed.wrap, sealed.format, made.credential.pk, ring))
     canaries = [
         Canary("the provider key", KEY.encode()),
         Canary("half of the provider key", KEY[10:22].encode()),
