@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from urllib.parse import quote_from_bytes
+from urllib.parse import unquote_to_bytes
 
 from credentials.sealing import wipe
 from proxy.presented import CREDENTIAL_HEADERS
@@ -65,7 +65,6 @@ _NEVER_DOWN = HOP_BY_HOP | frozenset(
     }
 )
 SANDBOX = b"sandbox; default-src 'none'"
-_QUOTED = [quote_from_bytes(bytes([byte]), safe="").encode() for byte in range(256)]
 
 
 def for_upstream(headers: Iterable[tuple[bytes, bytes]], host: bytes, key_header: bytes, *, token: bytes) -> Headers:
@@ -99,7 +98,6 @@ def for_client(headers: Iterable[tuple[bytes, bytes]], secret: bytearray, *, san
     named = nominated(lowered)
     chunked = any(name == b"transfer-encoding" for name, _ in lowered)
     folded = secret.lower()
-    quoted = bytearray().join(map(_QUOTED.__getitem__, secret))  # as a redirect would carry it; joined to be wiped
     kept = [
         pair
         for pair in lowered
@@ -107,13 +105,12 @@ def for_client(headers: Iterable[tuple[bytes, bytes]], secret: bytearray, *, san
         and name not in named
         and secret not in pair[1]
         and folded not in name
-        and quoted not in pair[1]
+        and not (b"%" in pair[1] and secret in unquote_to_bytes(pair[1]))  # as a redirect would carry it
         and name != b"x-content-type-options"
         and not (chunked and name == b"content-length")
         and not (sandbox and name == b"content-security-policy")
     ]
     wipe(folded)
-    wipe(quoted)
     kept.append((b"x-content-type-options", b"nosniff"))
     if sandbox:
         kept.append((b"content-security-policy", SANDBOX))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
@@ -39,6 +40,32 @@ def test_key_echoed_in_a_header_does_not_come_back(
     assert echoed.encode() not in answer.raw
     assert answer.all("x-kept") == [b"1"]
     assert answer.body == b"body"
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda key: quote(key, safe=""),
+        lambda key: quote(key),
+        lambda key: quote(key, safe="").lower(),
+        lambda key: quote(key, safe="+=&~"),
+        lambda key: "".join(f"%{byte:02x}" for byte in key.encode()),
+        lambda key: f"{key[:5]}%{ord(key[5]):02X}{key[6:].replace('%', '%25')}",
+    ],
+    ids=["all quoted", "slashes left", "lower case", "as in a path", "throughout", "one character"],
+)
+def test_key_echoed_percent_encoded_somehow_does_not_come_back(
+    spell: Callable[[str], str], strake: Strake, upstream: Upstream
+) -> None:
+    """Servers differ in what they encode when they put a value into a Location; each spelling says the same."""
+    key = "sk-lower/with+signs=and%percent&more~" + "x" * 20
+    endpoint = strake.connect(upstream.url, key=key)
+    upstream.on("/x", fixed(302, [("Location", f"https://other.example/?key={spell(key)}"), ("X-Kept", "100%25")]))
+    answer = ask(strake.address, get(endpoint))
+    assert answer.status == 302
+    assert not answer.all("location")
+    assert spell(key).encode() not in answer.raw
+    assert answer.all("x-kept") == [b"100%25"]
 
 
 @pytest.mark.parametrize(
