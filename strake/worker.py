@@ -40,10 +40,14 @@ class Worker(UvicornWorker):
         """End by returning: uvicorn raises the signal again after its shutdown, which would kill the process there."""
         super().init_signals()
         signal.signal(signal.SIGTERM, _exit)
+        signal.signal(signal.SIGINT, _exit)
 
     def handle_exit(self, sig: int, frame: object) -> None:
-        """SIGQUIT, which gunicorn sends when it is interrupted: uvicorn listens to SIGINT and SIGTERM only."""
-        os.kill(os.getpid(), signal.SIGINT)
+        """SIGQUIT, which gunicorn sends when it is interrupted: uvicorn listens to SIGINT and SIGTERM only.
+
+        Ctrl+C reaches the worker as well, and a second SIGINT would make uvicorn skip its shutdown.
+        """
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _exit(*_: object) -> NoReturn:

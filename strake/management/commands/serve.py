@@ -93,7 +93,10 @@ class DemoProvider:
     def __enter__(self) -> Self:
         if _is_free(self.port):
             self._process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
-                [sys.executable, "-m", "strake.demo", str(self.port)], stdin=subprocess.PIPE, cwd=settings.ROOT
+                [sys.executable, "-m", "strake.demo", str(self.port)],
+                stdin=subprocess.PIPE,
+                cwd=settings.ROOT,
+                start_new_session=True,  # Ctrl+C is for the server, which then ends it
             )
             self.started = True
         return self
