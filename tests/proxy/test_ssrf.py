@@ -139,10 +139,15 @@ async def through_the_proxy(host: str, port: int, *, scheme: str = "https") -> U
     """What forwarding does once a request has been admitted."""
     running = transport.Upstream()
     try:
-        headers = [(b"host", host.encode()), (b"authorization", b"Bearer " + KEY.encode())]
-        return await running.send(Origin(scheme, host, port), "GET", b"/", headers, b"")
+        return await running.send(
+            Origin(scheme, host, port), "GET", b"/", [(b"host", host.encode())], key_header(), b""
+        )
     finally:
         running.close()
+
+
+def key_header() -> tuple[bytes, bytearray]:
+    return (b"authorization", bytearray(b"Bearer ") + KEY.encode())
 
 
 def by_the_key_check(host: str, port: int, *, scheme: str = "https") -> None:
@@ -310,11 +315,11 @@ async def test_name_that_turns_private_is_refused_at_the_next_connection(
     monkeypatch.setattr(transport, "CONNECT_SECONDS", 0.3)
     try:
         with pytest.raises(UpstreamUnreachable):  # it was dialled, and does not speak TLS
-            await running.send(origin, "GET", b"/", [], b"")
+            await running.send(origin, "GET", b"/", [], key_header(), b"")
         public.setblocking(False)
         public.accept()[0].close()
         with pytest.raises(UpstreamForbidden):
-            await running.send(origin, "GET", b"/", [], b"")
+            await running.send(origin, "GET", b"/", [], key_header(), b"")
     finally:
         running.close()
         public.close()
@@ -499,7 +504,9 @@ async def test_connection_of_one_name_is_never_used_for_another(
 
         async def ask(name: str) -> int:
             origin = Origin("https", name, server.port)
-            answer = await running.send(origin, "GET", f"/{name}".encode(), [(b"host", name.encode())], b"")
+            answer = await running.send(
+                origin, "GET", f"/{name}".encode(), [(b"host", name.encode())], key_header(), b""
+            )
             while not answer.finished:
                 await answer.read()
             answer.close()
