@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponse
-from whitenoise.middleware import WhiteNoiseMiddleware
-from whitenoise.responders import StaticFile
+from django.http.response import HttpResponseBase
+from django.middleware.gzip import GZipMiddleware
 
 
 class PageHeaders:
@@ -23,17 +23,14 @@ class PageHeaders:
         return response
 
 
-class StaticFiles(WhiteNoiseMiddleware):  # type: ignore[misc]
-    """WhiteNoise, except that a file is sent in one piece.
+class Compression(GZipMiddleware):
+    """Django's, except that pages which say `no-transform` stay as they are: those that show a token.
 
-    Under ASGI its file iterator would be read into memory anyway, with a warning for each file. Ours are small.
+    Compressed together with something an attacker can choose, the length of a page tells about the secrets in it.
+    Django adds random bytes against that; where a token is shown, nothing is better.
     """
 
-    @staticmethod
-    def serve(static_file: StaticFile, request: HttpRequest) -> HttpResponse:
-        answer = static_file.get_response(request.method, request.META)
-        content = b""
-        if answer.file is not None:
-            with answer.file as file:
-                content = file.read()
-        return HttpResponse(content, status=int(answer.status), headers=dict(answer.headers))
+    def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        if "no-transform" in response.headers.get("Cache-Control", ""):
+            return response
+        return super().process_response(request, response)

@@ -124,7 +124,8 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",  # out here, so that no answer goes without it
-    "strake.middleware.StaticFiles",
+    "strake.static_files.StaticFiles",
+    "strake.middleware.Compression",
     "strake.middleware.PageHeaders",
     "csp.middleware.CSPMiddleware",
     "credentials.api_errors.ApiErrors",
@@ -222,8 +223,11 @@ TIME_ZONE = "UTC"
 
 STATIC_URL = "/static/"
 STATICFILES_DIRS: list[Path] = []
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "strake.static_files.HashedStorage"},
+}
 WHITENOISE_USE_FINDERS = True
-WHITENOISE_MANIFEST_STRICT = False
 
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {

@@ -47,7 +47,9 @@ def create(request: HttpRequest) -> HttpResponse:
         except InvalidLabel as error:
             form.add_error("label", str(error))
         else:
-            return render(request, "accounts/access_token_shown.html", {"created": created})
+            response = render(request, "accounts/access_token_shown.html", {"created": created})
+            response.headers["Cache-Control"] = "no-store, no-transform"
+            return response
     status = 400 if form.errors else 200
     return render(request, "accounts/new_access_token.html", {"form": form}, status=status)
 

@@ -74,7 +74,9 @@ def connect_provider(request: HttpRequest, provider: str) -> HttpResponse:
 def token_page(request: HttpRequest, context: dict[str, Any]) -> HttpResponse:
     """Show a token for the only time, with ready-made snippets. `context` needs all that `connect_provider` gives."""
     snippets = snippets_for(context["endpoint"], context["provider"], context["plaintext"])
-    return render(request, "credentials/token_shown.html", {**context, "snippets": snippets}, status=201)
+    response = render(request, "credentials/token_shown.html", {**context, "snippets": snippets}, status=201)
+    response.headers["Cache-Control"] = "no-store, no-transform"
+    return response
 
 
 def _form(request: HttpRequest, provider: Provider, form: KeyForm, *, status: int = 200) -> HttpResponse:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.django_db
 def test_token_is_shown_once_and_works(client: Client, alice: User) -> None:
     client.force_login(alice)
     response = client.post("/access-tokens/new/", {"label": "CI", "days": "30"})
-    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["Cache-Control"] == "no-store, no-transform"
     [plaintext] = set(re.findall(r"pat_\w{49}", response.content.decode()))
     assert access_tokens.authenticate(plaintext) == alice
     token = AccessToken.objects.get()

@@ -60,7 +60,7 @@ def test_connecting_shows_address_and_token_once(signed_in: Client, provider: Up
     assert element(page, "url") == endpoint.url
     assert bytes(BearerToken.objects.get().digest) == tokens.digest(plaintext)
     assert endpoint.label == "laptop"
-    assert page.headers["Cache-Control"] == "no-store"
+    assert page.headers["Cache-Control"] == "no-store, no-transform"
     for later in ("/endpoints/", f"/endpoints/{endpoint.subdomain}/", "/activity/"):
         assert plaintext not in signed_in.get(later).content.decode()
     assert [event.action for event in AuditEvent.objects.order_by("pk")][-2:] == ["endpoint.connected", "token.issued"]

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 from http import HTTPStatus
 
+from django.templatetags.static import static
 from django.test import AsyncClient, Client
+
+from accounts.models import User
+from tests import factories
+from tests.populate import populate
+
+GZIP = {"Accept-Encoding": "gzip"}
 
 
 async def test_a_file_is_served_asynchronously_without_a_warning(async_client: AsyncClient) -> None:
@@ -19,3 +27,45 @@ def test_a_file_that_did_not_change_is_not_sent_again(client: Client) -> None:
     first = client.get("/static/strake/strake.js")
     again = client.get("/static/strake/strake.js", headers={"If-Modified-Since": first.headers["Last-Modified"]})
     assert (again.status_code, again.content) == (HTTPStatus.NOT_MODIFIED, b"")
+
+
+def test_names_change_with_the_content_and_are_kept_for_good(client: Client) -> None:
+    url = static("strake/strake.css")
+    assert url != "/static/strake/strake.css"
+    assert f'href="{url}"' in client.get("/signin/").content.decode()
+    response = client.get(url)
+    assert response.status_code == HTTPStatus.OK
+    assert "immutable" in response.headers["Cache-Control"]
+    assert response.content == client.get("/static/strake/strake.css").content
+    assert "immutable" not in client.get("/static/strake/strake.css").headers["Cache-Control"]
+    assert client.get("/static/strake/strake.000000000000.css").status_code == HTTPStatus.NOT_FOUND
+
+
+def test_files_are_compressed_for_who_takes_it(client: Client) -> None:
+    url = static("strake/strake.css")
+    plain, packed = client.get(url), client.get(url, headers=GZIP)
+    assert packed.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(packed.content) == plain.content
+    assert int(packed.headers["Content-Length"]) == len(packed.content)
+    assert "Content-Encoding" not in plain.headers
+    assert "Accept-Encoding" in plain.headers["Vary"]
+
+
+def test_a_page_with_a_token_is_not_compressed(client: Client, alice: User) -> None:
+    made = factories.make_endpoint(owner=alice)
+    client.force_login(alice)
+    url = f"/endpoints/{made.endpoint.subdomain}/tokens/{made.token.pk}/rotate/"
+    page = client.post(url, headers=GZIP)
+    assert page.status_code == HTTPStatus.CREATED
+    assert "Content-Encoding" not in page.headers
+
+
+def test_the_biggest_pages_stay_under_50_kb_with_everything_they_load(client: Client, alice: User) -> None:
+    client.force_login(alice)
+    first = populate(alice, endpoints=60, tokens_first=50, records=800)[0]
+    files = ("strake/strake.css", "strake/strake.js", "strake/icons.svg", "strake/favicon.svg")
+    loaded = sum(len(client.get(static(name), headers=GZIP).content) for name in files)
+    for path in ("/endpoints/", f"/endpoints/{first.subdomain}/?tokens=all&period=30d", "/activity/", "/docs/errors/"):
+        page = client.get(path, headers=GZIP)
+        assert page.headers["Content-Encoding"] == "gzip"
+        assert len(page.content) + loaded < 50_000, path
