@@ -26,7 +26,7 @@ HOP_BY_HOP = frozenset(
     }
 )
 # Of the caller, its network and its browser: none of the provider's business. Cookies would hand over the dashboard
-# session; the WebSocket headers belong to one hop each.
+# session; what rewrites a path or a method would get around a token's limits.
 _OF_THE_CALLER = frozenset(
     {
         b"cf-connecting-ip",
@@ -39,6 +39,9 @@ _OF_THE_CALLER = frozenset(
         b"x-client-ip",
         b"x-cluster-client-ip",
         b"x-forwarded",
+        b"x-http-method",
+        b"x-http-method-override",
+        b"x-method-override",
         b"x-original-forwarded-for",
         b"x-original-url",
         b"x-real-ip",

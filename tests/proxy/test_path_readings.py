@@ -138,6 +138,28 @@ def test_token_with_allowed_paths_reaches_no_other(
     assert len(upstream.exchanges) == (status == 200)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "X-HTTP-Method-Override: DELETE",
+        "X-HTTP-Method: DELETE",
+        "X-Method-Override: DELETE",
+        "X_HTTP_Method_Override: DELETE",
+        "X-Original-URL: /v1/organization",
+        "X-Rewrite-URL: /v1/organization",
+        "X-Forwarded-Path: /v1/organization",
+        "X-Forwarded-Prefix: /v1/organization",
+    ],
+)
+def test_no_header_rewrites_what_a_token_was_allowed(
+    line: str, strake: Strake, endpoint: Endpoint, upstream: Upstream
+) -> None:
+    """Some servers believe them: Google's take another method from a header, application servers another path."""
+    limited = strake.issue(endpoint, allowed_paths=ALLOWED)
+    assert ask(strake.address, get(limited, "/v1/models/gpt-4o", line)).status == 200
+    assert line.partition(": ")[2].encode() not in upstream.last.raw_head
+
+
 # --- What Hypothesis finds -----------------------------------------------------------------------------------------
 
 
