@@ -1,0 +1,313 @@
+"""The whole product through success and every fault it can make; then a search of everything it wrote or said."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import secrets
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+
+from tests.accounts.test_mail import SmtpServer
+from tests.canaries import Canary, leaks
+from tests.running import Endpoint, Strake
+from tests.test_leaks_memory import free_port
+from tests.upstream import Upstream, fixed, raw, silence, sse
+
+pytestmark = [pytest.mark.redis, pytest.mark.slow]
+
+
+def secret(prefix: str) -> str:
+    return f"{prefix}{secrets.token_hex(16)}"
+
+
+class Transcript:
+    """Everything that came back over HTTP, and the few answers that may show a new secret once."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[str, bytes]] = []
+        self.shown_once: list[bytes] = []
+
+    def keep(self, response: httpx.Response) -> None:
+        response.read()
+        head = "\n".join(f"{name}: {value}" for name, value in response.headers.multi_items())
+        answer = f"{response.status_code}\n{head}\n\n".encode() + response.content
+        self.answers.append((f"{response.request.method} {response.request.url.path}", answer))
+
+
+class Story:
+    """One installation, its person and its operator, and every secret that is used on the way."""
+
+    def __init__(self, strake: Strake, upstream: Upstream, smtp: SmtpServer) -> None:
+        self.strake, self.upstream, self.smtp = strake, upstream, smtp
+        self.transcript = Transcript()
+        self.canaries: dict[str, str] = {}
+        self.outputs: list[tuple[str, str]] = []
+        self.browser = httpx.Client(
+            base_url=strake.url, timeout=30, event_hooks={"response": [self.transcript.keep]}, follow_redirects=False
+        )
+
+    def manage(self, *arguments: str, stdin: str = "") -> str:
+        done = self.strake.manage(*arguments, stdin=stdin)
+        self.outputs.append((" ".join(arguments[:1]), done.stdout + done.stderr))
+        return done.stdout
+
+    def post(self, path: str, data: dict[str, str], *, at: str = "") -> httpx.Response:
+        """Post a form of the page `at` (or of the same path), as a browser does."""
+        page = self.browser.get(at or path)
+        token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.text)
+        assert token, f"{at or path} has no form"
+        hidden = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', page.text))
+        return self.browser.post(path, data={**hidden, **data, "csrfmiddlewaretoken": token[1]})
+
+    def call(self, endpoint: Endpoint, path: str, method: str = "GET", **how: object) -> None:
+        hooks = {"response": [self.transcript.keep]}
+        with suppress(httpx.HTTPError), httpx.Client(timeout=5, event_hooks=hooks) as client:
+            client.request(method, endpoint.url + path, headers=endpoint.bearer, **how)  # type: ignore[arg-type]
+
+
+def sign_in(story: Story) -> None:
+    story.post("/signin/", {"email": "alice@example.org"})
+    end = time.monotonic() + 20
+    while not story.smtp.messages:
+        assert time.monotonic() < end, "no mail came"
+        time.sleep(0.05)
+    mail = story.smtp.messages[-1].replace("=\n", "").replace("=\r\n", "").replace("=3D", "=")
+    link = re.search(r"(/signin/link/(link_[0-9A-Za-z]{49})/)", mail)
+    assert link, "the mail holds no link"
+    story.canaries["a link token"] = link[2]
+    story.browser.get(link[1][:-4] + "xxxx/")  # mangled
+    story.browser.get(link[1])
+    answer = story.post("/signin/confirm/", {})
+    assert answer.status_code == 303
+    story.canaries["a session key"] = story.browser.cookies["strake-session"]
+    story.browser.get(link[1])  # used
+
+
+def connect_in_the_browser(story: Story) -> Endpoint:
+    key = story.canaries["the provider key"] = secret("sk-canary-")
+    answer = story.post(
+        "/endpoints/connect/custom/",
+        {"api_key": key, "destination_url": story.upstream.url, "unchecked": "on", "label": "Story"},
+    )
+    assert answer.status_code == 201, answer.status_code
+    token = re.search(r"strk_[0-9A-Za-z]{49}", answer.text)
+    subdomain = re.search(r"/p/([a-z0-9]{12})", answer.text)
+    assert token
+    assert subdomain
+    story.canaries["a bearer token"] = token[0]
+    story.transcript.shown_once.append(story.transcript.answers.pop()[1])
+    return Endpoint(f"{story.strake.url}/p/{subdomain[1]}", subdomain[1], token[0], "")
+
+
+def paste_bad_keys(story: Story, endpoint: Endpoint) -> None:
+    bad = story.canaries["a pasted key"] = secret("sk-pasted-")
+    for spoilt in (f"{bad}\nX-Injected: 1", f"{bad} {bad}", f"{bad}\u200b", bad * 300, f"\x00{bad}"):
+        for path in ("/endpoints/connect/custom/", f"/endpoints/{endpoint.subdomain}/key/"):
+            story.post(path, {"api_key": spoilt, "destination_url": story.upstream.url})
+    for address in ("http://10.0.0.1", "https://169.254.169.254/", "not a url", "https://user:password@x.example"):
+        story.post("/endpoints/connect/custom/", {"api_key": bad, "destination_url": address})
+    story.manage("connect", "--email=a@example.org", "--provider=custom", "--key-stdin", stdin=f"{bad}\nx")
+    story.manage("connect", "--email=a@example.org", "--provider=openai", "--key-stdin", stdin=bad)  # unreachable here
+
+
+def use_the_api(story: Story) -> None:
+    token = story.canaries["an access token"] = story.strake.manage(
+        "create_access_token", "--email", "alice@example.org", "--label", "script", check=True
+    ).stdout.split()[-1]
+    key = story.canaries["a key given to the API"] = secret("sk-api-")
+    hooks = {"response": [story.transcript.keep]}
+    with httpx.Client(
+        base_url=story.strake.url, headers={"Authorization": f"Bearer {token}"}, event_hooks=hooks
+    ) as api:
+        made = api.post(
+            "/api/v1/endpoints",
+            json={"provider": "custom", "api_key": key, "destination_url": story.upstream.url, "unchecked": True},
+        )
+        assert made.status_code == 201
+        story.canaries["a bearer token of the API"] = made.json()["token"]["plaintext"]
+        story.transcript.answers.pop()
+        subdomain = made.json()["endpoint"]["subdomain"]
+        for path in ("/api/v1/endpoints", f"/api/v1/endpoints/{subdomain}", "/api/v1/me", "/api/v1/nothing"):
+            api.get(path)
+        api.post("/api/v1/endpoints", content=b"{" + key.encode())
+        api.post("/api/v1/endpoints", json={"provider": 1, "api_key": [key]})
+        api.post(f"/api/v1/endpoints/{subdomain}/credential/rotate", json={"api_key": f"{key}\r\n{key}"})
+        api.get("/api/v1/me", headers={"Authorization": f"Bearer {token[:-1]}x"})
+        api.delete(f"/api/v1/endpoints/{subdomain}")
+
+
+def call_through_every_fault(story: Story, endpoint: Endpoint, other: dict[str, Endpoint]) -> None:
+    key, upstream = story.canaries["the provider key"], story.upstream
+    upstream.default = fixed(200, body=b"{}")
+    upstream.on("/stream", sse([b"data: x\n\n"] * 5))
+    upstream.on("/reset", raw(then="reset"))
+    upstream.on("/nonsense", raw(b"\x00\xff not HTTP\r\n\r\n"))
+    upstream.on("/cut", raw(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nhalf", then="reset"))
+    upstream.on("/smuggle", raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}"))
+    upstream.on("/500", fixed(500, [("X-Failed-With", f"Bearer {key}")], b"{}"))
+    upstream.on("/401", fixed(401, [("WWW-Authenticate", key)], b"{}"))
+    upstream.on("/302", fixed(302, [("Location", f"https://x.example/?key={key}")], b""))
+    upstream.on("/silence", silence)
+    for path in ("/ok", "/stream", "/reset", "/nonsense", "/cut", "/smuggle", "/500", "/401", "/302", "/silence"):
+        story.call(endpoint, path)
+        story.call(endpoint, path, "POST", content=b"x" * 200_000)
+    for path in ("/a//b", "/%2e%2e/x", "/a\\b", f"/?key={endpoint.token}", f"/ok?key={endpoint.token}&x=1"):
+        story.call(endpoint, path)
+    for headers in (
+        {"Authorization": f"Bearer {endpoint.token[:-1]}x"},
+        {"Authorization": f"Bearer {endpoint.token}", "X-Api-Key": other["refused"].token},
+        {"Authorization": "Basic abc"},
+        {},
+    ):
+        with httpx.Client(event_hooks={"response": [story.transcript.keep]}) as client:
+            client.get(f"{endpoint.url}/ok", headers=headers)
+    for broken in other.values():
+        story.call(broken, "/v1/models")
+
+
+def break_the_store(story: Story) -> None:
+    """A table is gone for a moment: errors of our own, with a key in the hands of the failing code."""
+    path = story.strake.home / "strake.sqlite3"
+    for table in ("accounts_auditevent", "credentials_credential", "credentials_masterkeycheck"):
+        with closing(sqlite3.connect(path, timeout=20)) as database:
+            database.execute("PRAGMA legacy_alter_table=ON")
+            database.execute(f"ALTER TABLE {table} RENAME TO {table}_gone")
+        try:
+            page = story.browser.get("/endpoints/connect/custom/")
+            token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.text)
+            data = {
+                "api_key": story.canaries["a pasted key"],
+                "destination_url": story.upstream.url,
+                "unchecked": "on",
+                "csrfmiddlewaretoken": token[1] if token else "",
+            }
+            assert story.browser.post("/endpoints/connect/custom/", data=data).status_code in {500, 503}
+        finally:
+            with closing(sqlite3.connect(path, timeout=20)) as database:
+                database.execute("PRAGMA legacy_alter_table=ON")
+                database.execute(f"ALTER TABLE {table}_gone RENAME TO {table}")
+
+
+@pytest.fixture
+def smtp() -> Iterator[SmtpServer]:
+    server = SmtpServer()
+    server.start()
+    yield server
+    server.listener.close()
+
+
+def test_nothing_that_strake_writes_or_says_holds_a_secret(
+    tmp_path: Path, upstream: Upstream, smtp: SmtpServer, redis_url: str
+):
+    (tmp_path / "tmp").mkdir()
+    strake = Strake(
+        tmp_path / "strake",
+        {
+            "DJANGO_SETTINGS_MODULE": "tests.debug_settings",
+            "REDIS_URL": redis_url,
+            "EMAIL_URL": f"smtp://127.0.0.1:{smtp.port}",
+            "STRAKE_IDLE_SECONDS": "1",
+            "TMPDIR": str(tmp_path / "tmp"),
+        },
+    )
+    with strake:
+        story = Story(strake, upstream, smtp)
+        with story.browser:
+            sign_in(story)
+            endpoint = connect_in_the_browser(story)
+            use_the_api(story)
+            key = story.canaries["the provider key"]
+            tls_of_a_plain_server = upstream.url.replace("http://", "https://")
+            other = {
+                "refused": strake.connect(f"http://127.0.0.1:{free_port()}", key=key),
+                "no TLS": strake.connect(tls_of_a_plain_server, key=key),
+                "no such name": strake.connect("https://nothing.invalid", key=key),
+            }
+            call_through_every_fault(story, endpoint, other)
+            paste_bad_keys(story, endpoint)
+            break_the_store(story)
+            for page in ("/endpoints/", f"/endpoints/{endpoint.subdomain}/", "/activity/", "/settings/", "/nothing/"):
+                story.browser.get(page)
+            for command in (
+                "verify_vault",
+                "create_master_key",
+                "rotate_master_key",
+                "diffsettings",
+                "check",
+                "dumpdata",
+            ):
+                story.manage(command)
+            story.post("/signout/", {}, at="/endpoints/")
+        time.sleep(1)  # the journal is written every half second
+        stores = dict(redis_contents(redis_url))
+        master_keys = json.loads((strake.home / "master-keys.json").read_text())["keys"].values()
+        wal = (strake.home / "strake.sqlite3-wal").read_bytes()
+
+    assert upstream.exchanges, "requests did arrive"
+    canaries = [Canary(name, value.encode()) for name, value in story.canaries.items()]
+    for number, text in enumerate(master_keys):
+        canaries += [
+            Canary(f"master key {number}", base64.b64decode(text)),
+            Canary(f"master key {number}", text.encode()),
+        ]
+    canaries.append(Canary("the secret key", (strake.home / "secret-key").read_bytes().strip()))
+    written = {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert "strake/strake.sqlite3" in written
+    assert len(written["strake.log"]) > 10_000, "DEBUG logging is on"
+    places = {
+        **{
+            f"file {name}": data
+            for name, data in written.items()
+            if not name.endswith(("master-keys.json", "secret-key"))
+        },
+        "the write-ahead log": wal,
+        **{f"Redis {name}": data for name, data in stores.items()},
+        **{f"answer {number} to {what}": data for number, (what, data) in enumerate(story.transcript.answers)},
+        **{f"output of {command}": text.encode() for command, text in story.outputs},
+    }
+    assert stores, "sessions and limits are in Redis"
+    assert found_in(places, canaries, allowed=ALLOWED) == []
+    mails = "\n".join(smtp.messages).encode()
+    assert {what.split(" (")[0] for what in leaks(canaries, mails)} <= {"a link token"}
+
+
+# A person's own cookie and the page a link opens are where these belong.
+ALLOWED = [
+    (r"answer \d+ to (GET|POST) /", "a session key", b"set-cookie: strake-session="),
+    (r"answer \d+ to GET /signin/link/", "a link token", b"set-cookie: "),
+    (r"answer \d+ to GET /signin/confirm/", "a link token", b'<input type="hidden" name="token"'),
+]
+
+
+def found_in(places: dict[str, bytes], canaries: list[Canary], allowed: list[tuple[str, str, bytes]]) -> list[str]:
+    return [
+        f"{what} in {place}"
+        for place, data in places.items()
+        for what in leaks(canaries, data)
+        if not any(re.match(where, place) and what.startswith(name) and why in data for where, name, why in allowed)
+    ]
+
+
+def redis_contents(url: str) -> Iterator[tuple[str, bytes]]:
+    """Every key of a Redis server with its value, as they lie there."""
+    with redis.Redis.from_url(url) as connection:
+        for key in connection.scan_iter():
+            kind = connection.type(key).decode()
+            if kind == "string":
+                value = connection.get(key)
+            elif kind == "hash":
+                value = repr(connection.hgetall(key)).encode()
+            elif kind == "zset":
+                value = repr(connection.zrange(key, 0, -1, withscores=True)).encode()
+            else:
+                value = repr(kind).encode()
+            yield key.decode("latin-1"), key + b" " + (value or b"")
