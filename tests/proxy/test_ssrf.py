@@ -287,8 +287,10 @@ async def test_last_look_refuses_what_resolving_let_through(
 
 @pytest.mark.parametrize("name", ["http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])
 async def test_no_proxy_from_the_environment_is_used(
-    name: str, listener: Listener, resolve: Resolver, monkeypatch: pytest.MonkeyPatch
+    name: str, listener: Listener, resolve: Resolver, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Not even one that a hole leads to."""
+    settings.STRAKE_ALLOWED_PRIVATE_UPSTREAMS = [f"127.0.0.1:{listener.port}"]
     monkeypatch.setenv(name, f"http://127.0.0.1:{listener.port}")
     asked = resolve(["10.0.0.1"])
     with pytest.raises(UpstreamForbidden):
