@@ -90,11 +90,11 @@ def test_every_app_with_models_has_a_migrations_package():
 # What these count is a debt each. Lower the number when it falls; to raise one, give the reason in the commit.
 
 CEILINGS = {
-    r"#.*\bnoqa\b": 30,
-    r"#.*\btype: ignore\b": 17,
+    r"#.*\bnoqa\b": 29,
+    r"#.*\btype: ignore\b": 15,
     r"#.*\bpragma: no cover\b": 0,
     r"\bmark_safe\b": 0,
-    r"\bcsrf_exempt\b": 1,
+    r"\bcsrf_exempt\b": 0,
     r"\|\s*safe\b": 0,
     r"\bautoescape off\b": 0,
 }
