@@ -9,6 +9,7 @@ from django.contrib.auth.decorators import login_required
 from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from django.views.decorators.http import require_POST, require_safe
 
@@ -19,7 +20,7 @@ from credentials.models import Endpoint
 from proxy import trial
 from proxy.charts import draw
 from proxy.models import RequestRecord
-from proxy.traffic import PERIODS, records_for, steps_of
+from proxy.traffic import PERIODS, newest, records_for, steps_of
 
 PER_PAGE = 50
 OUTCOMES = {"good": Q(status__lt=400), "refused": Q(status__range=(400, 499)), "failed": Q(status__gte=500)}
@@ -36,7 +37,8 @@ def activity(request: HttpRequest) -> HttpResponse:
         records = records.filter(endpoint=_endpoint(actor, subdomain))
     if outcome in OUTCOMES:
         records = records.filter(OUTCOMES[outcome])
-    found = list(_older_than(records, request.GET.get("before", ""))[: PER_PAGE + 1])
+    records, until = _older_than(records, request.GET.get("before", ""))
+    found = newest(records, PER_PAGE + 1, until)
     context = {
         "records": found[:PER_PAGE],
         "older": _cursor(found[PER_PAGE - 1]) if len(found) > PER_PAGE else "",
@@ -117,13 +119,13 @@ def _cursor(record: RequestRecord) -> str:
     return f"{record.at.isoformat()}_{record.pk}"
 
 
-def _older_than(records: QuerySet[RequestRecord], cursor: str) -> QuerySet[RequestRecord]:
-    """The records after the one of which `cursor` is; all of them where it is not a cursor of ours."""
+def _older_than(records: QuerySet[RequestRecord], cursor: str) -> tuple[QuerySet[RequestRecord], datetime]:
+    """The records after the one of which `cursor` is, and its time; all of them where it is not a cursor of ours."""
     moment, _, pk = cursor.partition("_")
     try:
         at: datetime | None = parse_datetime(moment)
     except ValueError:
         at = None
     if at is None or at.tzinfo is None or not (pk.isascii() and pk.isdigit() and len(pk) < 19):
-        return records
-    return records.filter(Q(at__lt=at) | Q(at=at, pk__lt=int(pk)))
+        return records, timezone.now()
+    return records.filter(Q(at__lt=at) | Q(at=at, pk__lt=int(pk))), at

@@ -150,3 +150,12 @@ def test_counts_of_the_last_day_are_ones_own(made: Connected, bob: User) -> None
     note(made, at=timezone.now() - timedelta(days=3))
     assert traffic.last_day(Endpoint.objects.filter(pk=made.endpoint.pk)) == {UUID(str(made.endpoint.pk)): 1}
     assert [record.endpoint_id for record in traffic.records_for(Actor(bob))] == [his.endpoint.pk]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9])
+def test_the_newest_requests_are_found_however_old_they_are(made: Connected, alice: User, count: int) -> None:
+    now = timezone.now()
+    for hours in (0.5, 5, 70, 300, 700):
+        note(made, at=now - timedelta(hours=hours), latency_ms=int(hours * 10))
+    found = traffic.newest(traffic.records_for(Actor(alice)), count, now)
+    assert [record.latency_ms for record in found] == [5, 50, 700, 3000, 7000][:count]
