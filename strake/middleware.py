@@ -24,13 +24,14 @@ class PageHeaders:
 
 
 class Compression(GZipMiddleware):
-    """Django's, except that pages which say `no-transform` stay as they are: those that show a token.
+    """Django's, for pages only; those which say `no-transform` stay as they are: they show a token, as the API does.
 
     Compressed together with something an attacker can choose, the length of a page tells about the secrets in it.
     Django adds random bytes against that; where a token is shown, nothing is better.
     """
 
     def process_response(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-        if "no-transform" in response.headers.get("Cache-Control", ""):
+        is_page = response.headers.get("Content-Type", "").startswith("text/html")
+        if not is_page or "no-transform" in response.headers.get("Cache-Control", ""):
             return response
         return super().process_response(request, response)
