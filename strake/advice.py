@@ -45,6 +45,10 @@ ADVICE = {
     "too_many_at_once": (
         "Very many requests of this endpoint are under way. Wait for some to end; SDKs try again by themselves."
     ),
+    "too_many_wrong_tokens": (
+        "Some tool in your network keeps sending a token that does not work. Stop it or give it the right one; after a "
+        "minute everybody there can go on."
+    ),
     "unknown_endpoint": ("Compare the address with the one on the endpoint's page. It may have been deleted."),
     "upstream_forbidden": (
         "The destination's name leads to a private address. Change the destination, or ask the operator to open it "
