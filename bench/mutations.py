@@ -214,9 +214,9 @@ MUTATIONS = [
 ]
 
 
-def tests_of(promise: str) -> list[str]:
-    """The tests that SECURITY.md names for a promise."""
-    (row,) = re.findall(rf"^\| {promise} \| .*\| (.+) \|$", (ROOT / "SECURITY.md").read_text(), re.MULTILINE)
+def tests_of(promise: str, folder: Path) -> list[str]:
+    """The tests that SECURITY.md, as it is in `folder`, names for a promise."""
+    (row,) = re.findall(rf"^\| {promise} \| .*\| (.+) \|$", (folder / "SECURITY.md").read_text(), re.MULTILINE)
     return re.findall(r"`(tests/[^`]+)`", row)
 
 
@@ -228,7 +228,7 @@ def survives(mutation: Mutation, folder: Path) -> str:
         return f"no longer applies: its text stands {original.count(mutation.old)} times in {mutation.file}"
     path.write_text(original.replace(mutation.old, mutation.new))
     try:
-        return "" if run(tests_of(mutation.promise), folder) else "its tests still pass"
+        return "" if run(tests_of(mutation.promise, folder), folder) else "its tests still pass"
     finally:
         path.write_text(original)
 
@@ -257,7 +257,7 @@ def main(promises: list[str]) -> int:
         folder = Path(temporary) / "strake"
         shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*LEFT_OUT))
         for promise in sorted({mutation.promise for mutation in chosen}):
-            if run(tests_of(promise), folder):
+            if run(tests_of(promise, folder), folder):
                 raise SystemExit(f"{promise}: its tests fail already, so a mutation would prove nothing.")
         for mutation in chosen:
             problem = survives(mutation, folder)
