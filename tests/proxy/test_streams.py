@@ -422,7 +422,7 @@ def test_after_thousands_of_aborts_everything_is_back_at_the_baseline(
     eventually(lambda: upstream.open_connections == 0, 10)
     eventually(lambda: descriptors(worker) <= sockets + 3, 10)
     assert memory(worker) - size < 6 * MEGABYTE
-    assert exchange(strake.address, get(endpoint, "/after"), silence=0.5).status == 200
+    assert ask(strake.address, get(endpoint, "/after")).status == 200
     assert "Traceback" not in strake.log()
     assert "never retrieved" not in strake.log()
 
