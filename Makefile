@@ -5,7 +5,9 @@ SHELL := /bin/sh
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+# The lists are complete, so nothing is resolved: a resolver may choose a newer release than the pinned one for a package
+# that another asks for with an extra, and then finds it without a hash.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
 # Checks read the settings, and those make a data folder: here one that is not yours.
 CHECK_HOME := STRAKE_HOME=$(VENV)/check-home
