@@ -78,7 +78,8 @@ else:
                 # Take the write lock when a transaction begins: one that upgrades half-way fails at once under load.
                 "transaction_mode": "IMMEDIATE",
                 "timeout": 10,
-                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA secure_delete=ON;",
+                # FULL: at NORMAL a power failure would undo the last commits, and with them a revocation that was told.
+                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;",
             },
             "TEST": {"NAME": str(STRAKE_HOME.path / "test.sqlite3")},
         }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connection
 
 from credentials import keyring
 from strake.home import Home
@@ -100,3 +101,10 @@ def test_a_file_that_cannot_be_read_is_a_clear_error(tmp_path: Path):
     home.secret_key.mkdir()
     with pytest.raises(ImproperlyConfigured, match="secret-key cannot be read: Is a directory"):
         home.read(home.secret_key)
+
+
+@pytest.mark.django_db
+def test_what_has_been_committed_is_on_the_disk():
+    with connection.cursor() as cursor:
+        settings = {name: cursor.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")}
+    assert settings == {"journal_mode": "wal", "synchronous": 2}  # FULL (https://sqlite.org/pragma.html)
