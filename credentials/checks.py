@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as DatabaseError
@@ -20,9 +21,15 @@ from django.db import connection
 from credentials import keyring
 from credentials.errors import KeyringError
 
-RESTORE = (
-    "Restore the keyring that belongs to this database from your backup. Where the key is lost for good, "
-    "paste the provider keys again: `manage.py verify_vault` lists the endpoints that need it."
+RESTORE = "Restore the keyring that belongs to this database from your backup."
+# `create_master_key` runs without these checks, and gives no id twice.
+LOST = (
+    f"{RESTORE} Where that key is lost for good, move the keyring away and run: manage.py create_master_key "
+    "--keys-lost. Every endpoint that was sealed under it then needs its provider key again."
+)
+PASTE_AGAIN = (
+    f"{RESTORE} Where that key is lost for good, paste the provider keys again: `manage.py verify_vault` lists the "
+    "endpoints that need it."
 )
 
 
@@ -32,7 +39,7 @@ def check_master_keys(app_configs: Sequence[Any] | None = None, **kwargs: object
     try:
         ring = keyring.configured()
     except KeyringError as error:
-        return [Error(str(error), id="credentials.E001")]
+        return [Error(str(error), hint=_where_they_come_from(), id="credentials.E001")]
     try:
         return _check_against_database(ring)
     except DatabaseError:
@@ -48,7 +55,7 @@ def ensure_keyring() -> None:
         messages = pool.submit(_messages_of_a_thread).result()
     errors = [message for message in messages if message.is_serious()]
     if errors:
-        raise ImproperlyConfigured(" ".join(f"({error.id}) {error.msg}" for error in errors))
+        raise ImproperlyConfigured(" ".join(f"({error.id}) {error.msg} {error.hint}" for error in errors))
 
 
 def _messages_of_a_thread() -> list[CheckMessage]:
@@ -56,6 +63,14 @@ def _messages_of_a_thread() -> list[CheckMessage]:
         return check_master_keys()
     finally:
         connection.close()  # belongs to this thread alone and must not outlive it
+
+
+def _where_they_come_from() -> str | None:
+    if settings.STRAKE_MASTER_KEYS:
+        return "The master keys come from the environment variable STRAKE_MASTER_KEYS. Put it right and start again."
+    if path := settings.STRAKE_MASTER_KEYS_FILE:
+        return f"The master keys come from {path}. Where it cannot be put right, restore it from your backup."
+    return None
 
 
 def _check_against_database(ring: keyring.Keyring) -> list[CheckMessage]:
@@ -66,7 +81,7 @@ def _check_against_database(ring: keyring.Keyring) -> list[CheckMessage]:
     messages: list[CheckMessage] = [
         Error(
             f"The master key {key_id!r} is not the key that this id stood for before.",
-            hint=RESTORE,
+            hint=LOST,
             id="credentials.E002",
         )
         for key_id in keyring_guard.wrong_ids(ring)
@@ -82,7 +97,7 @@ def _check_against_database(ring: keyring.Keyring) -> list[CheckMessage]:
     messages += [
         Warning(
             f"{count} endpoint{'s' if count > 1 else ''} cannot work: the keyring lacks the master key {key_id!r}.",
-            hint=RESTORE,
+            hint=PASTE_AGAIN,
             id="credentials.W001",
         )
         for key_id, count in keyring_guard.missing_ids(ring).items()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,7 @@ from credentials.errors import KeyringError, RetiredMasterKey, UnknownMasterKey,
 from credentials.models import Credential, Endpoint, MasterKeyCheck
 from tests import factories
 from tests.credentials.vault import KNOWN, MASTER_KEY, OTHER_MASTER_KEY, document
+from tests.running import Strake
 
 KEY_ID = "2026-11-a"
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,6 +111,72 @@ def test_unusable_keys_are_E001(db, settings):
     settings.STRAKE_MASTER_KEYS = ""
     settings.STRAKE_MASTER_KEYS_FILE = "/nonexistent/master-keys.json"
     assert "Restore it from your backup" in found()["credentials.E001"]
+
+
+@pytest.fixture(scope="module")
+def installation(tmp_path_factory) -> Path:
+    """The data folder of a Strake that has sealed one key, to be copied."""
+    strake = Strake(tmp_path_factory.mktemp("installation") / "home")
+    strake.home.mkdir()
+    (strake.home / "master-keys.json").write_text(document())
+    (strake.home / "master-keys.json").chmod(0o600)
+    strake.manage("migrate", "-v0", check=True)
+    strake.python(
+        "from accounts.models import User; from tests import factories\n"
+        "factories.make_endpoint(owner=User.objects.create(email='alice@example.org'))\n"
+    )
+    return strake.home
+
+
+def unusable(good: str) -> dict[str, tuple[str, int, str, str]]:
+    """What can be wrong with a keyring file: its text and mode, the check that says so, and what to do about it."""
+    keys = {KEY_ID: base64.b64encode(MASTER_KEY).decode()}
+    short = {KEY_ID: base64.b64encode(MASTER_KEY[:16]).decode()}
+    return {
+        "wrong": (document(KEY_ID, **{"2026_11_a": OTHER_MASTER_KEY}), 0o600, "E002", "create_master_key --keys-lost"),
+        "short": (json.dumps({"primary": KEY_ID, "keys": short}), 0o600, "E001", "it must have 32"),
+        "duplicate": (json.dumps({"primary": KEY_ID, "keys": keys | {"b": keys[KEY_ID]}}), 0o600, "E001", "of its own"),
+        "malformed": (good[:-1], 0o600, "E001", "restore it from your backup"),
+        "missing": ("", 0, "E001", "Restore it from your backup"),
+        "world-readable": (good, 0o604, "E001", "chmod 600"),
+        "group-readable": (good, 0o640, "E001", "chmod 600"),
+    }
+
+
+@pytest.mark.parametrize("mistake", unusable(""))
+def test_a_server_does_not_start_with_such_a_keyring_and_says_what_to_do(installation, tmp_path, mistake):
+    """Both ways to start one: `manage.py serve`, and gunicorn, which runs no checks of Django's by itself."""
+    strake = Strake(shutil.copytree(installation, tmp_path / "home"))
+    path = strake.home / "master-keys.json"
+    text, mode, check, remedy = unusable(document())[mistake]
+    path.unlink()
+    if mode:
+        path.write_text(text)
+        path.chmod(mode)
+    served = strake.manage("serve", "--no-link")
+    assert served.returncode == 78
+    gunicorn = ["-m", "gunicorn", "-c", "python:strake.gunicorn_config", "strake.asgi:application"]
+    started = strake._run(gunicorn, stdin="", check=False)
+    assert started.returncode != 0
+    for said in (served.stderr, started.stderr):
+        assert f"credentials.{check}" in said
+        assert remedy in said
+        assert str(path) in said or check == "E002"
+        assert "Traceback" not in said
+
+
+def test_what_the_check_says_of_a_lost_key_works(installation, tmp_path):
+    strake = Strake(shutil.copytree(installation, tmp_path / "home"))
+    path = strake.home / "master-keys.json"
+    lost = json.loads(path.read_text())["primary"]
+    path.write_text(document(lost, **{lost.replace("-", "_"): OTHER_MASTER_KEY}))
+    assert "E002" in strake.manage("verify_vault").stderr
+    path.rename(path.with_name("moved-away"))
+    strake.manage("create_master_key", "--keys-lost", check=True)
+    assert json.loads(path.read_text())["primary"] != lost
+    assert strake.manage("check").returncode == 0
+    with strake:
+        pass
 
 
 def test_a_file_that_was_opened_to_others_while_a_process_held_its_keys_is_E001(db, settings, tmp_path):
