@@ -113,8 +113,9 @@ class ProcessesBehind(SealError):
 
     def __init__(self, names: list[str]) -> None:
         super().__init__(
-            f"Running servers have not loaded the new master keys yet: {', '.join(names)}. Give them the same keyring "
-            "file (they read it again by themselves) or restart them, and run this again."
+            "Running servers have not loaded the new master keys yet, or have another key under the same id: "
+            f"{', '.join(names)}. Give them the same keyring file (they read it again by themselves) or restart them, "
+            "and run this again."
         )
         self.names = names
 

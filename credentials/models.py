@@ -193,7 +193,9 @@ class ServerProcess(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     name = models.CharField(max_length=100, help_text="Host and process id, for the operator.")
     primary_key_id = models.CharField(max_length=64)
-    key_ids: models.JSONField[Any, list[str]] = models.JSONField(default=list)
+    key_ids: models.JSONField[Any, dict[str, str]] = models.JSONField(
+        default=dict, help_text="The id of each master key with its check value, in hexadecimal."
+    )
     seen_at = models.DateTimeField(db_default=Now())
 
     def __str__(self) -> str:

@@ -38,7 +38,7 @@ def note(process_id: uuid.UUID, ring: Keyring) -> None:
         defaults={
             "name": f"{socket.gethostname()}:{os.getpid()}"[:100],
             "primary_key_id": ring.primary_id,
-            "key_ids": list(ring.ids),
+            "key_ids": {key_id: ring.check_value(key_id).hex() for key_id in ring.ids},
             "seen_at": Now(),
         },
     )

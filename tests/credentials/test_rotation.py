@@ -215,6 +215,18 @@ def test_a_rotation_waits_for_servers_that_have_not_loaded_the_new_key(rows, key
     assert rotation.rotate(actor=OPERATOR, wait_seconds=0).rewrapped == 23
 
 
+def test_a_rotation_waits_for_servers_that_have_another_key_under_the_id_of_the_new_one(rows, keys_file):
+    """Two hosts, each with a copy of the keyring, and `create_master_key` was run on both."""
+    before = snapshot()
+    process_id = serve(keyring.parse(document("new", old=MASTER_KEY, new=bytes(range(50, 82)))))
+    change_keys(keys_file, "new", **BOTH)
+    with pytest.raises(ProcessesBehind, match="another key under the same id"):
+        rotation.rotate(actor=OPERATOR, wait_seconds=0)
+    assert snapshot() == before
+    presence.note(process_id, keyring.current())
+    assert rotation.rotate(actor=OPERATOR, wait_seconds=0).rewrapped == 23
+
+
 def test_a_server_that_was_killed_holds_nothing_up(rows, keys_file):
     serve(keyring.current(), seconds_ago=presence.GONE_SECONDS + 1)
     change_keys(keys_file, "new", **BOTH)
@@ -227,7 +239,8 @@ def test_a_server_notes_itself_its_keys_and_its_end(transactional_db, keys_file,
     async def live() -> None:
         process = presence.Presence()
         await process.start()
-        assert await ServerProcess.objects.filter(primary_key_id="old", key_ids=["old"]).acount() == 1
+        noted = await ServerProcess.objects.aget()
+        assert (noted.primary_key_id, list(noted.key_ids)) == ("old", ["old"])
         change_keys(keys_file, "new", **BOTH)
         for _ in range(200):
             await asyncio.sleep(0.02)
