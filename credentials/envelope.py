@@ -60,6 +60,11 @@ class SealedKey:
     iv: bytes = field(repr=False)
 
 
+def stored_bytes(value: object) -> bytes:
+    """A binary column as `bytes`. SQLite takes any type; what is none comes back empty, which opens nothing."""
+    return bytes(value) if isinstance(value, bytes | memoryview) else b""
+
+
 def wrap_associated_data(format: int, credential_id: UUID, master_key_id: str) -> bytes:
     return _join(b"strake/data-key", format.to_bytes(2), credential_id.bytes, master_key_id.encode())
 

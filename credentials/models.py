@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 from accounts import tokens
 from accounts.models import User
 from credentials import keyring, sealing
-from credentials.envelope import Binding, SealedKey, WrappedKey
+from credentials.envelope import Binding, SealedKey, WrappedKey, stored_bytes
 
 BEARER_TOKEN_PREFIX = "strk_"  # noqa: S105
 SUBDOMAIN_ALPHABET = string.ascii_lowercase + string.digits
@@ -103,15 +103,15 @@ class Credential(models.Model):
             self.refresh_from_db(fields=["sealed_at"])  # the database's clock has been read now
 
     def binding(self) -> Binding:
-        """What the seal is bound to, from this row and its endpoint as they are now."""
+        """What the seal is bound to, from this row and its endpoint as they are now. SQLite takes any type of value."""
         return Binding(
             credential_id=self.id,
             endpoint_id=self.endpoint.id,
             owner_id=self.endpoint.owner_id,
-            provider=self.endpoint.provider,
-            destination_url=self.destination_url,
-            header_name=self.header_name,
-            header_template=self.header_template,
+            provider=str(self.endpoint.provider),
+            destination_url=str(self.destination_url),
+            header_name=str(self.header_name),
+            header_template=str(self.header_template),
         )
 
     def store(self, sealed: SealedKey) -> None:
@@ -131,8 +131,8 @@ class Credential(models.Model):
 
     def sealed(self) -> SealedKey:
         """The record as the database holds it: ciphertext only."""
-        wrap = WrappedKey(self.master_key_id, bytes(self.wrapped_dek), bytes(self.wrapped_dek_iv))
-        return SealedKey(self.format, wrap, bytes(self.ciphertext), bytes(self.iv))
+        wrap = WrappedKey(str(self.master_key_id), stored_bytes(self.wrapped_dek), stored_bytes(self.wrapped_dek_iv))
+        return SealedKey(self.format, wrap, stored_bytes(self.ciphertext), stored_bytes(self.iv))
 
 
 class BearerToken(models.Model):

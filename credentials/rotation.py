@@ -24,7 +24,7 @@ from django.db.models import Q, QuerySet
 from accounts import audit
 from accounts.audit import Actor
 from credentials import keyring, keyring_guard, presence, sealing
-from credentials.envelope import WrappedKey
+from credentials.envelope import WrappedKey, stored_bytes
 from credentials.errors import CannotOpen, ProcessesBehind, RotationRunning, UnknownMasterKey
 from credentials.keyring import Keyring
 from credentials.models import Credential, Endpoint, MasterKeyCheck, ServerProcess
@@ -130,7 +130,7 @@ def _walk(ring: Keyring, outcome: Outcome, batch: int, on_progress: Callable[[in
 
 
 def _renewed(row: _Row, ring: Keyring) -> WrappedKey | None:
-    wrap = WrappedKey(row.master_key_id, bytes(row.wrapped_dek), bytes(row.wrapped_dek_iv))
+    wrap = WrappedKey(str(row.master_key_id), stored_bytes(row.wrapped_dek), stored_bytes(row.wrapped_dek_iv))
     try:
         return sealing.rewrap(wrap, row.format, row.id, ring)
     except (CannotOpen, UnknownMasterKey):

@@ -25,7 +25,7 @@ from django.conf import settings
 from django.db import connections
 from django.db.models import FilteredRelation, Q
 
-from credentials.envelope import Binding, SealedKey, WrappedKey
+from credentials.envelope import Binding, SealedKey, WrappedKey, stored_bytes
 from credentials.models import Endpoint
 from proxy.errors import StoreUnavailable
 
@@ -65,6 +65,8 @@ _COLUMNS = (
     "token__allowed_paths",
     "token__allowed_networks",
 )
+_TEXT_COLUMNS = (2, 5, 6, 7, 9)
+_BINARY_COLUMNS = (10, 11, 12, 13)
 _JSON_COLUMNS = (18, 19)
 
 
@@ -305,8 +307,12 @@ def _from_postgresql(row: asyncpg.Record) -> Route:
 
 
 def _from_sqlite(row: tuple[Any, ...]) -> Route:
-    """SQLite keeps UUIDs as 32 hexadecimal digits, times and JSON as text."""
+    """SQLite keeps UUIDs as 32 hexadecimal digits, times and JSON as text, and in any column a value of any type."""
     values = list(row)
+    for index in _TEXT_COLUMNS:
+        values[index] = str(values[index])
+    for index in _BINARY_COLUMNS:
+        values[index] = stored_bytes(values[index])
     for index in (0, 1, 4):
         values[index] = UUID(hex=values[index])
     if values[15] is not None:

@@ -9,7 +9,7 @@ from django.conf import settings
 
 from accounts import tokens
 from credentials import keyring
-from credentials.errors import SealError
+from credentials.errors import InvalidDestination, SealError
 from credentials.keyring import Keyring
 from credentials.providers import SECRET_PLACEHOLDER, Dialect
 from credentials.sealing import wipe
@@ -118,7 +118,10 @@ async def admit(request: ProxyRequest, *, lookup: Lookup, rates: Rates, in_fligh
 def addressed(request: ProxyRequest, admitted: Admitted) -> Addressed:
     """Open the sealed key and put it where the provider wants it. Raises `NeedsKeyAgain` or `BadPath`."""
     route = admitted.route
-    origin, netloc, base_path = destination(route.destination_url)
+    try:
+        origin, netloc, base_path = destination(route.destination_url)
+    except InvalidDestination:
+        raise NeedsKeyAgain from None  # it was edited behind the seal, which would not open for it
     query = request.query
     if query:
         query = presented.without_key(query, drop_any=request.provider_dialect is Dialect.GEMINI, token=admitted.token)

@@ -63,6 +63,19 @@ def delete(*, subdomain: str) -> dict[str, str]:
     return {}
 
 
+def set_field(*, table: str, row_id: str, field: str, value: Any, is_hex: bool) -> dict[str, str]:
+    """One column of one row, through the ORM; bytes are given in hexadecimal."""
+    from credentials.models import Credential, Endpoint
+
+    row = {model._meta.db_table: model for model in (Credential, Endpoint)}[table]._default_manager.get(pk=row_id)
+    if field == "id":
+        type(row)._default_manager.filter(pk=row_id).update(id=value)
+        return {}
+    setattr(row, field, bytes.fromhex(value) if is_hex else value)
+    row.save(update_fields=[field])
+    return {}
+
+
 def records(*, subdomain: str) -> dict[str, Any]:
     from proxy.models import RequestRecord
 
@@ -104,6 +117,7 @@ VERBS = {
         pause,
         resume,
         delete,
+        set_field,
         records,
         signin_link,
         expire_links,

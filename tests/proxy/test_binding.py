@@ -32,9 +32,10 @@ BOUND = {
 
 
 class Database:
-    """Somebody who can write to the database and has no key."""
+    """Somebody who can write to the database and has no key; `how` is "SQL" or "ORM"."""
 
-    def __init__(self, strake: Strake) -> None:
+    def __init__(self, strake: Strake, how: str) -> None:
+        self.strake, self.how = strake, how
         self.path = strake.home / "strake.sqlite3"
 
     def row(self, table: str, subdomain: str) -> tuple[str, dict[str, object]]:
@@ -51,14 +52,24 @@ class Database:
         return row["id"], row
 
     def set(self, table: str, row_id: object, column: str, value: object) -> None:
+        if self.how == "ORM":
+            is_bytes = isinstance(value, bytes)
+            given = value.hex() if isinstance(value, bytes) else value
+            self.strake.call("set_field", table=table, row_id=row_id, field=column, value=given, is_hex=is_bytes)
+            return
         with closing(sqlite3.connect(self.path, timeout=10)) as database, database:
             changed = database.execute(f"UPDATE {table} SET {column} = ? WHERE id = ?", [value, row_id])
             assert changed.rowcount == 1
 
 
+@pytest.fixture(params=["SQL", "ORM"])
+def database(strake: Strake, request: pytest.FixtureRequest) -> Database:
+    return Database(strake, request.param)
+
+
 @pytest.fixture
-def database(strake: Strake) -> Database:
-    return Database(strake)
+def by_sql(strake: Strake) -> Database:
+    return Database(strake, "SQL")
 
 
 @pytest.fixture
@@ -126,6 +137,38 @@ def test_what_the_seal_is_bound_to_cannot_be_changed_behind_it(
     assert_closed(one, upstream)
     assert_works(two_)
     database.set(table, value if column == "id" else row_id, column, mine[column])
+    assert_works(one)
+
+
+def test_two_records_that_changed_places_open_in_neither(
+    two: tuple[Endpoint, Endpoint], by_sql: Database, upstream: Upstream
+):
+    table = "credentials_credential"
+    (one_id, one), (other_id, other) = (by_sql.row(table, endpoint.subdomain) for endpoint in two)
+
+    def put(first: object, second: object) -> None:
+        for row_id, endpoint_id in ((one_id, uuid.uuid4().hex), (other_id, second), (one_id, first)):
+            by_sql.set(table, row_id, "endpoint_id", endpoint_id)
+
+    put(other["endpoint_id"], one["endpoint_id"])
+    for endpoint in two:
+        assert_closed(endpoint, upstream)
+    put(one["endpoint_id"], other["endpoint_id"])
+    for endpoint in two:
+        assert_works(endpoint)
+
+
+@pytest.mark.parametrize("value", ["text", 5, "", b"\xff"], ids=["text", "number", "empty", "bytes"])
+@pytest.mark.parametrize("column", [*SEALED, "destination_url", "header_name", "header_template"])
+def test_a_value_of_another_type_which_sqlite_takes_everywhere_is_no_other_error(
+    column: str, value: object, two: tuple[Endpoint, Endpoint], by_sql: Database, upstream: Upstream
+):
+    one, two_ = two
+    one_id, mine = by_sql.row("credentials_credential", one.subdomain)
+    by_sql.set("credentials_credential", one_id, column, value)
+    assert_closed(one, upstream)
+    assert_works(two_)
+    by_sql.set("credentials_credential", one_id, column, mine[column])
     assert_works(one)
 
 

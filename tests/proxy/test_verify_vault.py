@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 
 from credentials.models import Credential, Endpoint
 from tests import factories
@@ -52,6 +53,20 @@ def test_one_bad_row_is_named_and_the_others_are_still_checked(rows, capsys, cha
     assert shown.startswith(f"{rows[1].endpoint.subdomain} (alice@example.org): does not open")
     assert shown.count("\n") == 1
     assert KEY not in shown
+
+
+@pytest.mark.parametrize(
+    "column", ["ciphertext", "iv", "wrapped_dek", "wrapped_dek_iv", "master_key_id", "header_name"]
+)
+def test_a_row_with_a_value_of_another_type_is_named_and_does_not_stop_the_others(rows, capsys, column):
+    value = b"\xff" if column in {"master_key_id", "header_name"} else "text"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE credentials_credential SET {column} = %s WHERE id = %s", [value, rows[1].credential.pk.hex]
+        )
+    with pytest.raises(CommandError, match="1 of 3 sealed keys do not open"):
+        call_command("verify_vault")
+    assert rows[1].endpoint.subdomain in capsys.readouterr().out
 
 
 def test_an_endpoint_given_to_somebody_else_by_sql_is_named(rows, bob, capsys):
