@@ -65,6 +65,8 @@ class Watch:
 
 def main(pid: int) -> None:
     """Look every millisecond or so until standard input closes, then report."""
+    with contextlib.suppress(PermissionError):
+        os.nice(-10)  # a busy machine must not make it look away
     before, known = memory(pid), files(pid)
     sys.stdout.write("watching\n")
     sys.stdout.flush()
