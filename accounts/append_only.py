@@ -19,6 +19,10 @@ _INSTALL = {
         f"""CREATE TRIGGER IF NOT EXISTS {_TABLE}_no_delete BEFORE DELETE ON {_TABLE}
             WHEN julianday(OLD.at) > julianday('now', '-{KEEP_DAYS} days')
             BEGIN SELECT RAISE(ABORT, '{_REFUSAL}'); END""",
+        # INSERT OR REPLACE deletes the row in its way without asking the trigger above.
+        """CREATE TRIGGER IF NOT EXISTS accounts_auditevent_no_replace BEFORE INSERT ON accounts_auditevent
+            WHEN EXISTS (SELECT 1 FROM accounts_auditevent WHERE id = NEW.id)
+            BEGIN SELECT RAISE(ABORT, 'audit events are append-only'); END""",
     ],
     "postgresql": [
         f"""CREATE OR REPLACE FUNCTION {_TABLE}_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -34,7 +38,7 @@ _INSTALL = {
 }
 
 _REMOVE = {
-    "sqlite": [f"DROP TRIGGER IF EXISTS {_TABLE}_no_update", f"DROP TRIGGER IF EXISTS {_TABLE}_no_delete"],
+    "sqlite": [f"DROP TRIGGER IF EXISTS {_TABLE}_no_{deed}" for deed in ("update", "delete", "replace")],
     "postgresql": [
         f"DROP TRIGGER IF EXISTS {_TABLE}_no_change ON {_TABLE}",
         f"DROP TRIGGER IF EXISTS {_TABLE}_no_truncate ON {_TABLE}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from django.conf import settings
@@ -20,6 +21,9 @@ class Actor:
 
 
 OPERATOR = Actor(None)
+
+# Control characters and those that turn the direction of text: they would rewrite the line in front of its reader.
+_DECEIVING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 def request_ip(request: HttpRequest) -> str | None:
@@ -48,6 +52,6 @@ def record(
         action=action,
         subject_type=subject_type,
         subject_id=str(subject_id),
-        subject_label=subject_label[:254],
+        subject_label=_DECEIVING.sub("\ufffd", subject_label)[:254],
         ip=actor.ip,
     )

@@ -32,10 +32,17 @@ ACTIONS = {
     "endpoint.deleted": "Endpoint deleted",
     "destination.changed": "Destination changed",
     "key.replaced": "Provider key replaced",
+    "key.refused": "Provider refused a key",
     "token.issued": "Token added",
     "token.rotated": "Token rotated",
     "token.revoked": "Token revoked",
+    "master_key.created": "Master key made",
+    "master_key.rotated": "Master key rotated",
+    "master_key.retired": "Master key retired",
+    "master_key.removed": "Master key taken out of the keyring",
 }
+# Some spreadsheets take the full-width forms for the plain ones.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 CSV_COLUMNS = ("at", "action", "actor", "subject_type", "subject_id", "subject", "address", "account")
 
 
@@ -114,4 +121,4 @@ class _Line:
 
 def _inert(value: str) -> str:
     """Spreadsheets run a cell that begins like a formula; a quote in front makes it text (OWASP, CSV injection)."""
-    return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
