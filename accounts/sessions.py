@@ -10,7 +10,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib import auth
 from django.contrib.auth.models import AnonymousUser
-from django.contrib.auth.signals import user_logged_in
+from django.contrib.auth.signals import user_logged_in, user_logged_out
 from django.db import transaction
 from django.db.models import F, QuerySet
 from django.dispatch import receiver
@@ -102,12 +102,16 @@ def current_session(request: HttpRequest) -> BrowserSession | None:
 
 def sign_out(request: HttpRequest) -> None:
     """End the request's session, at once. Nothing happens to somebody who is not signed in."""
-    user = request.user
+    auth.logout(request)
+
+
+@receiver(user_logged_out)
+def _forget_current(sender: object, request: HttpRequest, user: User | None, **_: Any) -> None:
+    """Wherever somebody signs out, on the operators' pages too, the session leaves the list and the trail says so."""
     if isinstance(user, User):
         with transaction.atomic():
             _forget(BrowserSession.objects.filter(key_digest=_current_digest(request)))
             _audit(audit.actor_of(request), "session.signed_out", user)
-    auth.logout(request)
 
 
 def end_session(*, actor: Actor, session_id: str) -> None:

@@ -86,7 +86,7 @@ def retire(*, actor: Actor, key_id: str, wait_seconds: float = 30) -> None:
             audit.record(actor, "master_key.retired", account=None, subject_type="master_key", subject_id=key_id)
 
 
-def remove(*, path: Path, key_id: str) -> None:
+def remove(*, actor: Actor, path: Path, key_id: str) -> None:
     """Take a retired master key out of the keyring file. Raises `KeyringError`, `MasterKeyInUse` or `UnknownMasterKey`.
 
     Backups of the database from before need the keyring of their own day.
@@ -100,6 +100,7 @@ def remove(*, path: Path, key_id: str) -> None:
         return keyring.document_without(ring, key_id)
 
     keyring.change_file(path, without_key)
+    _record(actor, "master_key.removed", key_id)
 
 
 def _sealed_keys_exist() -> bool:

@@ -21,7 +21,7 @@ from accounts.erasure import erase_deleted
 from accounts.models import User
 from credentials import destinations, key_check, keyring_guard, limits, providers, sealing
 from credentials.destinations import Destination
-from credentials.errors import ConfirmationMismatch, InvalidDestination, KeyUnchecked, NotFound
+from credentials.errors import ConfirmationMismatch, InvalidDestination, KeyRefused, KeyUnchecked, NotFound
 from credentials.models import BEARER_TOKEN_PREFIX, BearerToken, Credential, Endpoint
 from credentials.providers import Provider
 
@@ -83,7 +83,18 @@ def connect(
     chosen = providers.get(provider)
     key = sealing.clean_key(api_key)
     destination, header_name, header_template = _where(chosen, destination_url, header_name, header_template)
-    _check(chosen, destination, header_name, header_template, key, unchecked=unchecked)
+    try:
+        _check(chosen, destination, header_name, header_template, key, unchecked=unchecked)
+    except KeyRefused:
+        audit.record(
+            actor,
+            "key.refused",
+            account=owner,
+            subject_type="provider",
+            subject_id=chosen.slug,
+            subject_label=chosen.name,
+        )
+        raise
     # Both ids exist before sealing, since the seal is bound to them.
     endpoint = Endpoint(id=uuid.uuid4(), owner=owner, label=_label(label) or chosen.name, provider=chosen.slug)
     credential = Credential(
@@ -303,7 +314,11 @@ def _reseal(
     unchecked: bool,
 ) -> Endpoint:
     key = sealing.clean_key(api_key)
-    _check(providers.get(endpoint.provider), destination, header_name, header_template, key, unchecked=unchecked)
+    try:
+        _check(providers.get(endpoint.provider), destination, header_name, header_template, key, unchecked=unchecked)
+    except KeyRefused:
+        _audit(actor, "key.refused", endpoint)
+        raise
     with transaction.atomic():
         credential = Credential.objects.select_for_update().get(endpoint=endpoint)
         credential.endpoint = endpoint

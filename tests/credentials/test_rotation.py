@@ -330,7 +330,7 @@ def test_the_primary_and_unknown_keys_are_not_retired(rows, keys_file):
     with pytest.raises(UnknownMasterKey):
         master_keys.retire(actor=OPERATOR, key_id="older")
     with pytest.raises(MasterKeyInUse, match="has not been retired"):
-        master_keys.remove(path=keys_file, key_id="old")
+        master_keys.remove(actor=OPERATOR, path=keys_file, key_id="old")
 
 
 def test_no_process_seals_under_a_retired_key_however_old_its_keyring_is(rows, keys_file, alice, monkeypatch):
@@ -338,7 +338,7 @@ def test_no_process_seals_under_a_retired_key_however_old_its_keyring_is(rows, k
     change_keys(keys_file, "new", **BOTH)
     rotation.rotate(actor=OPERATOR)
     master_keys.retire(actor=OPERATOR, key_id="old")
-    master_keys.remove(path=keys_file, key_id="old")
+    master_keys.remove(actor=OPERATOR, path=keys_file, key_id="old")
     monkeypatch.setattr(keyring, "current", lambda: stale)
     with pytest.raises(RetiredMasterKey), transaction.atomic():
         factories.make_endpoint(owner=alice)

@@ -31,7 +31,7 @@ class Command(BaseCommand):
                 self.stdout.write(f"Retired {key_id}. Now take it out of STRAKE_MASTER_KEYS and restart the servers.")
                 return
             path = master_keys.keyring_file()
-            master_keys.remove(path=path, key_id=key_id)
+            master_keys.remove(actor=OPERATOR, path=path, key_id=key_id)
         except SealError as error:
             raise CommandError(str(error)) from None
         self.stdout.write(f"Retired {key_id} and took it out of {path}.")
