@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from tests.running import Strake
 
@@ -24,7 +24,9 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-SECONDS = 10
+# How long anything may take on a busy machine. Nothing waits this long where all is well.
+SECONDS = 30
+expect.set_options(timeout=SECONDS * 1000)
 _numbers = itertools.count(1)
 
 
