@@ -11,8 +11,8 @@ from typing import Any
 from django import forms
 from django.utils import timezone
 
-from credentials.errors import InvalidDestination, InvalidKey, KeyRefused, KeyUnchecked
-from credentials.limits import MAX_REQUESTS_PER_MINUTE
+from credentials import destinations, limits, sealing
+from credentials.errors import CredentialsError, InvalidDestination, InvalidKey, KeyRefused, KeyUnchecked
 from credentials.providers import SECRET_PLACEHOLDER, Provider
 
 
@@ -23,6 +23,14 @@ class Outcome:
     failed: bool = False
     unchecked: bool = False
     status: int = 200
+
+
+@contextmanager
+def _said_beside_the_field() -> Iterator[None]:
+    try:
+        yield
+    except CredentialsError as error:
+        raise forms.ValidationError(str(error)) from None
 
 
 class ReplaceKeyForm(forms.Form):
@@ -56,7 +64,13 @@ class ReplaceKeyForm(forms.Form):
         super().__init__(data, initial=initial)
         self.provider = provider
         self.fields["api_key"].label = "API key" if provider.is_custom else f"{provider.name} key"
-        self.fields["api_key"].widget.attrs["placeholder"] = provider.key_example
+        if provider.key_example:
+            self.fields["api_key"].widget.attrs["placeholder"] = provider.key_example
+
+    # The services check this again. Checked here as well, a form says everything that is wrong with it at once.
+    def clean_api_key(self) -> str:
+        with _said_beside_the_field():
+            return sealing.clean_key(self.cleaned_data["api_key"])
 
     def key_arguments(self) -> dict[str, Any]:
         """What the services need of this form."""
@@ -120,6 +134,23 @@ class DestinationForm(ReplaceKeyForm):
         elif provider.slug == "azure-openai":
             self.fields["destination_url"].widget.attrs["placeholder"] = "https://your-resource.openai.azure.com"
 
+    def clean_destination_url(self) -> str:
+        url: str = self.cleaned_data["destination_url"]
+        with _said_beside_the_field():
+            destinations.check(url)
+        return url
+
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super().clean() or {}
+        if {"header_name", "header_template"} <= data.keys():
+            name = data["header_name"] or self.provider.header_name
+            template = data["header_template"] or self.provider.header_template
+            try:
+                destinations.check_header(name, template)
+            except InvalidDestination as error:
+                self.add_error(error.field, str(error))
+        return data
+
     def key_arguments(self) -> dict[str, Any]:
         names = {"destination_url", "header_name", "header_template"} & self.cleaned_data.keys()
         return super().key_arguments() | {name: self.cleaned_data[name] for name in names}
@@ -132,8 +163,8 @@ class KeyForm(DestinationForm):
         label="Name",
         max_length=100,
         required=False,
-        widget=forms.TextInput(attrs={"placeholder": "Where you will use it, like “CI” or “laptop”"}),
-        help_text="Only for you, to tell endpoints apart.",
+        widget=forms.TextInput(attrs={"placeholder": "CI, laptop, …"}),
+        help_text="Where you will use it. Only for you, to tell endpoints apart.",
     )
 
     field_order = ("destination_url", "header_name", "header_template", "api_key", "label")
@@ -188,9 +219,13 @@ class TokenForm(forms.Form):
         label="Requests per minute",
         required=False,
         min_value=1,
-        max_value=MAX_REQUESTS_PER_MINUTE,
+        max_value=limits.MAX_REQUESTS_PER_MINUTE,
         widget=forms.NumberInput(attrs={"inputmode": "numeric", "placeholder": "No limit"}),
-        error_messages={"invalid": "Enter a whole number, or leave it empty for no limit."},
+        error_messages={
+            "invalid": "Enter a whole number, or leave it empty for no limit.",
+            "min_value": "The least is 1. Leave it empty for no limit, or pause the endpoint to let nothing through.",
+            "max_value": f"The most is {limits.MAX_REQUESTS_PER_MINUTE:,}. Leave it empty for no limit.",
+        },
     )
     allowed_paths = forms.CharField(
         label="Only these paths",
@@ -221,6 +256,18 @@ class TokenForm(forms.Form):
         if data.get("expires") == "date" and not data.get("expires_on") and "expires_on" not in self.errors:
             self.add_error("expires_on", "Choose the date.")
         return data
+
+    def clean_allowed_paths(self) -> str:
+        text: str = self.cleaned_data["allowed_paths"]
+        with _said_beside_the_field():
+            limits.clean(allowed_paths=text.splitlines())
+        return text
+
+    def clean_allowed_networks(self) -> str:
+        text: str = self.cleaned_data["allowed_networks"]
+        with _said_beside_the_field():
+            limits.clean(allowed_networks=text.splitlines())
+        return text
 
     def limits(self) -> dict[str, Any]:
         """The keyword arguments of `services.issue_token`."""

@@ -138,7 +138,7 @@ _PROVIDERS = (
         KeyCheck("/v1/models"),
         "https://docs.mistral.ai/api",
         "https://console.mistral.ai/api-keys",
-        key_example="…",
+        key_example="",
     ),
     Provider(
         "deepseek",
@@ -157,7 +157,7 @@ _PROVIDERS = (
         KeyCheck("/v1/models"),
         "https://docs.together.ai",
         "https://api.together.ai/settings/api-keys",
-        key_example="…",
+        key_example="",
     ),
     Provider(
         "fireworks",
@@ -178,7 +178,7 @@ _PROVIDERS = (
         "https://docs.cohere.com/reference/about",
         "https://dashboard.cohere.com/api-keys",
         sdk_suffix="/compatibility/v1",
-        key_example="…",
+        key_example="",
     ),
     Provider(
         "perplexity",
@@ -202,7 +202,7 @@ _PROVIDERS = (
         header_name="api-key",
         header_template=SECRET_PLACEHOLDER,
         sdk_suffix="/openai/v1",
-        key_example="…",
+        key_example="",
     ),
     Provider(
         "custom",
@@ -212,7 +212,7 @@ _PROVIDERS = (
         None,
         "",
         sdk_suffix="",
-        key_example="…",
+        key_example="",
     ),
 )
 

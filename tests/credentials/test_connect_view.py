@@ -148,6 +148,14 @@ def test_a_custom_destination_is_checked_beside_its_field(
     assert not Endpoint.objects.exists()
 
 
+def test_everything_that_is_wrong_is_said_at_once(signed_in: Client, provider: Upstream) -> None:
+    given = {"destination_url": "http://api.example.com", "header_name": "Host", "api_key": "two words"}
+    page = signed_in.post(CUSTOM, form(signed_in, CUSTOM, **given))
+    for field in given:
+        assert element(page, f"id_{field}_error")
+    assert "two words" not in text(page)
+
+
 def test_a_custom_provider_gets_its_own_header(signed_in: Client, provider: Upstream) -> None:
     given = {"destination_url": provider.url + "/base/", "header_name": "X-Key", "header_template": "Key {{secret}}"}
     assert signed_in.post(CUSTOM, form(signed_in, CUSTOM, **given)).status_code == HTTPStatus.CREATED

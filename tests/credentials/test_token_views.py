@@ -94,6 +94,13 @@ def test_a_wrong_limit_is_said_beside_its_field_and_nothing_typed_is_lost(
         assert element(page, f"id_{name}").strip() == typed[name]
 
 
+def test_all_wrong_limits_are_said_at_once(signed_in: Client, made: Connected) -> None:
+    wrong = {"requests_per_minute": "0", "allowed_paths": "v1/models", "allowed_networks": "everywhere"}
+    page, _ = add(signed_in, made, **wrong)
+    for field in wrong:
+        assert element(page, f"id_{field}_error")
+
+
 def test_rotating_shows_the_new_token_once_and_keeps_the_rest(signed_in: Client, made: Connected) -> None:
     url = f"/endpoints/{made.endpoint.subdomain}/tokens/{made.token.pk}/rotate/"
     question = signed_in.get(url)
