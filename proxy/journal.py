@@ -51,8 +51,10 @@ class Journal:
 
     def __init__(self) -> None:
         self._pending: deque[Entry] = deque(maxlen=MOST_PENDING)
+        self._writing = 0
         self._lost = 0
         self._failing = False
+        self._caught_up = time.monotonic()
         self._flushing = asyncio.Lock()
         # One thread, so that a database that blocks it blocks nothing else.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
@@ -62,7 +64,19 @@ class Journal:
         # The thread and the event loop take turns on one interpreter. At the usual 5 ms a turn, a request could wait
         # for one, and the thread for one after each statement, while it holds the database's write lock.
         sys.setswitchinterval(SWITCH_SECONDS)
+        global _running
+        _running = self
         self._task = asyncio.create_task(self._run())
+
+    @property
+    def waiting(self) -> int:
+        """How many entries are not in the database yet."""
+        return len(self._pending) + self._writing
+
+    @property
+    def lag_seconds(self) -> float:
+        """For how long entries have been waiting; 0 where none is."""
+        return time.monotonic() - self._caught_up if self.waiting else 0.0
 
     def add(self, entry: Entry) -> None:
         """Note one request. Costs an append."""
@@ -91,6 +105,7 @@ class Journal:
         async with self._flushing:
             while self._pending:
                 batch = [self._pending.popleft() for _ in range(min(BATCH, len(self._pending)))]
+                self._writing = len(batch)
                 try:
                     await asyncio.get_running_loop().run_in_executor(self._thread, write, batch)
                 except (OperationalError, InterfaceError) as error:
@@ -100,7 +115,10 @@ class Journal:
                     # Not the database's condition but the batch's own: it would fail again for ever.
                     self._lost += len(batch)
                     logger.error("journal_batch_dropped kind=%s", type(error).__name__)  # noqa: TRY400
+                finally:
+                    self._writing = 0
             self._failing = False
+            self._caught_up = time.monotonic()
             self._report()
 
     def _keep(self, batch: list[Entry], error: Exception) -> None:
@@ -117,6 +135,14 @@ class Journal:
         if self._lost:
             logger.warning("journal_entries_lost count=%d", self._lost)
             self._lost = 0
+
+
+_running: Journal | None = None
+
+
+def of_this_process() -> Journal | None:
+    """The journal that was started last in this process; None where nothing is forwarded, as in a command."""
+    return _running
 
 
 # --- Writing, in the thread ----------------------------------------------------------------------------------------

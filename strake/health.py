@@ -18,7 +18,12 @@ from django.views.decorators.http import require_safe
 from accounts import background
 from credentials import keyring, keyring_guard, presence
 from credentials.errors import SealError
+from proxy import journal
 from proxy.models import RequestRecord
+from strake import __version__
+
+# The journal writes twice a second. Behind for this long, something holds it up.
+LATE_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ def page(request: HttpRequest) -> HttpResponse:
         _timed("Cache", _cache),
         _keyring(),
         _mail(),
+        _journal(),
     ]
     context = {
         "findings": findings,
@@ -44,6 +50,7 @@ def page(request: HttpRequest) -> HttpResponse:
         "processes": presence.running().order_by("name"),
         "newest": RequestRecord.objects.order_by("-at").values_list("at", flat=True).first(),
         "versions": {
+            "Strake": __version__,
             "Python": platform.python_version(),
             "Django": django.get_version(),
             connection.display_name: _database_version(),
@@ -89,6 +96,15 @@ def _keyring() -> Finding:
 def _mail() -> Finding:
     waiting = background.queue.waiting
     return Finding("Mails waiting in this process", waiting < 100, str(waiting))
+
+
+def _journal() -> Finding:
+    name = "Request records waiting in this process"
+    running = journal.of_this_process()
+    if running is None or not running.waiting:
+        return Finding(name, True, "0")
+    behind = running.lag_seconds
+    return Finding(name, behind < LATE_SECONDS, f"{running.waiting:,}, {behind:.1f} s behind")
 
 
 def _database_version() -> str:

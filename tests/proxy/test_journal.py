@@ -210,6 +210,20 @@ async def test_a_journal_that_is_full_loses_the_oldest_and_says_how_many(
     assert "disk full" not in caplog.text
 
 
+async def test_the_journal_says_how_far_behind_it_is(database: Database, running: Journal) -> None:
+    assert (running.waiting, running.lag_seconds) == (0, 0)
+    database.error = OperationalError("database is locked")
+    for entry in entries(3):
+        running.add(entry)
+    await asyncio.sleep(0.1)
+    assert running.waiting == 3
+    assert running.lag_seconds >= 0.05
+    assert journal.of_this_process() is running
+    database.error = None
+    await asyncio.sleep(0.2)
+    assert (running.waiting, running.lag_seconds) == (0, 0)
+
+
 async def test_a_batch_the_database_refuses_does_not_block_the_next(
     database: Database, running: Journal, caplog: pytest.LogCaptureFixture
 ) -> None:

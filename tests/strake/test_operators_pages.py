@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tomllib
 from http import HTTPStatus
+from types import SimpleNamespace
 
 import pytest
+from django.conf import settings
 from django.contrib import admin
 from django.db import models
 from django.test import Client
@@ -91,6 +94,19 @@ def test_the_health_page_survives_a_cache_that_is_down(operator: Client, monkeyp
     page = text(operator.get("/admin/health/"))
     assert "Cache look does not answer (ConnectionError)" in page
     assert "password" not in page
+
+
+def test_the_health_page_tells_how_far_the_journal_is_behind(operator: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    late = SimpleNamespace(waiting=1204, lag_seconds=75.04)
+    monkeypatch.setattr("proxy.journal._running", late)
+    page = text(operator.get("/admin/health/"))
+    assert "Something needs you" in page
+    assert "Request records waiting in this process look 1,204, 75.0 s behind" in page
+
+
+def test_the_version_shown_is_the_one_released(operator: Client) -> None:
+    released = tomllib.loads((settings.ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"Strake {released}" in text(operator.get("/admin/health/"))
 
 
 def test_people_who_are_no_operators_do_not_get_in(client: Client, charlie: User) -> None:
