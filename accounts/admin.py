@@ -2,35 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from django.contrib import admin
-from django.db.models import Model
-from django.http import HttpRequest
 
 from accounts.models import AccessToken, AuditEvent, User
-
-if TYPE_CHECKING:
-    Base = admin.ModelAdmin[Model]
-else:
-    Base = admin.ModelAdmin
-
-
-class ReadOnly(Base):
-    """A list to search and single rows to read. Digests and sealed keys are left out of `fields` everywhere."""
-
-    actions = None
-    list_per_page = 50
-    show_full_result_count = False
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
+from accounts.operators import ReadOnly
 
 
 @admin.register(User)

@@ -63,6 +63,9 @@ class User(AbstractBaseUser):
 
     # What Django's admin asks of a user. Staff may look at everything there and change nothing sealed.
 
+    def has_usable_password(self) -> bool:
+        return False
+
     def has_perm(self, perm: str, obj: models.Model | None = None) -> bool:
         return self.is_staff
 

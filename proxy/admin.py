@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.contrib import admin
 
-from accounts.admin import ReadOnly
+from accounts.operators import ReadOnly
 from proxy.models import RequestRecord
 
 

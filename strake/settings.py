@@ -116,7 +116,7 @@ INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
-    "django.contrib.admin",
+    "accounts.apps.Operators",  # django.contrib.admin
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
     "csp",

@@ -14,6 +14,7 @@ from django.test import Client
 from django.urls import reverse
 
 from accounts.models import User
+from accounts.operators import ReadOnly
 from credentials.models import Credential
 from proxy.models import RequestRecord
 from tests import factories
@@ -71,6 +72,15 @@ def test_no_page_holds_a_digest_or_a_sealed_value(model: type[models.Model]) -> 
     assert shown, "without `fields` the admin shows every field"
     sealed = {field.name for field in model._meta.get_fields() if isinstance(field, models.BinaryField)}
     assert not shown & (sealed | {"secret", "session_epoch"})
+
+
+def test_there_is_no_password_to_change_and_nothing_of_other_packages(operator: Client) -> None:
+    index = text(operator.get("/admin/"))
+    assert "Strake records" in index
+    assert "assword" not in index
+    assert operator.get("/admin/password_change/").status_code == HTTPStatus.NOT_FOUND
+    assert operator.get("/admin/auth/group/add/").status_code == HTTPStatus.NOT_FOUND
+    assert all(isinstance(shown, ReadOnly) for shown in admin.site._registry.values())
 
 
 def test_the_health_page_says_that_all_is_well(operator: Client, made: Connected) -> None:
