@@ -40,6 +40,7 @@ LINGER_SECONDS = 5.0
 PAUSED_SECONDS = 0.25
 
 _WATCHED = frozenset({b"expect", b"host", b"transfer-encoding"})
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _REFUSALS = {
     400: "This is not a well-formed HTTP/1.1 request.",
     431: "The request's headers are too large.",
@@ -61,6 +62,20 @@ class Pipelined(Exception):
 
     Clients have to expect that (RFC 9112 §9.3.2), and nobody can hide a request behind another one.
     """
+
+
+class _Body:
+    """What a parser calls that reads the body of a request whose head is known."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._begun = False
+        self.on_body = protocol.on_body
+        self.on_message_complete = protocol.on_message_complete
+
+    def on_message_begin(self) -> None:
+        if self._begun:
+            raise Pipelined
+        self._begun = True
 
 
 class Protocol(HttpToolsProtocol):
@@ -98,16 +113,14 @@ class Protocol(HttpToolsProtocol):
         if self._deaf:
             return
         self._unset_keepalive_if_required()
+        behind_head: bytes | None = None
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            if self._websocket:
-                self._cancel_timers()
-                self.handle_websocket_upgrade()
-            else:
-                # Another protocol was offered and not taken: the request is answered in this one, and is the last.
-                self._deaf = True
-                self.cycle.keep_alive = False
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgraded:
+                behind_head = data[upgraded.args[0] :]
+            if behind_head is not None:
+                self._upgrade_or_decline(behind_head)
         except httptools.HttpParserError as error:
             reason = error.__context__
             if isinstance(reason, Pipelined):
@@ -173,9 +186,11 @@ class Protocol(HttpToolsProtocol):
         path = raw_path.decode("ascii")
         scope["raw_path"] = raw_path
         scope["path"] = unquote(path) if "%" in path else path
-        if self.parser.should_upgrade() and self._should_upgrade():
-            self._websocket = True
-            return
+        if self.parser.should_upgrade():
+            # A handshake is a GET without a body (RFC 6455 §4.1). Whatever else offers WebSocket is answered as HTTP.
+            self._websocket = method == "GET" and version == "1.1" and not self._has_body() and self._should_upgrade()
+            if self._websocket:
+                return
         self.cycle = Cycle(
             self,
             scope=self.scope,
@@ -219,9 +234,29 @@ class Protocol(HttpToolsProtocol):
         cycle.message_event.set()
 
     def on_message_complete(self) -> None:
-        if not self._websocket and not self.cycle.response_complete:
+        if self.parser.should_upgrade():
+            return  # llhttp takes what follows for another protocol's; see below
+        if not self.cycle.response_complete:
             self.cycle.more_body = False
             self.cycle.message_event.set()
+
+    def _upgrade_or_decline(self, rest: bytes) -> None:
+        """The head offered another protocol. `rest` came behind it."""
+        if self._websocket:
+            self._cancel_timers()
+            self.handle_websocket_upgrade()
+            if rest:
+                cast("asyncio.Protocol", self.transport.get_protocol()).data_received(rest)
+            return
+        # Declined, as any server may: curl and Java offer HTTP/2 like that. The request is answered in HTTP/1.1 and is
+        # the connection's last. llhttp would have its body be the other protocol's, so a fresh parser reads that.
+        self.cycle.keep_alive = False
+        framing = b"".join(b"%b: %b\r\n" % pair for pair in self.headers if pair[0] in _FRAMING)
+        self.parser = httptools.HttpRequestParser(_Body(self))
+        self.parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n%b" % (framing, rest))
+
+    def _has_body(self) -> bool:
+        return any(name in _FRAMING and value.strip(b"0") for name, value in self.headers)
 
     # --- Its end ---------------------------------------------------------------------------------------------------
 

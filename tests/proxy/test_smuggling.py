@@ -147,6 +147,20 @@ def test_ambiguous_request_sent_byte_by_byte_is_refused_too(
     assert not [one for one in upstream.exchanges if one.body_complete]
 
 
+OFFER = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQAAP__")
+REFUSED |= {
+    "offer of HTTP/2 with content-length and chunked": post(
+        *OFFER, b"Content-Length: 5", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n" + SMUGGLED
+    ),
+    "offer of HTTP/2 with two content-lengths": post(
+        *OFFER, b"Content-Length: 3", b"Content-Length: 60", body=b"abc" + SMUGGLED
+    ),
+    "offer of HTTP/2 with an unknown coding": post(*OFFER, b"Transfer-Encoding: xchunked", body=b"0\r\n\r\n"),
+    "offer of HTTP/2 with a bad chunk size": post(
+        *OFFER, b"Transfer-Encoding: chunked", body=b"0x3\r\nabc\r\n0\r\n\r\n"
+    ),
+}
+
 HARMLESS = {
     "empty line before the request": (b"\r\n\r\nGET PATH/x HTTP/1.1\r\nHost: HOST\r\nAUTH\r\n\r\n", b""),
     "chunk extension": (CHUNKED + b"3;name=value\r\nabc\r\n0\r\n\r\n", b"abc"),
@@ -160,6 +174,11 @@ HARMLESS = {
         b"GET PATH/x HTTP/1.1\r\nHost: HOST\r\nAUTH\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
         b"HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n" + SMUGGLED,
         b"",
+    ),
+    "offer of HTTP/2 with a body": (post(*OFFER, b"Content-Length: 3", body=b"abc" + SMUGGLED), b"abc"),
+    "offer of HTTP/2 with a chunked body": (
+        post(*OFFER, b"Transfer-Encoding: chunked", body=b"3\r\nabc\r\n0\r\nX-Trailer: 1\r\n\r\n" + SMUGGLED),
+        b"abc",
     ),
     "request behind a close": (
         post(b"Content-Length: 3", b"Connection: close", body=b"abc" + SMUGGLED),
@@ -184,6 +203,22 @@ def test_odd_but_unambiguous_request_arrives_once_and_well_formed(
     assert len(only.all("authorization")) == 1
     assert only.header("upgrade") is None
     assert only.header("http2-settings") is None
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 300000", b"Transfer-Encoding: chunked"])
+def test_a_body_behind_an_offer_of_another_protocol_arrives_whole(
+    framing: bytes, strake: Strake, endpoint: Endpoint, upstream: Upstream
+) -> None:
+    """As Java's client and `curl --http2` send it; in pieces, of which the first comes with the head."""
+    pieces = [bytes([65 + number]) * 30_000 for number in range(10)]
+    sent = pieces
+    if framing.endswith(b"chunked"):
+        sent = [*(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces), b"0\r\n\r\n"]
+    head = fill(post(*OFFER, framing), endpoint)
+    answer = exchange(strake.address, head + sent[0], *sent[1:], silence=2)
+    assert (answer.status, answer.closed) == (200, True)
+    assert upstream.last.body == b"".join(pieces)
+    assert len(upstream.exchanges) == 1
 
 
 def test_no_trailer_ever_becomes_a_header(strake: Strake, endpoint: Endpoint, upstream: Upstream) -> None:
