@@ -19,7 +19,7 @@ from proxy.errors import UpstreamInvalid, UpstreamUnreachable
 
 BUFFER_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 256 * 1024
-_RESET = struct.pack("ii", 1, 0)  # linger on, for no time
+RESET = struct.pack("ii", 1, 0)  # linger on, for no time
 
 
 class UpstreamBroken(Exception):
@@ -167,7 +167,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.reusable = False
         connection = self.transport.get_extra_info("socket")
         if connection is not None and not self.transport.is_closing():
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         self.transport.abort()
 
     # --- What the event loop calls -----------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ together, answer pings by itself, and know of no back-pressure on the way to ASG
 from __future__ import annotations
 
 import asyncio
+import select
+import socket
 from http import HTTPStatus
 from time import monotonic
 from typing import Any, cast
@@ -17,6 +19,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from proxy.headers import Headers
+from proxy.http1 import RESET
 
 # A tunnel that is quiet for this long while the server stops is ended; one that is busy has the server's patience.
 QUIET_SECONDS = 2.0
@@ -24,6 +27,7 @@ QUIET_SECONDS = 2.0
 LINGER_FOR_UPSTREAM = 0.5
 LINGER_FOR_CLIENT = 30.0
 BUFFER_BYTES = 64 * 1024
+HELD_SECONDS = 0.25  # how often it is asked whether a client has left that is not being read
 EXTENSION = "strake.tunnel"
 
 
@@ -52,9 +56,11 @@ class UpgradeProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._task is not None:
-            # Frames sent ahead of the answer. They wait, and more of them wait in the kernel.
+            # Frames sent ahead of the answer. They wait, but not while reading is paused: the client's leaving would
+            # not be seen. None sends many, as the answer says which protocol they have to be in.
             self._early += data
-            self.transport.pause_reading()
+            if len(self._early) > BUFFER_BYTES:
+                self.transport.abort()
             return
         self._task = asyncio.get_running_loop().create_task(self._run(self._scope(data)))
         self._server.tasks.add(self._task)
@@ -145,6 +151,7 @@ class Tunnel:
 
     async def run(self) -> None:
         """Return when both sides have closed. Nothing either way for `STRAKE_IDLE_SECONDS` ends it too."""
+        client, _ = self._ends
         try:
             for end in self._ends:
                 if end.transport.is_closing():  # before it was taken over
@@ -154,6 +161,10 @@ class Tunnel:
                 left = self.last_activity + limit - monotonic()
                 if left <= 0:
                     return
+                if client.held:
+                    if client.has_left():
+                        return
+                    left = min(left, HELD_SECONDS)
                 self._stirred.clear()
                 try:
                     async with asyncio.timeout(left):
@@ -162,7 +173,7 @@ class Tunnel:
                     pass  # something may have passed meanwhile
         finally:
             for end in self._ends:
-                end.transport.abort()
+                end.abort()
 
     def drain(self) -> None:
         """End as soon as nothing is under way."""
@@ -181,6 +192,7 @@ class _End(asyncio.Protocol):
     def __init__(self, tunnel: Tunnel, transport: asyncio.Transport, linger: float) -> None:
         self.transport = transport
         self.lost = False
+        self.held = False  # not read, as the other end takes no more
         self._tunnel = tunnel
         self._linger = linger
 
@@ -191,9 +203,12 @@ class _End(asyncio.Protocol):
     def pause_writing(self) -> None:
         if not self.other.transport.is_closing():
             self.other.transport.pause_reading()
+            self.other.held = True
+            self._tunnel.stir()
 
     def resume_writing(self) -> None:
         self._tunnel.last_activity = monotonic()
+        self.other.held = False
         if not self.other.transport.is_closing():
             self.other.transport.resume_reading()
 
@@ -202,11 +217,23 @@ class _End(asyncio.Protocol):
         self.other.end()
         self._tunnel.stir()
 
+    def has_left(self) -> bool:
+        """Whether the peer has closed, perhaps behind bytes that are not being read. The event loop does not see it."""
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
+
     def end(self) -> None:
         """Close once everything has left, or after a while."""
         if not self.lost:
             self.transport.close()
-            asyncio.get_running_loop().call_later(self._linger, self.transport.abort)
+            asyncio.get_running_loop().call_later(self._linger, self.abort)
+
+    def abort(self) -> None:
+        """Reset the connection. A mere close would wait in the kernel behind what a peer does not read."""
+        if not self.lost:
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            self.transport.abort()
 
 
 def _head(status: int, headers: Headers) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -22,8 +24,9 @@ from websockets.typing import Subprotocol
 
 from accounts import tokens
 from credentials.models import BEARER_TOKEN_PREFIX
+from tests.proxy.raw import exchange, get
 from tests.running import KEY, Endpoint, Strake
-from tests.upstream import Upstream, eventually, fixed, raw
+from tests.upstream import Exchange, Upstream, deaf, early, eventually, fixed, raw, silence
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
 
@@ -115,6 +118,20 @@ async def connected(endpoint: Endpoint, path: str = "/v1/realtime", **options: A
     options = {"additional_headers": endpoint.bearer, "ping_interval": None, "max_size": None, **options}
     async with connect(websocket_url(endpoint, path), proxy=None, **options) as connection:
         yield connection
+
+
+def handshake(endpoint: Endpoint, method: str = "GET", *headers: str) -> bytes:
+    """The raw bytes of one."""
+    return get(
+        endpoint,
+        "/v1/realtime",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        *headers,
+        method=method,
+    )
 
 
 async def refused(endpoint: Endpoint, **options: Any) -> Response:
@@ -240,6 +257,60 @@ async def test_a_client_that_vanishes_takes_the_provider_with_it(
     assert upstream.closed[0][1] == 1006
 
 
+async def test_a_client_that_leaves_while_it_is_held_back_takes_the_provider_with_it(strake: Strake) -> None:
+    """Its provider reads nothing, so nothing more is read of the client: only the socket knows that it has left."""
+    with Upstream() as upstream:
+        upstream.default = early(_accept_and_read_nothing)
+        endpoint = strake.connect(upstream.url)
+        reader, writer = await asyncio.open_connection(*strake.address)
+        writer.write(handshake(endpoint))
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        with pytest.raises(TimeoutError):
+            await _write_until_held(writer)
+        gone = time.monotonic()
+        await asyncio.to_thread(_reset, writer)
+        await until(lambda: upstream.last.closed_at)
+        assert upstream.last.closed_at is not None
+        assert upstream.last.closed_at - gone < 1
+
+
+async def _write_until_held(writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"x" * 100_000)
+        async with asyncio.timeout(0.5):
+            await writer.drain()
+
+
+async def _accept_and_read_nothing(exchange: Exchange) -> None:
+    await exchange.write(b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+    await deaf(exchange)
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    connection = writer.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+async def test_a_client_that_leaves_during_its_handshake_takes_the_provider_with_it(strake: Strake) -> None:
+    """Also when it has sent something ahead of the answer."""
+    with Upstream() as upstream:
+        upstream.default = silence
+        endpoint = strake.connect(upstream.url)
+        for ahead in (b"", b"\x81\x80abcd"):
+            _, writer = await asyncio.open_connection(*strake.address)
+            writer.write(handshake(endpoint))
+            await asyncio.sleep(0.3)
+            writer.write(ahead)
+            await asyncio.sleep(0.2)
+            assert upstream.last.closed_at is None
+            gone = time.monotonic()
+            writer.close()
+            await until(lambda: upstream.last.closed_at)
+            assert upstream.last.closed_at is not None
+            assert upstream.last.closed_at - gone < 1
+
+
 async def test_a_provider_that_vanishes_takes_the_client_with_it(
     endpoint: Endpoint, upstream: WebSocketUpstream
 ) -> None:
@@ -269,11 +340,7 @@ async def test_a_slow_reader_slows_the_sender(strake: Strake, endpoint: Endpoint
 
     upstream.handler = flood
     reader, writer = await asyncio.open_connection(*strake.address)
-    writer.write(
-        f"GET {endpoint.path}/v1/realtime HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {endpoint.token}\r\n"
-        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
-    )
+    writer.write(handshake(endpoint))
     assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
     writer.transport.pause_reading()  # type: ignore[attr-defined]
     before = resident_kilobytes(strake)
@@ -360,6 +427,31 @@ async def test_refusals_are_those_of_every_request(strake: Strake, endpoint: End
     assert (await refused(nowhere)).headers["x-strake-error"] == "unknown_endpoint"
     response = await refused(endpoint, path="/v1/../realtime")
     assert response.headers["x-strake-error"] == "bad_path"
+
+
+@pytest.mark.parametrize(("method", "lines"), [("POST", []), ("HEAD", []), ("GET", ["Content-Length: 5"])])
+async def test_what_is_no_handshake_is_an_ordinary_request(strake: Strake, method: str, lines: list[str]) -> None:
+    """Above all for a token's limits: what it may POST would otherwise open a connection, which takes a GET."""
+    with Upstream() as plain:
+        endpoint = strake.issue(strake.connect(plain.url), allowed_paths=[f"{method} /v1/**"])
+        request = handshake(endpoint, method, *lines)
+        answer = await asyncio.to_thread(exchange, strake.address, request + (b"hello" if lines else b""))
+        assert answer.status == 200
+        assert plain.last.method == method
+        assert plain.last.header("upgrade") is None
+        assert plain.last.body == (b"hello" if lines else b"")
+        post_only = strake.issue(endpoint, allowed_paths=["POST /v1/**"])
+        assert (await refused(post_only)).status_code == 403
+        assert len(plain.exchanges) == 1
+
+
+async def test_frames_sent_along_with_the_handshake_arrive(strake: Strake, endpoint: Endpoint) -> None:
+    """No client does, but what it sends must not vanish."""
+    frame = b"\x81\x82\x00\x00\x00\x00hi"
+    for pieces in ([handshake(endpoint) + frame], [handshake(endpoint), frame]):
+        answer = await asyncio.to_thread(exchange, strake.address, *pieces)
+        assert answer.status == 101
+        assert answer.body == b"\x81\x02hi"
 
 
 async def test_handshakes_count_as_requests(strake: Strake, endpoint: Endpoint) -> None:
