@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import socket
+import ssl
 import subprocess
 import tempfile
 import time
@@ -46,7 +47,7 @@ from accounts.background import BackgroundQueue  # noqa: E402
 from accounts.models import User  # noqa: E402
 from tests import factories  # noqa: E402
 from tests.running import Endpoint, Strake  # noqa: E402
-from tests.upstream import Upstream  # noqa: E402
+from tests.upstream import Upstream, fixed  # noqa: E402
 
 # The same examples in every run: a failure in CI is a failure here. No deadline: the machine may be busy.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, database=None)
@@ -175,6 +176,23 @@ def upstream(_upstream: Upstream) -> Iterator[Upstream]:
     _upstream.clear()
     yield _upstream
     _upstream.clear()
+
+
+@pytest.fixture
+def tls_upstream(tmp_path: Path) -> Iterator[tuple[Upstream, Path]]:
+    """An upstream that speaks TLS, and the certificate to trust."""
+    certificate, private_key = tmp_path / "certificate.pem", tmp_path / "private-key.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    )
+    subprocess.run(
+        [*command.split(), "-keyout", str(private_key), "-out", str(certificate)], check=True, capture_output=True
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, private_key)
+    with Upstream(tls=context) as running:
+        running.default = fixed(200, body=b"{}")
+        yield running, certificate
 
 
 @pytest.fixture

@@ -1,12 +1,17 @@
-"""The settings of a person who wants to see everything: every logger at DEBUG, none of them silenced by its level."""
+"""For a person who wants to see everything: every logger at DEBUG, and error reports by mail, as text and as HTML."""
 
 from __future__ import annotations
 
 from strake.settings import *  # noqa: F403
 from strake.settings import LOGGING
 
+ADMINS = [("Operator", "operator@example.org")]
 LOGGING = {
     **LOGGING,
-    "root": {"handlers": ["stderr"], "level": "DEBUG"},
-    "loggers": {**LOGGING["loggers"], "django": {"handlers": [], "level": "DEBUG", "propagate": True}},  # type: ignore[dict-item]
+    "handlers": {
+        **LOGGING["handlers"],  # type: ignore[dict-item]
+        "mail": {"class": "django.utils.log.AdminEmailHandler", "level": "ERROR", "include_html": True},
+    },
+    "root": {"handlers": ["stderr", "mail"], "level": "DEBUG"},
+    "loggers": {name: {**logger, "level": "DEBUG"} for name, logger in LOGGING["loggers"].items()},  # type: ignore[attr-defined]
 }

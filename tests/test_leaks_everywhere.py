@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import email
 import json
 import re
 import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -18,8 +19,8 @@ import redis
 
 from tests.accounts.test_mail import SmtpServer
 from tests.canaries import Canary, leaks
+from tests.conftest import free_port
 from tests.running import Endpoint, Strake
-from tests.test_leaks_memory import free_port
 from tests.upstream import Upstream, fixed, raw, silence, sse
 
 pytestmark = [pytest.mark.redis, pytest.mark.slow]
@@ -172,29 +173,66 @@ def call_through_every_fault(story: Story, endpoint: Endpoint, other: dict[str, 
             client.get(f"{endpoint.url}/ok", headers=headers)
     for broken in other.values():
         story.call(broken, "/v1/models")
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    for path in ("/ok", "/reset", "/401", "/nonsense"):
+        for target in (endpoint, other["untrusted"]):
+            with suppress(httpx.HTTPError), httpx.Client(event_hooks={"response": [story.transcript.keep]}) as client:
+                handshake = {**upgrade, "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", **target.bearer}
+                client.get(target.url + path, headers=handshake)
+
+
+def rotate_and_delete(story: Story, endpoint: Endpoint) -> None:
+    page = f"/endpoints/{endpoint.subdomain}/"
+    (token_id,) = set(re.findall(r"ctok_\w{16}", story.browser.get(page).text))
+    rotated = story.post(f"{page}tokens/{token_id}/rotate/", {}, at=page)
+    token = re.search(r"strk_[0-9A-Za-z]{49}", rotated.text)
+    assert token, rotated.status_code
+    story.canaries["a rotated token"] = token[0]
+    story.transcript.answers.pop()
+    story.post(f"{page}tokens/{token_id}/revoke/", {}, at=page)
+    story.call(Endpoint(endpoint.url, endpoint.subdomain, token[0], token_id), "/ok")
+    story.post(f"{page}key/", {"api_key": story.canaries["a pasted key"], "unchecked": "on"})
+    story.post(f"{page}delete/", {"confirmation": endpoint.subdomain})
 
 
 def break_the_store(story: Story) -> None:
-    """A table is gone for a moment: errors of our own, with a key in the hands of the failing code."""
-    path = story.strake.home / "strake.sqlite3"
+    """Errors of our own, with a key in the hands of the failing code: tables that are gone, a row that is refused."""
     for table in ("accounts_auditevent", "credentials_credential", "credentials_masterkeycheck"):
-        with closing(sqlite3.connect(path, timeout=20)) as database:
+        with changed_database(story.strake, rename(table, f"{table}_gone"), rename(f"{table}_gone", table)):
+            assert connect_with_a_pasted_key(story) == 503
+    refuse = "CREATE TRIGGER refuse BEFORE INSERT ON credentials_credential BEGIN SELECT RAISE(ABORT, 'refused'); END"
+    with changed_database(story.strake, refuse, "DROP TRIGGER refuse"):
+        assert connect_with_a_pasted_key(story) == 500
+
+
+def connect_with_a_pasted_key(story: Story) -> int:
+    page = story.browser.get("/endpoints/connect/custom/")
+    token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.text)
+    data = {
+        "api_key": story.canaries["a pasted key"],
+        "destination_url": story.upstream.url,
+        "unchecked": "on",
+        "csrfmiddlewaretoken": token[1] if token else "",
+    }
+    return story.browser.post("/endpoints/connect/custom/", data=data).status_code
+
+
+def rename(table: str, name: str) -> str:
+    return f"ALTER TABLE {table} RENAME TO {name}"
+
+
+@contextmanager
+def changed_database(strake: Strake, change: str, undo: str) -> Iterator[None]:
+    def execute(statement: str) -> None:
+        with closing(sqlite3.connect(strake.home / "strake.sqlite3", timeout=20)) as database:
             database.execute("PRAGMA legacy_alter_table=ON")
-            database.execute(f"ALTER TABLE {table} RENAME TO {table}_gone")
-        try:
-            page = story.browser.get("/endpoints/connect/custom/")
-            token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.text)
-            data = {
-                "api_key": story.canaries["a pasted key"],
-                "destination_url": story.upstream.url,
-                "unchecked": "on",
-                "csrfmiddlewaretoken": token[1] if token else "",
-            }
-            assert story.browser.post("/endpoints/connect/custom/", data=data).status_code in {500, 503}
-        finally:
-            with closing(sqlite3.connect(path, timeout=20)) as database:
-                database.execute("PRAGMA legacy_alter_table=ON")
-                database.execute(f"ALTER TABLE {table}_gone RENAME TO {table}")
+            database.execute(statement)
+
+    execute(change)
+    try:
+        yield
+    finally:
+        execute(undo)
 
 
 @pytest.fixture
@@ -206,8 +244,13 @@ def smtp() -> Iterator[SmtpServer]:
 
 
 def test_nothing_that_strake_writes_or_says_holds_a_secret(
-    tmp_path: Path, upstream: Upstream, smtp: SmtpServer, redis_url: str
+    tmp_path: Path,
+    upstream: Upstream,
+    tls_upstream: tuple[Upstream, Path],
+    smtp: SmtpServer,
+    redis_url: str,
 ):
+    untrusted, _ = tls_upstream
     (tmp_path / "tmp").mkdir()
     strake = Strake(
         tmp_path / "strake",
@@ -230,6 +273,7 @@ def test_nothing_that_strake_writes_or_says_holds_a_secret(
             other = {
                 "refused": strake.connect(f"http://127.0.0.1:{free_port()}", key=key),
                 "no TLS": strake.connect(tls_of_a_plain_server, key=key),
+                "untrusted": strake.connect(untrusted.url, key=key),
                 "no such name": strake.connect("https://nothing.invalid", key=key),
             }
             call_through_every_fault(story, endpoint, other)
@@ -246,6 +290,7 @@ def test_nothing_that_strake_writes_or_says_holds_a_secret(
                 "dumpdata",
             ):
                 story.manage(command)
+            rotate_and_delete(story, endpoint)
             story.post("/signout/", {}, at="/endpoints/")
         time.sleep(1)  # the journal is written every half second
         stores = dict(redis_contents(redis_url))
@@ -276,8 +321,19 @@ def test_nothing_that_strake_writes_or_says_holds_a_secret(
     }
     assert stores, "sessions and limits are in Redis"
     assert found_in(places, canaries, allowed=ALLOWED) == []
-    mails = "\n".join(smtp.messages).encode()
-    assert {what.split(" (")[0] for what in leaks(canaries, mails)} <= {"a link token"}
+    mails = [text_of_mail(message) for message in smtp.messages]
+    reports = [mail for mail in mails if b"To: operator@example.org" in mail]
+    assert any(b"<pre>IntegrityError" in report for report in reports), "error reports came, also as HTML"
+    for mail in mails:
+        assert {what.split(" (")[0] for what in leaks(canaries, mail)} <= (
+            set() if mail in reports else {"a link token"}
+        )
+
+
+def text_of_mail(message: str) -> bytes:
+    """A mail as it was sent, and once more with its parts decoded: quoted-printable and base64 break lines."""
+    parts = email.message_from_string(message).walk()
+    return "\n".join([message, *(str(part.get_payload(decode=True)) for part in parts)]).encode()
 
 
 # A person's own cookie and the page a link opens are where these belong.
@@ -301,13 +357,12 @@ def redis_contents(url: str) -> Iterator[tuple[str, bytes]]:
     """Every key of a Redis server with its value, as they lie there."""
     with redis.Redis.from_url(url) as connection:
         for key in connection.scan_iter():
-            kind = connection.type(key).decode()
-            if kind == "string":
-                value = connection.get(key)
-            elif kind == "hash":
-                value = repr(connection.hgetall(key)).encode()
-            elif kind == "zset":
-                value = repr(connection.zrange(key, 0, -1, withscores=True)).encode()
-            else:
-                value = repr(kind).encode()
-            yield key.decode("latin-1"), key + b" " + (value or b"")
+            read = {
+                b"string": connection.get,
+                b"hash": connection.hgetall,
+                b"set": connection.smembers,
+                b"list": lambda name: connection.lrange(name, 0, -1),
+                b"zset": lambda name: connection.zrange(name, 0, -1, withscores=True),
+            }[connection.type(key)]
+            value = read(key)
+            yield key.decode("latin-1"), key + b" " + (value if isinstance(value, bytes) else repr(value).encode())

@@ -6,8 +6,6 @@ import contextlib
 import os
 import secrets
 import socket
-import ssl
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.conftest import free_port
 from tests.memory import copies
 from tests.running import Endpoint, Strake
 from tests.upstream import Upstream, fixed, raw, silence, sse
@@ -123,30 +122,6 @@ def test_failures_of_the_upstream_leave_no_copy(strake: Strake, upstream: Upstre
     # What an upstream sends back is not ours to wipe: it is dropped, and its memory is used again.
     assert get(endpoint, "/echo") == 200
     assert found(strake, key) <= 8
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@pytest.fixture
-def tls_upstream(tmp_path: Path) -> Iterator[tuple[Upstream, Path]]:
-    """An upstream that speaks TLS, and the certificate to trust."""
-    certificate, private_key = tmp_path / "certificate.pem", tmp_path / "private-key.pem"
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
-    )
-    subprocess.run(
-        [*command.split(), "-keyout", str(private_key), "-out", str(certificate)], check=True, capture_output=True
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, private_key)
-    with Upstream(tls=context) as running:
-        running.default = fixed(200, body=b"{}")
-        yield running, certificate
 
 
 def test_over_tls_at_most_one_copy_is_left_and_the_next_request_takes_its_place(
