@@ -87,12 +87,13 @@ def _answer(request: LinkRequest) -> None:
     limited = limits.count(limits.LINKS_PER_EMAIL, request.email).exceeded
     with transaction.atomic():
         serialise(f"sign-in links of {request.email}")
-        # Links already sent are left alone: whoever floods an address with requests cannot make useless what is in
-        # its mailbox.
-        enough = _live(timezone.now()).filter(email=request.email).count() >= LIVE_LINKS
+        # Whoever floods an address with requests locks nobody out: links already sent are left alone, and over the
+        # limit one still goes out where none is live. So the mailbox holds a link that works, or asking brings one.
+        enough = 1 if limited else LIVE_LINKS
+        due = (known or allowed) and _live(timezone.now()).filter(email=request.email).count() < enough
         token = _create(request, Actor(None, request.ip))
-        due = (known or allowed) and not limited and not enough
-        if not due:
+        if not due or _budget_is_spent(known=known):
+            due = False
             transaction.set_rollback(True)
     mail = SignInMail(
         email=request.email,
@@ -103,10 +104,17 @@ def _answer(request: LinkRequest) -> None:
     )
     if not due:
         return
-    if limits.count(limits.MAIL_BUDGET, "").exceeded:
-        logger.error("mail budget of %d an hour is spent; a sign-in mail was not sent", limits.MAIL_BUDGET.count)
-        return
-    background.queue.submit("sign-in mail", partial(_send, mail), partial(_record_unsent, request))
+    if not background.queue.submit("sign-in mail", partial(_send, mail), partial(_record_unsent, request)):
+        _record_unsent(request)
+
+
+def _budget_is_spent(*, known: bool) -> bool:
+    """Count a mail that is due. People with an account have a budget of their own: other addresses are endless."""
+    whose = "known" if known else "new"
+    if not limits.count(limits.MAIL_BUDGET, whose).exceeded:
+        return False
+    logger.error("mail budget of %d an hour for %s addresses is spent; not sent", limits.MAIL_BUDGET.count, whose)
+    return True
 
 
 def _send(mail: SignInMail) -> None:

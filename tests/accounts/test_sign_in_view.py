@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
+import time_machine
 from django.core import mail
 from django.test import Client
+from django.utils import timezone
 
 from accounts import limits, links
+from accounts.background import BackgroundQueue
 from accounts.models import AuditEvent, SignInLink, User
 from tests.accounts.conftest import LINK
 
@@ -53,6 +57,7 @@ def test_known_unknown_limited_and_refused_addresses_get_the_same_answer(
 ) -> None:
     settings.STRAKE_SIGNUP = ["closed"]  # type: ignore[attr-defined]
     User.objects.create(email="anton@example.org")
+    links.operator_link(email="anton@example.org")
     for _ in range(limits.LINKS_PER_EMAIL.count + 1):
         limits.count(limits.LINKS_PER_EMAIL, "anton@example.org")
     answers = []
@@ -120,6 +125,34 @@ def test_three_links_live_at_most_and_a_flood_leaves_them_valid(
     assert browser.post("/signin/confirm/", {"token": first[2]}).status_code == 303
 
 
+def test_flood_of_requests_locks_nobody_out(
+    alice: User, client: Client, mailed_link: Callable[[], str], deliver: Callable[[], None]
+) -> None:
+    """However the flood is timed against the windows of the limit, a mail with a link that works is there or comes."""
+    start = timezone.now()
+    for minutes in range(0, 90, 3):
+        with time_machine.travel(start + timedelta(minutes=minutes, seconds=1), tick=False):
+            for _ in range(limits.LINKS_PER_EMAIL.count + 1):
+                links.request_link(email="alice@example.org", nonce="attacker", ip="198.51.100.1")
+            deliver()
+            client.post("/signin/", {"email": "alice@example.org"})
+            newest = mailed_link()
+            client.get(newest)
+            assert client.get("/signin/confirm/").status_code == 200, minutes
+    assert len(mail.outbox) <= 6 * 12, "the limit holds for all that"
+
+
+def test_link_used_during_a_flood_makes_room_for_the_next(
+    alice: User, client: Client, mailed_link: Callable[[], str]
+) -> None:
+    for _ in range(5):
+        for _ in range(limits.LINKS_PER_EMAIL.count + 1):
+            links.request_link(email="alice@example.org", nonce="attacker", ip="198.51.100.1")
+        browser = Client()
+        browser.get(path := mailed_link())
+        assert browser.post("/signin/confirm/", {"token": path.split("/")[3]}).status_code == 303
+
+
 def test_sign_up_follows_the_policy(ask: Callable[..., int], deliver: Callable[[], None], settings: object) -> None:
     settings.STRAKE_SIGNUP = ["example.org", "ann@example.com"]  # type: ignore[attr-defined]
     for email in ["new@example.org", "ann@example.com", "bea@example.com", "x@sub.example.org", "y@badexample.org"]:
@@ -138,6 +171,21 @@ def test_mail_budget_of_the_whole_installation_holds(
     deliver()
     assert len(mail.outbox) == 2
     assert "mail budget" in caplog.text  # type: ignore[attr-defined]
+    assert SignInLink.objects.count() == 2, "a link that nobody gets does not count as live"
+    User.objects.create(email="known@example.org")
+    ask("known@example.org")
+    deliver()
+    assert mail.outbox[-1].to == ["known@example.org"], "strangers' addresses use up nothing of people with an account"
+
+
+def test_mail_for_which_the_queue_has_no_room_is_seen_by_the_operator(
+    alice: User, ask: Callable[..., int], held_queue: BackgroundQueue
+) -> None:
+    ask()
+    held_queue.capacity = 0
+    held_queue.run_due()
+    assert not mail.outbox
+    assert AuditEvent.objects.get(action="signin.mail_failed").account == alice
 
 
 def test_one_address_asking_too_often_is_told_when_to_try_again(client: Client, deliver: Callable[[], None]) -> None:
