@@ -49,5 +49,12 @@ def client_address(peer: str, forwarded_for: Sequence[str], trusted_hops: int) -
     if trusted_hops:
         hops = [hop for line in forwarded_for for hop in line.split(",")]
         if len(hops) >= trusted_hops:
-            return parse_address(hops[-trusted_hops])
+            return parse_address(_without_port(hops[-trusted_hops].strip()))
     return parse_address(peer)
+
+
+def _without_port(hop: str) -> str:
+    """Some proxies write `address:port`, IPv6 in brackets. Taken for no address, all their clients would be one."""
+    if hop.startswith("["):
+        return hop[1:].partition("]")[0]
+    return hop.partition(":")[0] if hop.count(":") == 1 else hop

@@ -42,6 +42,10 @@ def test_text_gives_an_address_or_a_clear_refusal(text: str) -> None:
         (2, ["198.51.100.1"], "192.0.2.1"),
         (1, ["::ffff:198.51.100.1"], "198.51.100.1"),
         (1, ["[2001:db8::1]"], "2001:db8::1"),
+        (1, ["6.6.6.6, 198.51.100.1:4711"], "198.51.100.1"),
+        (1, ["[2001:db8::1]:4711"], "2001:db8::1"),
+        (1, ["2001:db8::1"], "2001:db8::1"),
+        (1, ["unknown"], "None"),
     ],
 )
 def test_client_is_what_the_nth_trusted_proxy_saw(hops: int, forwarded: list[str], expected: str) -> None:
