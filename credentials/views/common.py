@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from typing import Any
 
@@ -13,6 +14,8 @@ from django.core.cache import cache
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 
+from accounts.errors import StoreUnavailable
+from accounts.stores import answering
 from credentials.errors import NotFound
 
 View = Callable[..., HttpResponse]
@@ -66,10 +69,14 @@ class Submission:
         return secrets.token_hex(16)
 
     def earlier_result(self) -> HttpResponse | None:
-        """None if this is the first time; else, once that has ended, the way to what the first time made."""
+        """None if this is the first time; else, once that has ended, the way to what the first time made.
+
+        Raises `StoreUnavailable`: nothing has been done then.
+        """
         end = time.monotonic() + WAIT_SECONDS
-        while not cache.add(self._key, "", SUBMISSION_SECONDS):
-            url = cache.get(self._key)
+        while not self._is_first():
+            with answering():
+                url = cache.get(self._key)
             if url:
                 messages.info(
                     self._request,
@@ -82,8 +89,17 @@ class Submission:
             time.sleep(0.1)
         return None
 
+    def _is_first(self) -> bool:
+        with answering():
+            return bool(cache.add(self._key, "", SUBMISSION_SECONDS))
+
+    # The deed is done, or is not, by now. Its answer may hold the only plaintext of a token, which a store that has
+    # stopped answering meanwhile must not cost.
+
     def succeeded(self, url: str) -> None:
-        cache.set(self._key, url, SUBMISSION_SECONDS)
+        with suppress(StoreUnavailable), answering():
+            cache.set(self._key, url, SUBMISSION_SECONDS)
 
     def failed(self) -> None:
-        cache.delete(self._key)
+        with suppress(StoreUnavailable), answering():
+            cache.delete(self._key)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ import pytest
 import time_machine
 from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.models import Session
-from django.core.cache import cache
 from django.test import Client
 from django.utils import timezone
 from redis import Redis
@@ -22,59 +19,9 @@ from accounts.audit import Actor
 from accounts.errors import NotFound
 from accounts.models import AuditEvent, BrowserSession, User
 from tests.accounts.test_confirm_view import confirm, operator_path
-from tests.conftest import free_port, wait_for_port
+from tests.conftest import OwnRedis
 
 pytestmark = pytest.mark.django_db
-
-
-class OwnRedis:
-    """A Redis server of one test, which can be stopped and started again with what it held."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def start(self) -> None:
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--appendonly", "yes", "--appendfsync", "always"]
-        self.process = subprocess.Popen(
-            ["redis-server", *options, "--save", "", "--dir", str(self.folder)], stdout=subprocess.DEVNULL
-        )
-        wait_for_port(self.port)
-
-    def stop(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(10)
-            self.process = None
-
-
-@pytest.fixture
-def redis(tmp_path: Path, settings: Any) -> Iterator[OwnRedis]:
-    """The session and limit store of a real installation."""
-    server = OwnRedis(tmp_path)
-    server.start()
-    settings.CACHES = {
-        "default": {
-            "BACKEND": "django_redis.cache.RedisCache",
-            "LOCATION": server.url,
-            "KEY_PREFIX": "strake",
-            "OPTIONS": {
-                "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
-                "SOCKET_CONNECT_TIMEOUT": 2,
-                "SOCKET_TIMEOUT": 2,
-            },
-        }
-    }
-    settings.SESSION_ENGINE = "accounts.session_cache"
-    yield server
-    if server.process is not None:
-        cache.clear()
-    del settings.CACHES
-    server.stop()
 
 
 @pytest.fixture(params=["database", pytest.param("redis", marks=pytest.mark.redis)])

@@ -11,8 +11,10 @@ from django.utils import timezone
 
 from accounts import tokens
 from accounts.models import User
+from credentials import services
 from credentials.models import BearerToken
 from tests import factories
+from tests.conftest import OwnRedis
 from tests.factories import Connected
 from tests.pages import element, text, value
 
@@ -150,3 +152,37 @@ def test_a_token_of_another_endpoint_is_not_reached_through_this_one(
     url = f"/endpoints/{other.endpoint.subdomain}/tokens/{made.token.pk}/revoke/"
     assert signed_in.post(url).status_code == HTTPStatus.NOT_FOUND
     assert BearerToken.objects.get(pk=made.token.pk).revoked_at is None
+
+
+@pytest.mark.redis
+def test_store_that_dies_after_the_deed_does_not_cost_the_token(
+    redis: OwnRedis, client: Client, alice: User, made: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.force_login(alice)
+    rotate = services.rotate_token
+
+    def rotate_and_lose_the_store(**arguments: str) -> services.Issued:
+        issued = rotate(**arguments)
+        redis.stop()
+        return issued
+
+    monkeypatch.setattr(services, "rotate_token", rotate_and_lose_the_store)
+    page = client.post(f"/endpoints/{made.endpoint.subdomain}/tokens/{made.token.pk}/rotate/")
+    assert page.status_code == HTTPStatus.CREATED
+    made.token.refresh_from_db()
+    assert bytes(made.token.digest) == tokens.digest(element(page, "token"))
+
+
+@pytest.mark.redis
+def test_store_that_is_down_is_a_503_and_nothing_is_done(
+    redis: OwnRedis, client: Client, alice: User, made: Connected, settings: object
+) -> None:
+    settings.SESSION_ENGINE = "accounts.session_database"  # type: ignore[attr-defined]
+    client.force_login(alice)
+    redis.stop()
+    answer = client.post(f"/endpoints/{made.endpoint.subdomain}/tokens/{made.token.pk}/rotate/")
+    assert answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE
+    assert not answer.cookies
+    before = bytes(made.token.digest)
+    made.token.refresh_from_db()
+    assert bytes(made.token.digest) == before
