@@ -36,9 +36,8 @@ from credentials.api_schemas import (
 from credentials.models import Endpoint
 from credentials.services import Issued
 
-ERRORS = frozenset({400, 401, 404, 413, 422, 429, 502, 503})
+ERRORS = frozenset({400, 401, 404, 411, 413, 422, 429, 502, 503})
 Subdomain = Annotated[str, Path(pattern=r"^[a-z0-9]{12}$", description="The endpoint's own part of its URL.")]
-NewTokenBody = Annotated[NewToken, Body(default_factory=NewToken)]
 TokenId = Annotated[str, Path(pattern=r"^ctok_[0-9A-Za-z]{1,27}$")]
 
 

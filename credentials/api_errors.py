@@ -36,6 +36,7 @@ _BY_STATUS = {
     403: ("forbidden", "This is not allowed."),
     404: ("not_found", "There is nothing here."),
     405: ("method_not_allowed", "This address does not take that method."),
+    411: ("length_required", "Send the body with its Content-Length."),
     413: ("too_large", f"The body is larger than {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes."),
     429: ("rate_limited", "Too many requests. Try again later."),
     503: ("store_unavailable", "Strake cannot reach one of its own stores just now. Try again soon."),

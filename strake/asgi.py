@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
+from http import HTTPStatus
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "strake.settings")
@@ -15,7 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 django_application = get_asgi_application()  # sets Django up, which the imports below need
 
-from credentials import checks
+from credentials import api_errors, checks
 from credentials.presence import Presence
 from proxy.asgi import ProxyApplication
 from proxy.request import PATH_PREFIX
@@ -40,8 +41,8 @@ class Application:
             await self._lifespan(receive, send)
         elif self._is_for_proxy(scope) or scope["type"] == "websocket":
             await self.proxy(scope, receive, send)
-        elif refusal := _refused_body(scope):
-            await _refuse(send, *refusal)
+        elif status := _refused_body(scope):
+            await _refuse(scope, send, status)
         else:
             # TLS ends in front of here: whether it is https is known from the configuration, never from a header.
             scope["scheme"] = settings.STRAKE_BASE.scheme
@@ -76,20 +77,27 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def _refused_body(scope: Message) -> tuple[int, bytes] | None:
-    """Status and text for a body that no page takes. Django would write it to a temporary file before looking at it."""
+def _refused_body(scope: Message) -> int:
+    """The status for a body that no page takes, or 0. Django would write it to a file before looking at it."""
     for name, value in scope["headers"]:
         if name == b"transfer-encoding":
-            return 411, b"Send a Content-Length."
+            return HTTPStatus.LENGTH_REQUIRED
         if name == b"content-length" and int(value) > MOST_PAGE_BYTES:
-            return 413, b"That is more than any page here takes."
-    return None
+            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    return 0
 
 
-async def _refuse(send: Send, status: int, text: bytes) -> None:
+async def _refuse(scope: Message, send: Send, status: int) -> None:
+    if scope["path"].startswith(api_errors.API_PATH):
+        kind, text = b"application/json", api_errors.answer(status).content
+    else:
+        kind, text = b"text/plain", f"{HTTPStatus(status).phrase}.".encode()
     headers = [
-        (b"content-type", b"text/plain"),
+        (b"content-type", kind),
         (b"content-length", str(len(text)).encode()),
+        (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+        (b"x-content-type-options", b"nosniff"),
+        (b"cache-control", b"no-store"),
         (b"connection", b"close"),
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
