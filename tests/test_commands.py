@@ -21,7 +21,9 @@ import pytest
 from django.conf import settings
 from django.core.management import call_command, get_commands, load_command_class
 from django.core.management.base import CommandError
+from django.db import OperationalError
 
+from strake.management.commands import serve
 from tests.conftest import free_port, wait_for_port
 
 ROOT: Path = settings.ROOT
@@ -233,6 +235,15 @@ def test_a_damaged_database_is_one_clear_line_and_left_as_it_is(home: Path):
     ended = manage(home, "serve", PORT=str(free_port()))
     assert_one_clear_line(ended, "strake.sqlite3 cannot be used", "Restore it from your backup")
     assert contents(home) == before
+
+
+def test_a_database_that_something_else_holds_is_not_called_broken(monkeypatch: pytest.MonkeyPatch):
+    def locked(*_: object, **__: object) -> None:
+        raise OperationalError("database is locked")
+
+    monkeypatch.setattr(serve.connection, "ensure_connection", locked)
+    with pytest.raises(CommandError, match=r"database is locked\. Something else is writing to it; try again\."):
+        serve._prepare_database()
 
 
 @pytest.mark.postgres

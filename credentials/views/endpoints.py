@@ -89,7 +89,6 @@ def rename(request: HttpRequest, subdomain: str) -> HttpResponse:
 @missing_is_404
 def pause(request: HttpRequest, subdomain: str) -> HttpResponse:
     services.pause(actor=actor_of(request), subdomain=subdomain)
-    messages.success(request, "Paused. Every request is refused until you resume the endpoint.")
     return see_other(_url(subdomain))
 
 

@@ -9,10 +9,13 @@ from types import SimpleNamespace
 import pytest
 from django.conf import settings
 from django.contrib import admin
-from django.db import models
+from django.db import connection, models
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+from accounts import access_tokens
+from accounts.audit import Actor
 from accounts.models import User
 from accounts.operators import ReadOnly
 from credentials.models import Credential
@@ -20,6 +23,7 @@ from proxy.models import RequestRecord
 from tests import factories
 from tests.factories import Connected
 from tests.pages import text
+from tests.populate import populate
 
 OURS = sorted(
     (model for model in admin.site._registry if model._meta.app_label in {"accounts", "credentials", "proxy"}),
@@ -81,6 +85,33 @@ def test_there_is_no_password_to_change_and_nothing_of_other_packages(operator: 
     assert operator.get("/admin/password_change/").status_code == HTTPStatus.NOT_FOUND
     assert operator.get("/admin/auth/group/add/").status_code == HTTPStatus.NOT_FOUND
     assert all(isinstance(shown, ReadOnly) for shown in admin.site._registry.values())
+
+
+def test_no_list_costs_more_queries_with_more_rows(operator: Client) -> None:
+    viewer = User.objects.get(is_staff=True)
+    lists = [reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist") for model in OURS]
+    lists += ["/audit/?everybody=on", "/access-tokens/", "/settings/", "/admin/health/"]
+
+    def more(people: int) -> None:
+        for _ in range(people):
+            person = factories.make_user()
+            populate(person, endpoints=2, tokens_first=2, records=5)
+            for of in (person, viewer):
+                access_tokens.create_access_token(actor=Actor(of), user=of, label="CI")
+
+    def costs() -> dict[str, int]:
+        found = {}
+        for path in lists:
+            with CaptureQueriesContext(connection) as queries:
+                assert operator.get(path).status_code == HTTPStatus.OK
+            found[path] = len(queries)
+        return found
+
+    more(1)
+    few = costs()
+    more(12)
+    assert costs() == few
+    assert max(few.values()) <= 14
 
 
 def test_the_health_page_says_that_all_is_well(operator: Client, made: Connected) -> None:

@@ -128,12 +128,13 @@ def _prepare_database() -> None:
         pending = set(loader.disk_migrations) - set(loader.applied_migrations)
     except DatabaseError as error:
         reason = str(error).strip().partition("\n")[0]
-        raise CommandError(
-            f"The database cannot be used: {reason}. Is it running, and is DATABASE_URL right?"
-            if settings.DATABASE_URL
-            else f"{settings.STRAKE_HOME.database} cannot be used: {reason}. Restore it from your backup.",
-            returncode=os.EX_TEMPFAIL,
-        ) from None
+        if settings.DATABASE_URL:
+            name, advice = "The database", "Is it running, and is DATABASE_URL right?"
+        else:
+            name = str(settings.STRAKE_HOME.database)
+            is_locked = "locked" in reason
+            advice = "Something else is writing to it; try again." if is_locked else "Restore it from your backup."
+        raise CommandError(f"{name} cannot be used: {reason}. {advice}", returncode=os.EX_TEMPFAIL) from None
     if pending:
         raise CommandError("The database is not up to date. Run: manage.py migrate", returncode=os.EX_CONFIG)
 
