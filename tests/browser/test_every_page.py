@@ -55,6 +55,7 @@ OWN = (
     "/docs/openai-python/",
     "/docs/claude-code/",
     "/docs/ui/",
+    "/api/v1/docs/",
     "/admin/health/",
 )
 EMPTY = ("/endpoints/", "/activity/", "/audit/", "/access-tokens/", "/docs/openai-python/")
@@ -155,6 +156,35 @@ def test_states_that_only_a_deed_leads_to_are_accessible_too(
         page.get_by_role("button", name="Pause").click()
         page.get_by_role("button", name="Resume").wait_for()
         inspect(page, look, "deed-paused")
+        if look.startswith("360"):
+            page.get_by_role("button", name="Menu").click()
+            page.get_by_role("link", name="Activity").wait_for()
+            inspect(page, look, "deed-menu")
+        context.close()
+
+
+def test_the_way_in_is_accessible_too(new_context: Callable[..., BrowserContext], strake: Strake, email: str) -> None:
+    for look, context in looks(new_context):
+        if look in RULED:
+            page = context.new_page()
+            page.goto("/signin/")
+            page.get_by_label("E-mail").fill("nonsense")
+            page.get_by_role("button", name="E-mail me a link").click()
+            page.get_by_role("alert").wait_for()
+            inspect(page, look, "way-in-mistyped")
+            page.get_by_label("E-mail").fill(email)
+            page.get_by_role("button", name="E-mail me a link").click()
+            page.wait_for_url("**/signin/sent/")
+            inspect(page, look, "way-in-sent")
+            page.goto(strake.call("signin_link", email=email)["link"])
+            inspect(page, look, "way-in-confirm")
+            page.get_by_role("button", name="Sign in").click()
+            page.wait_for_url("**/endpoints/")
+            page.goto("/access-tokens/new/")
+            page.get_by_label("What is it for?").fill("CI")
+            page.get_by_role("button", name="Make the token").click()
+            page.get_by_text("pat_").first.wait_for()
+            inspect(page, look, "way-in-access-token")
         context.close()
 
 

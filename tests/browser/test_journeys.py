@@ -341,7 +341,10 @@ def test_a_link_that_does_not_work_says_how_to_get_another(
 def test_everything_but_copying_works_without_javascript(
     new_context: Contexts, sign_in: Callable[..., Page], email: str
 ) -> None:
-    page = sign_in(new_context(java_script_enabled=False), email)
+    page = sign_in(new_context(java_script_enabled=False, viewport={"width": 360, "height": 740}), email)
+    page.get_by_role("button", name="Menu").click()
+    page.get_by_role("link", name="Activity").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Activity")
     subdomain = connect(page)
     url, token = page.locator("#url").inner_text(), page.locator("#token").inner_text()
     assert page.get_by_role("button", name="Copy").count() == 0
