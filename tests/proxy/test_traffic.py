@@ -119,7 +119,7 @@ def test_activity_is_paged_by_time_without_losing_or_repeating_a_request(
     url = "/activity/"
     for _ in range(3):
         page = client.get(url).content.decode()
-        seen += [part.partition(" ms")[0] for part in page.split('<td class="num nowrap">')[1:]]
+        seen += [part.partition(" ms")[0] for part in page.split('<td class="num nowrap wide">')[1:]]
         url = "/activity/" + page.partition('rel="next" href="')[2].partition('"')[0].replace("&amp;", "&")
     assert len(seen) == len(set(seen)) == 120
     assert url == "/activity/"
