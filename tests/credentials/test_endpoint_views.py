@@ -134,7 +134,7 @@ def test_a_long_list_is_cut_into_pages_and_costs_no_more_queries(signed_in: Clie
 
 def test_pausing_and_resuming(signed_in: Client, endpoint: Endpoint) -> None:
     paused = signed_in.post(url(endpoint, "pause"), follow=True)
-    assert "Paused just now. Every request is refused with 403" in text(paused)
+    assert "Every request is refused with 403 until you resume" in text(paused)
     assert Endpoint.objects.get().paused_at is not None
     resumed = signed_in.post(url(endpoint, "resume"), follow=True)
     assert "Resumed." in text(resumed)
