@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
+from urllib.parse import urlencode
 
 import pytest
 from django.http import HttpResponse
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
-from accounts.models import User
+from accounts import access_tokens
+from accounts.audit import Actor
+from accounts.models import AuditEvent, User
+from credentials.models import BearerToken, Credential, Endpoint
 from tests import factories
 from tests.factories import Connected
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+FORM = "application/x-www-form-urlencoded"
 
 # What anybody may see, each for a reason. Everything else needs a person.
 PUBLIC = {
@@ -58,7 +64,6 @@ def routes(resolver: URLResolver | None = None, prefix: str = "", namespace: str
 
 ROUTES = {route.name: route for route in routes()}
 CLOSED = [name for name in ROUTES if name not in PUBLIC and not name.startswith("admin:")]
-OF_AN_ENDPOINT = [name for name in CLOSED if "subdomain" in ROUTES[name].parameters]
 
 
 def address(route: Route, made: Connected) -> str:
@@ -99,23 +104,94 @@ def test_the_anonymous_are_refused(name: str, client: Client, alice: User):
     ]
 
 
-@pytest.mark.parametrize("name", OF_AN_ENDPOINT)
-def test_a_stranger_gets_the_answer_of_an_endpoint_that_does_not_exist(
-    name: str, client: Client, alice: User, charlie: User
-):
-    made = factories.make_endpoint(owner=alice)
-    real = address(ROUTES[name], made)
-    invented = real.replace(made.endpoint.subdomain, "0" * 12)
-    client.force_login(charlie)
-    for method in METHODS:
-        answer, control = client.generic(method, real), client.generic(method, invented)
-        assert answer.status_code in {401, 404, 405}, f"{method} {answer.status_code}"
-        assert answer.status_code == control.status_code
-        assert made.endpoint.label not in answer.content.decode() or made.endpoint.label in control.content.decode()
-    made.endpoint.refresh_from_db()
-    made.token.refresh_from_db()
-    assert made.endpoint.paused_at is None
-    assert made.token.revoked_at is None
+# --- Of two people -------------------------------------------------------------------------------------------------
+
+ID_PARAMETERS = frozenset({"subdomain", "token_id", "session_id"})
+NO_ID = frozenset({"provider", "slug", "token"})  # a word of ours, or a secret of its own
+OF_SOMEBODY = [name for name in CLOSED if ROUTES[name].parameters & ID_PARAMETERS and not name.startswith("api:")]
+
+
+@dataclass(frozen=True)
+class Belongings:
+    """What one person has, by the parameter that names it in a route."""
+
+    connected: Connected
+    access_token: str
+    session: str
+
+    def ids(self, route: Route) -> dict[str, str]:
+        token = self.access_token if route.name.startswith("accounts:") else self.connected.token.pk
+        values = {"subdomain": self.connected.endpoint.subdomain, "token_id": token, "session_id": self.session}
+        return {name: values[name] for name in route.parameters}
+
+
+def belongings(user: User) -> Belongings:
+    Client().force_login(user)
+    return Belongings(
+        factories.make_endpoint(owner=user, label=f"endpoint of {user.email}"),
+        access_tokens.create_access_token(actor=Actor(user), user=user, label="script").token.pk,
+        user.browser_sessions.get().pk,
+    )
+
+
+def things_of(user: User) -> list[object]:
+    """All that is stored for one person."""
+    found = [
+        Endpoint.objects.filter(owner=user),
+        Credential.objects.filter(endpoint__owner=user),
+        BearerToken.objects.filter(endpoint__owner=user),
+        user.access_tokens.all(),
+        user.browser_sessions.all(),
+        AuditEvent.objects.filter(account=user),
+    ]
+    return [list(rows.order_by("pk").values()) for rows in found]
+
+
+def test_every_parameter_of_a_route_is_an_id_or_known_to_be_none():
+    parameters = {name for route in ROUTES.values() if not route.name.startswith("admin:") for name in route.parameters}
+    assert parameters == ID_PARAMETERS | NO_ID
+
+
+@pytest.mark.parametrize("name", OF_SOMEBODY)
+def test_what_is_somebody_elses_is_as_good_as_not_there(name: str, alice: User, charlie: User):
+    """Every mixture of one's own ids and another's, whatever is sent along, is answered as if it were invented."""
+    route = ROUTES[name]
+    hers, his = belongings(alice).ids(route), belongings(charlie).ids(route)
+    before = things_of(alice)
+    browser = Client()
+    browser.force_login(charlie)
+    mixtures = product(*((("her", hers[name]), ("his", his[name])) for name in hers))
+    for mixture in mixtures:
+        if not any(whose == "her" for whose, _ in mixture):
+            continue
+        path = reverse(name, kwargs=dict(zip(hers, (value for _, value in mixture), strict=True)))
+        invented = path
+        for whose, value in mixture:
+            if whose == "her":
+                invented = invented.replace(value, "0" * 12)
+        form = {"confirmation": hers.get("subdomain", ""), "label": "mine", "api_key": "sk-x", "token": "x"}
+        seen = set()
+        for method in METHODS:
+            for data in ({}, form):
+                answers = [browser.generic(method, url, urlencode(data), FORM) for url in (path, invented)]
+                assert [answer.status_code for answer in answers] in ([404, 404], [405, 405]), f"{method} {path}"
+                assert alice.email not in answers[0].content.decode()
+                seen.add(answers[0].status_code)
+        assert 404 in seen
+    assert things_of(alice) == before
+
+
+@pytest.mark.parametrize("query", ["endpoint={}", "q={}", "text={}", "everybody=on"])
+@pytest.mark.parametrize("name", [name for name in CLOSED if not ROUTES[name].parameters])
+def test_lists_hold_only_ones_own_whatever_is_asked_for(name: str, query: str, alice: User, charlie: User):
+    hers = belongings(alice)
+    browser = Client()
+    browser.force_login(charlie)
+    answer = browser.get(f"{reverse(name)}?{query.format(hers.connected.endpoint.subdomain)}")
+    body = (b"".join(answer) if answer.streaming else answer.content).decode()
+    assert alice.email not in body
+    assert hers.connected.token.pk not in body
+    assert hers.session not in body
 
 
 OF_OPERATORS = [name for name in ROUTES if name.startswith("admin:") and not ROUTES[name].parameters]
