@@ -25,8 +25,9 @@ def recent_sign_in_required(
 ) -> View | Callable[[View], View]:
     """Let somebody in who signed in within the last 15 minutes; send others to `accounts:sign_in_again` first.
 
-    They come back to the page they wanted. A view that takes only POST has no page of its own: there `return_to` is
-    called with the view's keyword arguments and says where to come back to.
+    To open a form, ten (`sessions.is_recent`). What a form brings too late is neither done nor kept, as it may hold a
+    key. They come back to the page they wanted. A view that takes only POST has no page of its own: there `return_to`
+    is called with the view's keyword arguments and says where to come back to.
     """
 
     def decorate(view: View) -> View:
@@ -35,8 +36,10 @@ def recent_sign_in_required(
         def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
             if sessions.is_recent(request):
                 return view(request, *args, **kwargs)
-            back = return_to(**kwargs) if return_to else request.path
-            response = HttpResponseRedirect(f"{reverse('accounts:sign_in_again')}?{urlencode({'next': back})}")
+            query = {"next": return_to(**kwargs) if return_to else request.path}
+            if request.method == "POST":
+                query["unsaved"] = "1"
+            response = HttpResponseRedirect(f"{reverse('accounts:sign_in_again')}?{urlencode(query)}")
             response.status_code = 303
             return response
 

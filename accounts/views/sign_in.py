@@ -40,7 +40,8 @@ def sign_in_again(request: HttpRequest) -> HttpResponse:
         next_path = own_path(request.GET.get("next", ""))
         if sessions.is_recent(request):
             return see_other(next_path or settings.LOGIN_REDIRECT_URL)
-        return render(request, "accounts/sign_in_again.html", {"next": next_path})
+        context = {"next": next_path, "unsaved": "unsaved" in request.GET}
+        return render(request, "accounts/sign_in_again.html", context)
     return _mail_link(request, signed_in(request).email, request.POST.get("next", ""))
 
 

@@ -49,8 +49,9 @@ def test_mistakes_are_named_and_make_no_token(client: Client, alice: User, data:
 def test_making_one_needs_a_recent_sign_in(client: Client, alice: User) -> None:
     with time_machine.travel(timezone.now() - timedelta(minutes=20), tick=False):
         client.force_login(alice)
-    for response in [client.get("/access-tokens/new/"), client.post("/access-tokens/new/", {"label": "x"})]:
-        assert response.headers["Location"] == "/signin/again/?next=%2Faccess-tokens%2Fnew%2F"
+    again = "/signin/again/?next=%2Faccess-tokens%2Fnew%2F"
+    assert client.get("/access-tokens/new/").headers["Location"] == again
+    assert client.post("/access-tokens/new/", {"label": "x"}).headers["Location"] == again + "&unsaved=1"
     assert not AccessToken.objects.exists()
 
 

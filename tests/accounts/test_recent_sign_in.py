@@ -51,10 +51,25 @@ def test_fifteen_minutes_are_fresh_and_a_second_more_is_not(client: Client, alic
     with time_machine.travel(start, tick=False):
         client.force_login(alice)
     with time_machine.travel(start + timedelta(minutes=15), tick=False):
-        assert client.get("/page/").status_code == 200
+        assert client.post("/things/x/delete/").content == b"done"
     with time_machine.travel(start + timedelta(minutes=15, seconds=1), tick=False):
         assert next_of(client.get("/page/").headers["Location"]) == "/page/"
         assert next_of(client.post("/things/x/delete/").headers["Location"]) == "/things/x/"
+
+
+def test_form_is_opened_only_where_there_is_time_to_fill_it_in(client: Client, alice: User) -> None:
+    """Nothing that was typed is lost, but by somebody who takes more than five minutes; they are told."""
+    start = timezone.now()
+    with time_machine.travel(start, tick=False):
+        client.force_login(alice)
+    with time_machine.travel(start + timedelta(minutes=10), tick=False):
+        assert client.get("/page/").status_code == 200
+    with time_machine.travel(start + timedelta(minutes=10, seconds=1), tick=False):
+        answer = client.get("/page/", follow=True)
+        assert answer.redirect_chain == [("/signin/again/?next=%2Fpage%2F", 303)]
+        assert "Nothing was changed" not in answer.content.decode()
+    with time_machine.travel(start + timedelta(minutes=16), tick=False):
+        assert "Nothing was changed" in client.post("/page/", {"key": "x"}, follow=True).content.decode()
 
 
 def test_link_brings_back_to_the_page(client: Client, alice: User, mailed_link: Callable[[], str]) -> None:

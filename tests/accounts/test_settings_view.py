@@ -60,6 +60,7 @@ def test_account_is_deleted_with_everything_but_the_trail(alice: User, bob: User
     browser, elsewhere = sign_in(alice), sign_in(alice)
     response = browser.post("/settings/delete/", {"confirmation": " Alice@Example.org "})
     assert (response.status_code, response.headers["Location"]) == (303, "/signin/")
+    assert "Your account is deleted" in browser.get("/signin/").content.decode()
     assert not is_signed_in(browser)
     assert not is_signed_in(elsewhere)
     assert list(User.objects.all()) == [bob]
