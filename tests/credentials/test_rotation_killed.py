@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
+import threading
+import time
 
+import httpx
 import pytest
 
-from tests.running import ROOT, Strake
+from tests.running import ROOT, Endpoint, Strake
+from tests.upstream import Upstream
 
 SEED = (
     "from accounts.models import User; from tests import factories\n"
@@ -47,6 +52,67 @@ def test_killed_at_any_statement_it_goes_on_where_it_was(tmp_path, first, step):
     assert seen["progress"] == sorted(seen["progress"]), "what was committed stays"
     assert seen["progress"][-1] == 30
     assert "30 sealed keys: all open." in strake.manage("verify_vault").stdout
+
+
+class Traffic(threading.Thread):
+    """Calls one endpoint after the other until it is stopped, and keeps every answer that is not the right one."""
+
+    def __init__(self, keys: dict[Endpoint, str], upstream: Upstream) -> None:
+        super().__init__(daemon=True)
+        self.keys, self.upstream = keys, upstream
+        self.answered, self.wrong = 0, []
+        self.stopped = threading.Event()
+
+    def run(self) -> None:
+        with httpx.Client(timeout=30) as client:
+            for endpoint, key in itertools.cycle(self.keys.items()):
+                if self.stopped.is_set():
+                    return
+                try:
+                    answer = client.get(f"{endpoint.url}/v1/models", headers=endpoint.bearer)
+                    sent = self.upstream.last.header("authorization")
+                    if answer.status_code != 200 or sent != f"Bearer {key}".encode():
+                        self.wrong.append(answer.status_code)
+                except (httpx.HTTPError, IndexError) as error:
+                    self.wrong.append(repr(error))
+                self.answered += 1
+
+    def goes_on(self) -> None:
+        """Return once requests that began after this call have been answered."""
+        enough = self.answered + len(self.keys) + 1
+        end = time.monotonic() + 30
+        while self.answered < enough:
+            assert self.is_alive()
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def environment(request) -> dict[str, str]:
+    return {"DATABASE_URL": request.getfixturevalue("postgres_url")} if request.param == "postgres" else {}
+
+
+def test_no_request_fails_while_a_key_is_made_rotated_under_fire_and_retired(environment, run_strake, upstream):
+    strake = run_strake(**environment)
+    keys = {strake.connect(upstream.url, key=f"sk-row-{n}"): f"sk-row-{n}" for n in range(12)}
+    file = strake.home / "master-keys.json"
+    old = json.loads(file.read_text())["primary"]
+    traffic = Traffic(keys, upstream)
+    traffic.start()
+    try:
+        strake.manage("create_master_key", check=True)
+        traffic.goes_on()
+        seen = rotate_under_fire(strake, 2, 5)
+        assert seen["kills"] >= 2
+        assert seen["progress"][-1] == len(keys)
+        traffic.goes_on()
+        strake.manage("retire_master_key", old, check=True)
+        assert old not in json.loads(file.read_text())["keys"]
+        traffic.goes_on()
+    finally:
+        traffic.stopped.set()
+        traffic.join()
+    assert traffic.wrong == []
 
 
 @pytest.mark.postgres
