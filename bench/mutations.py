@@ -32,6 +32,10 @@ class Mutation(NamedTuple):
     new: str
 
 
+class Survived(Exception):
+    """No test noticed a mutation."""
+
+
 MUTATIONS = [
     Mutation(
         "P1",
@@ -60,6 +64,13 @@ MUTATIONS = [
         "credentials/envelope.py",
         'return _join(b"strake/data-key", format.to_bytes(2), credential_id.bytes, master_key_id.encode())',
         'return b""',
+    ),
+    Mutation(
+        "P2",
+        "the master key stands in the code",
+        "credentials/keyring.py",
+        "            return self._keys[key_id]\n",
+        '            return self._keys[key_id] and b"m" * 32\n',
     ),
     Mutation(
         "P3",
@@ -105,6 +116,20 @@ MUTATIONS = [
         '        return "sk-secret"',
     ),
     Mutation(
+        "P6",
+        "operators see the sealed record",
+        "credentials/admin.py",
+        '        "header_template",\n        "format",\n',
+        '        "header_template",\n        "ciphertext",\n        "format",\n',
+    ),
+    Mutation(
+        "P7",
+        "the token is shown for ever",
+        "accounts/tokens.py",
+        '    return f"{prefix}{token[len(prefix) : len(prefix) + 4]}…"',
+        "    return token",
+    ),
+    Mutation(
         "P7",
         "rotating keeps the old token",
         "credentials/services.py",
@@ -112,6 +137,23 @@ MUTATIONS = [
         "            preview=tokens.preview(plaintext, BEARER_TOKEN_PREFIX),\n"
         "            last_used_at=None,",
         "            last_used_at=None,",
+    ),
+    Mutation(
+        "P8",
+        "rotating keeps the old token",
+        "credentials/services.py",
+        "            digest=tokens.digest(plaintext),\n"
+        "            preview=tokens.preview(plaintext, BEARER_TOKEN_PREFIX),\n"
+        "            last_used_at=None,",
+        "            last_used_at=None,",
+    ),
+    Mutation(
+        "P8",
+        "each process remembers the tokens it has seen",
+        "proxy/lookup.py",
+        "row = self._open().execute(self._sql, (digest, subdomain)).fetchone()",
+        'row = self.__dict__.setdefault("seen", {}).setdefault('
+        "digest, self._open().execute(self._sql, (digest, subdomain)).fetchone())",
     ),
     Mutation(
         "P8",
@@ -149,6 +191,27 @@ MUTATIONS = [
         "SignInLink.objects.filter(used_at=None)",
     ),
     Mutation(
+        "P11",
+        "links are stored as they are",
+        "accounts/tokens.py",
+        "    return hashlib.sha256(token.encode()).digest()",
+        "    return token.encode()",
+    ),
+    Mutation(
+        "P12",
+        "signing out forgets the cookie only",
+        "accounts/sessions.py",
+        "    auth.logout(request)\n",
+        "    request.session.modified = True\n",
+    ),
+    Mutation(
+        "P12",
+        "the session cookie goes over plain http",
+        "strake/settings.py",
+        "SESSION_COOKIE_SECURE = HTTPS",
+        "SESSION_COOKIE_SECURE = False",
+    ),
+    Mutation(
         "P12",
         "scripts may read the session cookie",
         "strake/settings.py",
@@ -169,6 +232,14 @@ MUTATIONS = [
         '        first: bytes = message.get("body", b"")\n',
         '        first: bytes = message.get("body", b"")\n'
         '        __import__("tempfile").NamedTemporaryFile(delete=False).write(first * 9)\n',
+    ),
+    Mutation(
+        "P14",
+        "answers are logged",
+        "proxy/relay.py",
+        "            chunk = await body.read()\n",
+        "            chunk = await body.read()\n"
+        '            __import__("logging").getLogger("proxy").warning("%s", chunk)\n',
     ),
     Mutation(
         "P15",
@@ -192,6 +263,20 @@ MUTATIONS = [
         "PRAGMA secure_delete=ON;",
         "PRAGMA secure_delete=OFF;",
     ),
+    Mutation(
+        "P17",
+        "deleted rows stay in the write-ahead log",
+        "accounts/erasure.py",
+        "        transaction.on_commit(_empty_write_ahead_log)",
+        "        pass",
+    ),
+    Mutation(
+        "P17",
+        "an account's sealed keys stay when it goes",
+        "accounts/users.py",
+        "        erase_deleted()\n",
+        "",
+    ),
     *(
         Mutation("P18", f"the seal is not bound to {what}", "credentials/envelope.py", f"            {line}\n", "")
         for what, line in [
@@ -211,6 +296,34 @@ MUTATIONS = [
         "                    new.wrapped_dek_iv,\n",
         "                    row.wrapped_dek_iv,\n",
     ),
+    Mutation(
+        "P19",
+        "a server keeps the keyring it started with",
+        "credentials/keyring.py",
+        "    if _cached is not None and version in {_cached[0], _refused}:",
+        "    if _cached is not None:",
+    ),
+    Mutation(
+        "P19",
+        "a rotation does not wait for servers that lack the new key",
+        "credentials/rotation.py",
+        "process.key_ids.get(ring.primary_id) == check_value",
+        "True",
+    ),
+    Mutation(
+        "P19",
+        "a key that a server still seals under is retired",
+        "credentials/master_keys.py",
+        "        rotation.wait_for_processes(lambda process: process.primary_key_id != key_id, wait_seconds)\n",
+        "        pass\n",
+    ),
+    Mutation(
+        "P19",
+        "a rotation is not resumed",
+        "credentials/rotation.py",
+        "        while _pending(ring).exclude(pk__in=outcome.stuck).exists():\n",
+        "        while _pending(ring).count() == Credential.objects.count():\n",
+    ),
 ]
 
 
@@ -220,33 +333,37 @@ def tests_of(promise: str, folder: Path) -> list[str]:
     return re.findall(r"`(tests/[^`]+)`", row)
 
 
-def survives(mutation: Mutation, folder: Path) -> str:
-    """Empty if a test failed on the mutation, else what is wrong."""
+def noticed_by(mutation: Mutation, folder: Path) -> str:
+    """The test that failed on the mutation. Raises `Survived` with what is wrong where none did."""
     path = folder / mutation.file
     original = path.read_text()
     if original.count(mutation.old) != 1:
-        return f"no longer applies: its text stands {original.count(mutation.old)} times in {mutation.file}"
+        raise Survived(f"no longer applies: its text stands {original.count(mutation.old)} times in {mutation.file}")
     path.write_text(original.replace(mutation.old, mutation.new))
     try:
-        return "" if run(tests_of(mutation.promise, folder), folder) else "its tests still pass"
+        result = run(tests_of(mutation.promise, folder), folder)
     finally:
         path.write_text(original)
+    if result.returncode == 0:
+        raise Survived("its tests still pass")
+    # Code that cannot even be imported fails every test and proves nothing.
+    failed = re.search(r"^(?:FAILED|ERROR) (\S+::\S+)", result.stdout, re.MULTILINE)
+    if failed is None:
+        raise Survived(f"no test failed, but pytest ended with {result.returncode}: {result.stdout[-300:]}")
+    return failed[1]
 
 
-def run(tests: list[str], folder: Path) -> bool:
-    """Whether these tests fail in `folder`, or cannot even be collected there."""
-    result = subprocess.run(
+def run(tests: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run these tests in `folder`, up to the first that fails."""
+    return subprocess.run(
         [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *tests],
         cwd=folder,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "STRAKE_REQUIRE_SERVICES": "1"},
         capture_output=True,
         text=True,
         timeout=900,
         check=False,
     )
-    if "no tests ran" in result.stdout and "error" not in result.stdout.lower():
-        raise SystemExit(f"nothing ran:\n{result.stdout}")
-    return result.returncode != 0
 
 
 def main(promises: list[str]) -> int:
@@ -257,13 +374,18 @@ def main(promises: list[str]) -> int:
         folder = Path(temporary) / "strake"
         shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*LEFT_OUT))
         for promise in sorted({mutation.promise for mutation in chosen}):
-            if run(tests_of(promise, folder), folder):
-                raise SystemExit(f"{promise}: its tests fail already, so a mutation would prove nothing.")
+            before = run(tests_of(promise, folder), folder)
+            if before.returncode:
+                raise SystemExit(
+                    f"{promise}: its tests fail already, so a mutation would prove nothing.\n{before.stdout}"
+                )
         for mutation in chosen:
-            problem = survives(mutation, folder)
-            print(f"{mutation.promise:4} {'SURVIVED' if problem else 'killed':9} {mutation.what}", flush=True)
-            if problem:
-                failed.append(f"{mutation.promise} {mutation.what}: {problem}")
+            try:
+                verdict = f"noticed by {noticed_by(mutation, folder)}"
+            except Survived as survived:
+                verdict = f"SURVIVED: {survived}"
+                failed.append(f"{mutation.promise} {mutation.what}: {survived}")
+            print(f"{mutation.promise:4} {mutation.what}: {verdict}", flush=True)
     print("\n".join(failed) or f"{len(chosen)} mutations, each noticed.")
     return int(bool(failed))
 
