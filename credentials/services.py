@@ -329,6 +329,7 @@ def _reseal(
         keyring_guard.confirm(credential.master_key_id)
         credential.save()
         _audit(actor, action, endpoint)
+        erase_deleted()
     return endpoint
 
 

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 from django.contrib.auth import authenticate
 from django.db import connection
+from psycopg import sql
 
 from accounts import tokens
 from accounts.audit import Actor
@@ -224,6 +226,64 @@ def test_deleting_an_account_empties_the_write_ahead_log_too():
     assert log.stat().st_size > 0
     delete_account(actor=Actor(leaver), confirmation=leaver.email)
     assert log.stat().st_size == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_replaced_key_leaves_nothing_of_its_seal_in_the_files():
+    owner = factories.make_user()
+    made = factories.make_endpoint(owner=owner)
+    old = [bytes(made.credential.ciphertext), bytes(made.credential.wrapped_dek)]
+    file = Path(connection.settings_dict["NAME"])
+    files = [file, file.with_name(f"{file.name}-wal")]
+    assert any(old[0] in path.read_bytes() for path in files), "the look would find it"
+    services.replace_key(
+        actor=Actor(owner), subdomain=made.endpoint.subdomain, api_key="sk-another-key", unchecked=True
+    )
+    assert not [path for path in files for needle in old if needle in path.read_bytes()]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_log_that_a_reader_keeps_from_being_emptied_is_reported(caplog: pytest.LogCaptureFixture):
+    leaver = factories.make_user()
+    factories.make_endpoint(owner=leaver)
+    reader = sqlite3.connect(connection.settings_dict["NAME"])
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM credentials_credential").fetchone()
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA busy_timeout = 20")
+    delete_account(actor=Actor(leaver), confirmation=leaver.email)
+    reader.close()
+    connection.close()  # the next one waits as long as usual
+    assert "write_ahead_log_not_emptied" in caplog.text
+
+
+@pytest.mark.postgres
+def test_on_postgresql_no_table_holds_anything_of_what_was_deleted(tmp_path: Path, postgres_url: str):
+    strake = Strake(tmp_path / "home", {"DATABASE_URL": postgres_url})
+    strake.manage("migrate", "-v0", check=True)
+    try:
+        kept, deleted = (strake.connect("https://api.example.com") for _ in range(2))
+        with psycopg.connect(postgres_url, autocommit=True) as database:
+            secrets = {
+                endpoint: database.execute(
+                    "SELECT encode(ciphertext, 'hex'), encode(wrapped_dek, 'hex'), encode(digest, 'hex')"
+                    " FROM credentials_endpoint e JOIN credentials_credential c ON c.endpoint_id = e.id"
+                    " JOIN credentials_bearertoken t ON t.endpoint_id = e.id WHERE subdomain = %s",
+                    [endpoint.subdomain],
+                ).fetchone()
+                for endpoint in (kept, deleted)
+            }
+            strake.call("delete", subdomain=deleted.subdomain)
+            tables = database.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+            rows = "".join(
+                str(database.execute(sql.SQL("SELECT t::text FROM {} t").format(sql.Identifier(table))).fetchall())
+                for (table,) in tables
+            )
+        assert all(value in rows for value in secrets[kept]), "the look would find it"
+        assert not [value for value in secrets[deleted] if value in rows]
+        assert "endpoint.deleted" in rows, "the audit trail stays"
+    finally:
+        strake.hang_up()
 
 
 def test_deleting_takes_every_row_along(alice: User):
