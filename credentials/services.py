@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from accounts import audit, tokens
@@ -228,18 +228,19 @@ def issue_token(
 def rotate_token(*, actor: Actor, token_id: str, subdomain: str | None = None) -> Issued:
     """Give a token a new secret. One UPDATE of one row: the old secret dies in the moment the new one works.
 
-    Label, limits and id stay. Raises `NotFound`, also for a revoked token: revoking is for good.
+    Label, limits and id stay. Raises `NotFound`, also for a token that was revoked, which is for good, or has expired.
     """
     plaintext = tokens.mint(BEARER_TOKEN_PREFIX)
     with transaction.atomic():
         token = _find_token(actor, token_id, subdomain)
-        changed = BearerToken.objects.filter(pk=token.pk, revoked_at=None).update(
+        live = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
+        changed = BearerToken.objects.filter(live, pk=token.pk, revoked_at=None).update(
             digest=tokens.digest(plaintext),
             preview=tokens.preview(plaintext, BEARER_TOKEN_PREFIX),
             last_used_at=None,
         )
         if not changed:
-            raise NotFound("This token has been revoked. Add a new one instead.")
+            raise NotFound("This token has been revoked or has expired. Add a new one instead.")
         _audit(actor, "token.rotated", token.endpoint, token)
     token.refresh_from_db()
     return Issued(token, plaintext)

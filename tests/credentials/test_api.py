@@ -108,6 +108,17 @@ def test_whole_life_of_an_endpoint(call: Caller, alice: User) -> None:
     assert AuditEvent.objects.filter(action="endpoint.deleted", actor=alice, ip="127.0.0.1").exists()
 
 
+def test_token_that_has_expired_is_not_rotated_into_one_that_never_works(call: Caller, alice: User) -> None:
+    now = timezone.now()
+    made = factories.make_endpoint(owner=alice, created_at=now - timedelta(2), expires_at=now - timedelta(1))
+    status, answer = call("POST", f"/endpoints/{made.endpoint.subdomain}/tokens/{made.token.pk}/rotate")
+    assert (status, answer["error"]["code"]) == (404, "not_found")
+    assert "expired" in answer["error"]["message"]
+    digest = bytes(made.token.digest)
+    made.token.refresh_from_db()
+    assert bytes(made.token.digest) == digest
+
+
 def test_token_without_wishes_needs_no_body(call: Caller, alice: User) -> None:
     made = factories.make_endpoint(owner=alice)
     assert call("POST", f"/endpoints/{made.endpoint.subdomain}/tokens")[0] == 201

@@ -140,7 +140,9 @@ def test_revoked_and_expired_tokens_are_put_aside(signed_in: Client, made: Conne
     assert "gone" not in page
     assert "stale" not in page
     assert "Show 2 revoked or expired tokens" in page
-    page = text(signed_in.get(f"/endpoints/{made.endpoint.subdomain}/?tokens=all"))
+    everything = signed_in.get(f"/endpoints/{made.endpoint.subdomain}/?tokens=all")
+    assert everything.content.decode().count("/rotate/") == 1, "what is over is not rotated"
+    page = text(everything)
     assert "gone" in page
     assert "stale" in page
 
