@@ -25,9 +25,9 @@ def recent_sign_in_required(
 ) -> View | Callable[[View], View]:
     """Let somebody in who signed in within the last 15 minutes; send others to `accounts:sign_in_again` first.
 
-    To open a form, ten (`sessions.is_recent`). What a form brings too late is neither done nor kept, as it may hold a
-    key. They come back to the page they wanted. A view that takes only POST has no page of its own: there `return_to`
-    is called with the view's keyword arguments and says where to come back to.
+    To open a form, ten (`sessions.is_recent`). What a form brings too late is not done and not kept: it may hold a key.
+    They come back to the page they wanted. A view that takes only POST has no page of its own: there `return_to` is
+    called with the view's keyword arguments and says where to come back to.
     """
 
     def decorate(view: View) -> View:

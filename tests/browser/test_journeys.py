@@ -9,7 +9,7 @@ from collections.abc import Callable
 import httpx
 import openai
 import pytest
-from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
+from playwright.sync_api import BrowserContext, Locator, Page, Request, Route, expect
 
 from tests.running import KEY, Strake
 
@@ -60,6 +60,25 @@ def test_from_signing_in_to_the_first_streamed_answer(page: Page) -> None:
     token = page.locator("#token").inner_text()
     page.get_by_role("link", name="Go to the endpoint").click()
     expect(requests(page).filter(has_text="200").first).to_be_visible()
+    assert token not in page.content()
+
+
+def test_the_link_stays_out_of_history_referers_and_cookies(new_context: Contexts, strake: Strake, email: str) -> None:
+    page = new_context().new_page()
+    sent: list[Request] = []
+    page.on("request", lambda request: sent.append(request))
+    link = strake.call("signin_link", email=email)["link"]
+    token = link.rstrip("/").rpartition("/")[2]
+    page.goto(link)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/endpoints/")
+    history = page.context.new_cdp_session(page).send("Page.getNavigationHistory")["entries"]
+    assert len(history) >= 2
+    assert not [entry for entry in history if token in entry["url"]]
+    assert len(sent) > 3
+    assert not [request for request in sent if token in request.all_headers().get("referer", "")]
+    assert token not in str(page.context.cookies())
+    page.go_back()
     assert token not in page.content()
 
 
