@@ -4,7 +4,7 @@
 
 Starts a Strake of its own with that many sealed keys, an upstream that tells which key it got, and clients that call
 random endpoints all the while. Exits with 1 if one request failed or got another key, if a key was lost, or if
-anything but the three wrap columns changed.
+anything but the three wrap columns changed; and if no kill hit a rotation between two rows, which would show nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -106,6 +106,7 @@ class Traffic:
         self.port, self.known, self.clients = port, known, clients
         self.answers: Counter[str] = Counter()
         self.latencies: list[float] = []
+        self.ended_early = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
 
@@ -114,6 +115,8 @@ class Traffic:
         return self
 
     def __exit__(self, *error: object) -> None:
+        # Without traffic, no failed request would mean nothing.
+        self.ended_early = not self._thread.is_alive()
         self._stop.set()
         self._thread.join()
 
@@ -137,26 +140,27 @@ class Traffic:
                 status = head.split(b" ", 2)[1].decode()
                 right = body == key_digest(f"Bearer {key}".encode())
                 self.answers[status if status != "200" or right else "wrong key"] += 1
-            except (OSError, asyncio.IncompleteReadError) as error:
+            # An answer that this cannot read is a failed request, and not the end of the traffic.
+            except (OSError, EOFError, ValueError, RuntimeError, IndexError, asyncio.LimitOverrunError) as error:
                 self.answers[type(error).__name__] += 1
+                writer.close()
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
             self.latencies.append(time.perf_counter() - started)
             await asyncio.sleep(0.02)
         writer.close()
 
 
-def rotate_and_kill(strake: Strake, after: float, batch: int) -> bool:
-    """Start a rotation and kill it after so many seconds. Whether it was still at work."""
+def rotate_and_kill(strake: Strake, batch: int, is_due: Callable[[], bool]) -> bool:
+    """Start a rotation and kill it as soon as it is due. Whether it was still at work."""
     command = [sys.executable, "manage.py", "rotate_master_key", "--batch", str(batch)]
     with subprocess.Popen(
         command, cwd=ROOT, env=strake.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(after)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            return True
+        while process.poll() is None:
+            if is_due():
+                process.send_signal(signal.SIGKILL)
+                return process.wait() == -signal.SIGKILL
+            time.sleep(0.002)
         if process.returncode:
             raise SystemExit(f"the rotation failed: {process.communicate()[0]}")
         return False
@@ -180,20 +184,28 @@ def retire_old_keys(strake: Strake) -> None:
 
 
 def kill_rotations(strake: Strake, kills: int, batch: int, seconds: float) -> tuple[int, int]:
-    """Kill `kills` rotations at random moments of the `seconds` that one takes; a new key whenever one is through.
+    """Kill `kills` rotations, every other one at a random row, the rest at a random moment of the `seconds` one takes.
 
-    Returns how many were killed between their first and their last row, and how many rotations came to their end.
+    Whenever one is through, its old key is retired and a new one made.
+
+    Returns how many were killed after their first row and before their last, and how many rotations came to their end.
     """
     chance, half_way, finished = random.Random(4), 0, 0
     strake.manage("create_master_key", check=True)
-    total = remaining = left(strake)
+    remaining = left(strake)
     while kills:
-        killed = rotate_and_kill(strake, chance.uniform(seconds * 0.3, seconds), batch)
+        if kills % 2:
+            end = time.monotonic() + chance.uniform(0, seconds)
+            killed = rotate_and_kill(strake, batch, lambda end=end: time.monotonic() >= end)
+        else:
+            rows = chance.randrange(remaining)
+            killed = rotate_and_kill(strake, batch, lambda rows=rows: left(strake) <= rows)
         kills -= killed
         now = left(strake)
         if now > remaining:
             raise SystemExit("rows went back to an old key")
-        half_way += killed and 0 < now < total
+        # Killed after it had rewrapped some rows, and before the last of them.
+        half_way += killed and 0 < now < remaining
         remaining = now
         if not remaining:
             finished += 1
@@ -255,12 +267,15 @@ def main() -> int:
         unchanged = strake.python(FINGERPRINT) == before
         latencies = sorted(traffic.latencies)
         failed = sum(traffic.answers.values()) - traffic.answers["200"]
-        print(f"{options.kills} kills, {half_way} of them half-way; {finished} rotations came to their end")
+        print(f"{options.kills} kills, {half_way} of them between two rows; {finished} rotations came to their end")
         print(f"{sum(traffic.answers.values()):,} requests meanwhile, {failed} failed: {dict(traffic.answers)}")
         print(f"latency: median {latencies[len(latencies) // 2] * 1000:.1f} ms, worst {latencies[-1] * 1000:.0f} ms")
         print(f"verify_vault: {verified.stdout.strip() or verified.stderr.strip()}")
         print(f"anything changed besides the wraps: {'no' if unchanged else 'YES'}")
-        return int(failed > 0 or verified.returncode != 0 or not unchanged)
+        if traffic.ended_early:
+            print("the traffic ended before the rotations did")
+        shown = half_way > 0 and traffic.answers["200"] > 0 and not traffic.ended_early
+        return int(failed > 0 or verified.returncode != 0 or not unchanged or not shown)
 
 
 if __name__ == "__main__":
