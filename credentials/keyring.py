@@ -107,6 +107,11 @@ def read_file(path: Path) -> Keyring:
             f"The master keys file {path} does not exist. Restore it from your backup; for a new installation "
             "run: manage.py create_master_key"
         ) from None
+    except PermissionError:
+        raise KeyringError(
+            f"The master keys file {path} cannot be read: it, or its folder, belongs to another user. "
+            f"Run: chown {os.geteuid()} {path}"
+        ) from None
     except OSError as error:
         raise KeyringError(f"The master keys file {path} cannot be read: {error.strerror}.") from None
     if len(content) > MAX_DOCUMENT_BYTES:

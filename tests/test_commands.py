@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +161,20 @@ def test_a_keyring_that_others_can_read_stops_the_server(home: Path):
     (home / "master-keys.json").chmod(0o644)
     ended = manage(home, "serve", PORT=str(free_port()))
     assert_one_clear_line(ended, "credentials.E001", "chmod 600")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_keyring_of_another_user_stops_the_server(home: Path):
+    nobody = pwd.getpwnam("nobody")
+    # Where tests have their folders, nobody else may look.
+    with tempfile.TemporaryDirectory() as reachable:
+        Path(reachable).chmod(0o755)
+        moved = Path(shutil.copytree(home, Path(reachable) / "home"))
+        for path in (moved, *moved.iterdir()):
+            if path.name != "master-keys.json":
+                os.chown(path, nobody.pw_uid, nobody.pw_gid)
+        ended = manage(moved, "serve", user="nobody", PORT=str(free_port()))
+        assert_one_clear_line(ended, "credentials.E001", f"chown {nobody.pw_uid} {moved}/master-keys.json")
 
 
 def test_a_taken_port_stops_a_second_server_before_it_touches_anything(home: Path):

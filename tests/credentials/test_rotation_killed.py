@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
 import threading
@@ -52,6 +56,26 @@ def test_killed_at_any_statement_it_goes_on_where_it_was(tmp_path, first, step):
     assert seen["progress"] == sorted(seen["progress"]), "what was committed stays"
     assert seen["progress"][-1] == 30
     assert "30 sealed keys: all open." in strake.manage("verify_vault").stdout
+
+
+def test_a_terminal_shows_how_far_how_fast_and_how_long_still(tmp_path):
+    strake = seeded(Strake(tmp_path / "home"))
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "manage.py", "rotate_master_key", "--batch", "1"],
+        cwd=ROOT,
+        env={**strake.environment, "TERM": "xterm", "COLUMNS": "120"},
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+    ):
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # what a closed terminal reads as
+            while data := os.read(ours, 4096):
+                shown += data
+    os.close(ours)
+    for part in (rb"30/30", rb"100%", rb"\d rows/s", rb"\d:\d\d:\d\d"):
+        assert re.search(part, shown), shown
 
 
 class Traffic(threading.Thread):
