@@ -153,6 +153,21 @@ def test_link_used_during_a_flood_makes_room_for_the_next(
         assert browser.post("/signin/confirm/", {"token": path.split("/")[3]}).status_code == 303
 
 
+def test_beyond_the_limit_of_an_address_one_link_lives_at_a_time(
+    alice: User, ask: Callable[..., int], mailed_link: Callable[[], str]
+) -> None:
+    for _ in range(limits.LINKS_PER_EMAIL.count):
+        ask()
+        browser = Client()
+        browser.get(path := mailed_link())
+        assert browser.post("/signin/confirm/", {"token": path.split("/")[3]}).status_code == 303
+    before = len(mail.outbox)
+    for _ in range(3):
+        ask()
+        mailed_link()
+    assert len(mail.outbox) == before + 1
+
+
 def test_sign_up_follows_the_policy(ask: Callable[..., int], deliver: Callable[[], None], settings: object) -> None:
     settings.STRAKE_SIGNUP = ["example.org", "ann@example.com"]  # type: ignore[attr-defined]
     for email in ["new@example.org", "ann@example.com", "bea@example.com", "x@sub.example.org", "y@badexample.org"]:
