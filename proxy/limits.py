@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -12,6 +11,7 @@ from django.conf import settings
 
 from accounts.addresses import IPAddress
 from proxy.errors import EndpointPaused, InvalidToken, NetworkNotAllowed, PathNotAllowed, TooManyAtOnce
+from proxy.globs import Globs
 from proxy.lookup import Route
 from proxy.paths import has_encoded_slash
 
@@ -68,20 +68,10 @@ def _network_allows(networks: tuple[str, ...], address: IPAddress | None) -> boo
 
 
 @lru_cache(maxsize=1024)
-def _patterns(entries: tuple[str, ...]) -> tuple[tuple[str, re.Pattern[bytes]], ...]:
-    compiled = []
-    for entry in entries:
-        method, _, glob = entry.partition(" ")
-        parts = re.split(r"(\*\*|\*)", glob)
-        source = "".join({"**": ".*", "*": "[^/]*"}.get(part, re.escape(part)) for part in parts)
-        compiled.append((method, re.compile(source.encode())))
-    return tuple(compiled)
+def _globs(entries: tuple[str, ...]) -> Globs:
+    return Globs(entries)
 
 
 def _path_allows(entries: tuple[str, ...], method: str, path: bytes) -> bool:
     # An encoded slash would let one segment of a pattern swallow several of the upstream's.
-    if has_encoded_slash(path):
-        return False
-    return any(
-        allowed in {"*", method} and pattern.fullmatch(path) is not None for allowed, pattern in _patterns(entries)
-    )
+    return not has_encoded_slash(path) and _globs(entries).match(method, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -11,10 +12,13 @@ from typing import Any
 
 import pytest
 from django.test import override_settings
+from hypothesis import given
+from hypothesis import strategies as st
 
 from accounts.addresses import parse_address
 from proxy import limits
 from proxy.errors import EndpointPaused, InvalidToken, NetworkNotAllowed, PathNotAllowed, TooManyAtOnce
+from proxy.globs import Globs
 from proxy.limits import InFlight
 from tests.load import Client, Sample
 from tests.running import Endpoint, Strake
@@ -70,6 +74,36 @@ def test_paths(allowed: str, method: str, path: str, passes: bool) -> None:
     else:
         with pytest.raises(PathNotAllowed):
             check(allowed_paths=[allowed], method=method, path=path)
+
+
+_ENTRY = st.builds("{} /{}".format, st.sampled_from(["GET", "POST", "*"]), st.text("ab/*", max_size=12))
+
+
+@given(
+    entries=st.lists(_ENTRY, min_size=1, max_size=4),
+    method=st.sampled_from(["GET", "POST", "PUT"]),
+    path=st.text("ab/", max_size=12).map("/".__add__),
+)
+def test_paths_match_as_the_regular_expression_would(entries: list[str], method: str, path: str) -> None:
+    wanted = False
+    for entry in entries:
+        allowed, _, glob = entry.partition(" ")
+        source = re.escape(glob).replace(r"\*\*", ".*").replace(r"\*", "[^/]*")
+        wanted |= allowed in {"*", method} and re.fullmatch(source, path) is not None
+    assert Globs(tuple(entries)).match(method, path.encode()) is wanted
+
+
+def test_no_pattern_holds_a_worker_up() -> None:
+    """Tokens of other people are served by the same process. As a regular expression the first takes minutes."""
+    started = time.monotonic()
+    for glob, path in [
+        ("/" + "**a" * 5 + "**b", "/" + "a" * 400),
+        ("/" + "**a" * 80 + "**b", "/" + "a" * 60_000),
+        ("/" + "*a" * 80 + "*b", "/" + "a" * 60_000),
+    ]:
+        with pytest.raises(PathNotAllowed):
+            check(allowed_paths=[f"* {glob}"], path=path)
+    assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize(
