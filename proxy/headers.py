@@ -49,7 +49,8 @@ _OF_THE_CALLER = frozenset(
     }
 )
 _NEVER_UP = HOP_BY_HOP | _OF_THE_CALLER | CREDENTIAL_HEADERS
-# A provider must not set cookies, policies or alternative routes for Strake's own origin.
+# A provider must not set cookies, policies or alternative routes for Strake's own origin, nor have a server in front of
+# it (nginx, Apache, lighttpd) answer with a file or an internal page of its own.
 _NEVER_DOWN = HOP_BY_HOP | frozenset(
     {
         b"alt-svc",
@@ -64,6 +65,9 @@ _NEVER_DOWN = HOP_BY_HOP | frozenset(
         b"set-cookie",
         b"set-cookie2",
         b"strict-transport-security",
+        b"x-accel-redirect",
+        b"x-lighttpd-send-file",
+        b"x-sendfile",
         b"x-strake-error",
     }
 )

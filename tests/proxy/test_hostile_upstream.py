@@ -77,6 +77,7 @@ def test_key_echoed_percent_encoded_somehow_does_not_come_back(
         "Content-Security-Policy: default-src *", "Content-Security-Policy-Report-Only: default-src *",
         "X-Content-Type-Options: none", "Keep-Alive: timeout=9", "Proxy-Authenticate: Basic", "Upgrade: h2c",
         "Trailer: X-A", "X-Hop: 1", "Proxy-Connection: keep-alive",
+        "X-Accel-Redirect: /internal/", "X-Sendfile: /etc/passwd", "X-LIGHTTPD-send-file: /etc/passwd",
     ],
 )  # fmt: skip
 def test_header_for_our_origin_or_for_one_hop_does_not_come_back(
