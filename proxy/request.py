@@ -84,6 +84,11 @@ class ProxyRequest:
         return self._scope.get("extensions") or {}
 
     @property
+    def has_empty_query(self) -> bool:
+        """Whether the target ends in a bare "?", which ASGI does not tell from none."""
+        return not self.query and self.extensions.get("strake.target", b"").endswith(b"?")
+
+    @property
     def address(self) -> IPAddress | None:
         """The client's address, through the configured number of trusted proxies."""
         peer = self._scope.get("client")

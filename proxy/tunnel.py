@@ -130,7 +130,7 @@ class UpgradeProtocol(asyncio.Protocol):
             "client": self.transport.get_extra_info("peername"),
             "server": self.transport.get_extra_info("sockname"),
             "state": self._app_state.copy(),
-            "extensions": {EXTENSION: self},
+            "extensions": {EXTENSION: self, "strake.target": target},
         }
 
 

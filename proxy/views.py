@@ -126,6 +126,8 @@ def addressed(request: ProxyRequest, admitted: Admitted) -> Addressed:
     if query:
         query = presented.without_key(query, drop_any=request.provider_dialect is Dialect.GEMINI, token=admitted.token)
     target = paths.target(base_path, request.path, query)
+    if not query and request.has_empty_query:
+        target += b"?"
     before_and_after_key = route.header_template.encode().split(SECRET_PLACEHOLDER.encode())
     try:
         secret = open_key(route.sealed, route.binding, admitted.ring)

@@ -206,7 +206,8 @@ class Protocol(HttpToolsProtocol):
             on_response=self.on_response_complete,
         )
         self.cycle.has_no_body = method == "HEAD"
-        scope["extensions"] = {"strake.on_disconnect": self.cycle.on_disconnect}  # type: ignore[dict-item]
+        extensions: dict[str, Any] = {"strake.on_disconnect": self.cycle.on_disconnect, "strake.target": self.url}
+        scope["extensions"] = extensions
         self._start_asgi_task(self.cycle, self.app)
 
     def _check_head(self, version: str) -> None:

@@ -52,7 +52,7 @@ def requests(draw: st.DrawFn) -> tuple[str, str, list[tuple[str, str]], bytes, i
     method = draw(_METHODS)
     framing = draw(st.sampled_from([-1, 0, 1, 7, 100, 3000]))
     body = draw(_BODY) if framing >= 0 else b""
-    return method, draw(_PATH) + (f"?{query}" if query else ""), headers, body, framing
+    return method, draw(_PATH) + draw(st.sampled_from(["", f"?{query}"])), headers, body, framing
 
 
 def render(prefix: str, request: tuple[str, str, list[tuple[str, str]], bytes, int], authorization: str) -> bytes:
@@ -112,6 +112,21 @@ def _ask(address: tuple[str, int], raw: bytes, method: str) -> Answer:
     with connected(address) as connection:
         connection.sendall(raw)
         return Answer(read_head(connection), closed=False)
+
+
+@pytest.mark.parametrize("target", ["/x?", "/x??", "/x?&", "/x?=", "/x?a=%3F&&b", "/x?key=", "/x/?"])
+def test_a_query_that_says_little_arrives_as_it_is(
+    target: str, strake: Strake, shared_endpoint: Endpoint, upstream: Upstream
+) -> None:
+    assert ask(strake.address, get(shared_endpoint, target)).status == 200
+    assert upstream.last.target == target.encode()
+
+
+def test_of_a_query_that_is_but_the_token_nothing_is_left(
+    strake: Strake, shared_endpoint: Endpoint, upstream: Upstream
+) -> None:
+    assert ask(strake.address, get(shared_endpoint, f"/x?key={shared_endpoint.token}")).status == 200
+    assert upstream.last.target == b"/x"
 
 
 # --- Any answer ------------------------------------------------------------------------------------------------------
