@@ -16,7 +16,6 @@ class Finding:
     """One credential; `problem` is empty where it opens."""
 
     subdomain: str
-    credential_id: str
     owner: str
     problem: str = ""
 
@@ -27,7 +26,7 @@ def verify() -> Iterator[Finding]:
     credentials = Credential.objects.select_related("endpoint__owner").order_by("pk")
     for credential in credentials.iterator(chunk_size=500):
         endpoint = credential.endpoint
-        yield Finding(endpoint.subdomain, str(credential.pk), endpoint.owner.email, _problem(credential, ring))
+        yield Finding(endpoint.subdomain, endpoint.owner.email, _problem(credential, ring))
 
 
 def _problem(credential: Credential, ring: keyring.Keyring) -> str:

@@ -275,7 +275,9 @@ def test_a_second_key_becomes_primary_unless_told_otherwise(tmp_path):
     assert run("migrate", "-v0", **home).returncode == 0
     path = tmp_path / "home" / "master-keys.json"
     first = keyring.read_file(path).primary_id
-    assert run("create_master_key", "--no-primary", **home).returncode == 0
+    result = run("create_master_key", "--no-primary", **home)
+    assert "copy it to every host" in result.stdout
+    assert "rotate_master_key" not in result.stdout
     assert keyring.read_file(path).primary_id == first
     result = run("create_master_key", **home)
     assert "rotate_master_key" in result.stdout

@@ -40,5 +40,7 @@ class Command(BaseCommand):
         self.stdout.write("Back the file up where the database backups are not: without it no sealed key opens.")
         if str(path) != settings.STRAKE_MASTER_KEYS_FILE:
             self.stdout.write(f"Set STRAKE_MASTER_KEYS_FILE={path.absolute()}")
+        elif ring.primary_id != key_id:
+            self.stdout.write(f'Next: copy it to every host, then set "primary" to {key_id} in all copies.')
         elif len(ring.ids) > 1:
             self.stdout.write("Next: manage.py rotate_master_key")
