@@ -12,8 +12,10 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, Request, Route, expect
 
 from tests.running import KEY, Strake
+from tests.upstream import eventually
 
 Contexts = Callable[..., BrowserContext]
+SECONDS = 30
 
 
 def connect(page: Page, label: str = "laptop") -> str:
@@ -300,10 +302,23 @@ def test_signing_out_everywhere_else_ends_the_other_browser(
 
 
 def test_a_session_that_ended_leads_back_to_the_page_after_signing_in(page: Page, strake: Strake, email: str) -> None:
-    page.goto("/activity/")
-    page.context.clear_cookies()
-    page.reload()
-    expect(page).to_have_url(re.compile(r"/signin/\?next=/activity/"))
+    page.goto("/endpoints/connect/custom/")
+    page.get_by_label("Address of the API").fill("https://api.example.com")
+    page.get_by_label("API key").fill("any-key")
+    page.get_by_label("Name").fill("laptop")
+    page.context.clear_cookies(name=re.compile("session"))
+    page.get_by_role("button", name="Connect", exact=True).click()
+    page.get_by_label("E-mail").fill(email)
+    page.get_by_role("button", name="E-mail me a link").click()
+    page.wait_for_url("**/signin/sent/")
+    links = re.compile(rf"http://localhost:{strake.port}/signin/link/\S+")
+    page.goto(eventually(lambda: links.findall(strake.log().partition(email)[2]), SECONDS)[-1])
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/endpoints/connect/custom/")
+    expect(page.get_by_label("Address of the API")).to_have_value("https://api.example.com")
+    expect(page.get_by_label("Name")).to_have_value("laptop")
+    expect(page.get_by_label("API key")).to_have_value("")
+    assert "any-key" not in page.evaluate("JSON.stringify(sessionStorage)")
 
 
 def test_a_draft_survives_a_session_that_ended(new_context: Contexts, sign_in: Callable[..., Page], email: str) -> None:
