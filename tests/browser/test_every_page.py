@@ -188,6 +188,29 @@ def test_the_way_in_is_accessible_too(new_context: Callable[..., BrowserContext]
         context.close()
 
 
+def test_the_longest_names_fit_without_a_space_in_them(
+    new_context: Callable[..., BrowserContext], sign_in: Callable[..., Page], strake: Strake
+) -> None:
+    email = f"{'a' * 64}@{'department.' * 15}example.org"
+    made = strake.connect("http://127.0.0.1:9/" + "/".join(["path"] * 40), email=email, label="W" * 100)
+    limited = strake.issue(made, label="T" * 100, allowed_paths=[f"POST /{'y' * 200}"])
+    cookies = sign_in(new_context(), email).context.cookies()
+    at = f"/endpoints/{made.subdomain}/"
+    paths = ["/endpoints/", at, f"{at}tokens/", f"{at}key/", f"{at}delete/", f"{at}destination/", "/audit/"]
+    paths += [f"{at}tokens/{limited.token_id}/rotate/", "/docs/curl/", "/settings/", "/settings/delete/"]
+    for width in (360, 1440):
+        context = new_context(viewport={"width": width, "height": 900})
+        context.add_cookies(cookies)
+        page = context.new_page()
+        for path in paths:
+            page.goto(path)
+            page.screenshot(path=SCREENSHOTS / f"long-{name_of(path.replace(made.subdomain, 'it'))}-{width}.png")
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (path, width)
+            cut = "[...document.querySelectorAll('.table-wrap')].filter((part) => part.scrollWidth > part.clientWidth)"
+            assert page.evaluate(f"{cut}.length") == 0, (path, width)
+        context.close()
+
+
 def test_twice_the_text_size_and_the_widest_screen_fit(
     new_context: Callable[..., BrowserContext], cookies: Callable[[str], Any], places: dict[str, str]
 ) -> None:
