@@ -11,6 +11,7 @@ from datetime import timedelta
 
 import psycopg
 import pytest
+import time_machine
 from django.db import DatabaseError, connection, transaction
 from django.test import Client
 from django.utils import timezone
@@ -129,6 +130,15 @@ def test_pruning_keeps_a_year_and_longer_where_requests_are_kept_longer(alice: U
     settings.STRAKE_RETENTION_DAYS = 30  # type: ignore[attr-defined]
     assert retention.prune(retention.outdated(now)["audit events"]) == 1
     assert set(AuditEvent.objects.values_list("action", flat=True)) == {"d1", "d364"}
+
+
+def test_pruning_does_not_fail_where_the_database_is_behind(alice: User) -> None:
+    ahead = timezone.now() + timedelta(minutes=50)
+    for minutes in (0, 10, 40):
+        at = ahead - timedelta(days=365, minutes=minutes + 1)
+        AuditEvent.objects.create(action=f"m{minutes}", account=alice, at=at)
+    with time_machine.travel(ahead):  # this process, but not the database
+        assert retention.prune(retention.outdated(timezone.now())["audit events"]) == 0
 
 
 def test_pruning_removes_links_only_after_a_day(alice: User) -> None:
