@@ -306,6 +306,7 @@ class Protocol(HttpToolsProtocol):
         cycle = cast("Cycle | None", self.cycle)
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True
+            cycle.waiting_for_100_continue = False
             cycle.message_event.set()
             cycle.client_left()
             if cycle.response_started:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.proxy.raw import connected, exchange, get, read
+from tests.proxy.raw import ask, connected, exchange, get, read
 from tests.running import Endpoint, Strake
 from tests.upstream import Upstream, eventually, sse
 
@@ -293,6 +293,18 @@ def test_nothing_of_a_malformed_request_is_logged(strake: Strake, endpoint: Endp
     logged = strake.log()[len(before) :]
     assert "canary" not in logged
     assert endpoint.token not in logged
+
+
+def test_nothing_is_asked_of_a_client_that_has_been_refused(
+    strake: Strake, endpoint: Endpoint, upstream: Upstream
+) -> None:
+    """The body is malformed and here already, when the request would ask for it by a 100 Continue."""
+    before = strake.log()
+    raw = post(b"Expect: 100-continue", b"Transfer-Encoding: chunked", body=b"0x3\r\nabc\r\n0\r\n\r\n")
+    answer = exchange(strake.address, fill(raw, endpoint), silence=3)
+    assert (answer.status, answer.count) == (400, 1)
+    assert ask(strake.address, get(endpoint)).status == 200
+    assert "proxy_failed" not in strake.log()[len(before) :]
 
 
 def test_a_request_cut_off_in_its_body_is_never_whole_for_the_upstream(
