@@ -98,8 +98,8 @@ MUTATIONS = [
         "P5",
         "the opened key outlives its request",
         "proxy/views.py",
-        "        wipe(self.key_header[1])\n",
-        "        self.__class__.kept = bytes(self.secret)\n",
+        "        wipe(self.secret)\n        wipe(self.key_header[1])\n",
+        "        self.__class__.kept = (self.secret, self.key_header[1])\n",
     ),
     Mutation(
         "P5",
