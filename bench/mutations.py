@@ -103,6 +103,13 @@ MUTATIONS = [
     ),
     Mutation(
         "P5",
+        "the memory of an opened key is left as it is",
+        "proxy/views.py",
+        "        wipe(self.secret)\n        wipe(self.key_header[1])\n",
+        "        pass\n",
+    ),
+    Mutation(
+        "P5",
         "a service opens keys",
         "credentials/services.py",
         "from credentials.providers import Provider\n",

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from django.conf import settings
+
+from proxy.upstream import Origin
+from proxy.views import Addressed
 
 ROOT: Path = settings.ROOT
 PACKAGES = ("accounts", "credentials", "proxy", "strake")
@@ -107,6 +111,18 @@ def test_an_opened_key_lives_in_the_handler_of_one_request_and_is_wiped_on_leavi
         assert isinstance(statement, ast.With)
         (item,) = statement.items
         assert isinstance(item.optional_vars, ast.Name)
+
+
+@pytest.mark.parametrize("how", ["well", "by an error"])
+def test_the_memory_of_an_opened_key_is_overwritten_however_its_request_ends(how: str):
+    secret, header = bytearray(b"sk-opened"), bytearray(b"Bearer sk-opened")
+    opened = Addressed(Origin("https", "api.example.com", 443), b"", b"/", (b"authorization", header), secret)
+    with suppress(RuntimeError), opened:
+        assert any(secret)
+        if how == "by an error":
+            raise RuntimeError
+    assert not any(secret)
+    assert not any(header)
 
 
 @pytest.mark.parametrize("path", ["credentials/sealing.py", "proxy/unsealing.py", "proxy/views.py"])
