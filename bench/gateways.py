@@ -55,8 +55,28 @@ def provider() -> Iterator[Gateway]:
 
 
 @contextmanager
-def strake(tokens: int = 0, database_url: str = "") -> Iterator[Gateway]:
-    """Strake with every feature on; `tokens` more of them in its database than the one that is used."""
+def strake(tokens: int = 0) -> Iterator[Gateway]:
+    """Strake as it comes, with its journal and all checks; `tokens` more of them in its database than the one used."""
+    with _strake("strake", {}, [], tokens) as gateway:
+        yield gateway
+
+
+@contextmanager
+def strake_limited() -> Iterator[Gateway]:
+    """Strake with a token that has every kind of limit, its requests per minute counted in Redis."""
+    port = 9115
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    limits = ["--requests-per-minute", "1000000", "--expires-in-days", "1"]
+    limits += ["--allow-path", "POST /v1/**", "--allow-path", "GET /v1/models", "--allow-network", "127.0.0.0/8"]
+    with (
+        _running(["redis-server", *options], LOAD_CORE),
+        _strake("strake-limits", {"REDIS_URL": f"redis://127.0.0.1:{port}/0"}, limits, 0) as gateway,
+    ):
+        yield gateway
+
+
+@contextmanager
+def _strake(name: str, extra: dict[str, str], limits: list[str], tokens: int) -> Iterator[Gateway]:
     port = 9110
     with tempfile.TemporaryDirectory(prefix="strake-bench-") as home:
         environment = {
@@ -64,23 +84,23 @@ def strake(tokens: int = 0, database_url: str = "") -> Iterator[Gateway]:
             "PORT": str(port),
             "WEB_CONCURRENCY": "1",
             "STRAKE_ALLOWED_PRIVATE_UPSTREAMS": f"127.0.0.1:{UPSTREAM_PORT}",
-            **({"DATABASE_URL": database_url} if database_url else {}),
+            **extra,
         }
         manage = [sys.executable, "-W", "ignore", str(ROOT / "manage.py")]
         _run([*manage, "migrate", "-v0"], environment)
         connect = ["connect", "--email", "bench@example.org", "--provider", "custom", "--key-stdin", "--json"]
-        answer = _run(
-            [*manage, *connect, "--destination", f"http://127.0.0.1:{UPSTREAM_PORT}"],
-            environment,
-            stdin="sk-bench-0123456789abcdef",
-        )
-        made = json.loads(answer)
+        destination = ["--destination", f"http://127.0.0.1:{UPSTREAM_PORT}"]
+        made = json.loads(_run([*manage, *connect, *destination], environment, stdin="sk-bench-0123456789abcdef"))
+        token = made["token"]
+        if limits:
+            issue = ["issue_token", made["subdomain"], "--json", *limits]
+            token = json.loads(_run([*manage, *issue], environment))["token"]
         if tokens:
             _run([sys.executable, "-m", "bench.fill", str(tokens)], environment)
         with _running([*manage, "serve", "--no-link"], GATEWAY_CORE, environment) as pid:
             url = made["url"].replace("localhost", "127.0.0.1")
             _wait(f"http://127.0.0.1:{port}/healthz")
-            yield Gateway("strake", url, {"authorization": f"Bearer {made['token']}"}, pid)
+            yield Gateway(name, url, {"authorization": f"Bearer {token}"}, pid)
 
 
 @contextmanager
@@ -166,6 +186,7 @@ def nginx() -> Iterator[Gateway]:
 
 ALL: dict[str, Callable[[], AbstractContextManager[Gateway]]] = {
     "strake": strake,
+    "strake-limits": strake_limited,
     "portkey": portkey,
     "litellm": litellm,
     "django+httpx": naive,

@@ -14,7 +14,7 @@ import uvloop
 
 from bench.upstream import CHUNKS
 
-_AT = re.compile(rb'"at": ([0-9.]+)')
+_AT = re.compile(rb'"content": ?"([0-9.]+)"')
 
 
 @dataclass

@@ -1,13 +1,15 @@
 """The provider of the measurements: one process that answers every request with the same JSON, or streams.
 
-A path with "stream" in it is answered with `CHUNKS` server-sent events, `GAP` seconds apart; each carries the time it
-was written (`time.monotonic`, one clock for all processes of a machine), so that a reader sees what each hop adds.
+A body that asks for a stream is answered with `CHUNKS` server-sent events, `GAP` seconds apart. The content of each is
+the time it was written (`time.monotonic`, one clock for all processes of a machine): so a reader sees what each hop
+adds, also behind gateways that write events anew.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 import time
 
@@ -30,6 +32,11 @@ ANSWER = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-request-id: req_bench\r\ncontent-length: %d\r\n\r\n%b"
     % (len(_BODY), _BODY)
 )
+_STREAMED = re.compile(rb'"stream": ?true')
+_EVENT = (
+    b'data: {"id": "chatcmpl-bench", "object": "chat.completion.chunk", "created": 1763942400, "model": "gpt-4o", '
+    b'"choices": [{"index": 0, "delta": {"content": "%.6f"}, "finish_reason": null}]}\n\n'
+)
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
@@ -50,9 +57,8 @@ class Provider(asyncio.Protocol):
             total = self._length(head, end + 4)
             if total is None or len(self.buffer) < total:
                 return
-            target = self.buffer.split(b" ", 2)[1]
-            self.buffer = self.buffer[total:]
-            if b"stream" in target:
+            body, self.buffer = self.buffer[end:total], self.buffer[total:]
+            if _STREAMED.search(body):
                 task = asyncio.get_running_loop().create_task(self._stream())
                 task.add_done_callback(lambda _: None)
             else:
@@ -70,9 +76,7 @@ class Provider(asyncio.Protocol):
         for _ in range(CHUNKS):
             if self.transport.is_closing():
                 return
-            event = (
-                b'data: {"at": %.6f, "choices": [{"index": 0, "delta": {"content": "hello"}}]}\n\n' % time.monotonic()
-            )
+            event = _EVENT % time.monotonic()
             self.transport.write(b"%x\r\n%b\r\n" % (len(event), event))
             await asyncio.sleep(GAP)
         self.transport.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
