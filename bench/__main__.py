@@ -143,10 +143,9 @@ def stream_table(chosen: list[str], direct: Gateway, count: int) -> list[str]:
             with _sampled(gateway, peak):
                 outcome = streams(gateway, count)
             each = (max(peak, default=before) - before) * 1024 / count
-            lines.append(
-                f"| {name} | {outcome['whole']:.0f} of {outcome['asked']:.0f} | {outcome['first_byte_ms']:.1f} "
-                f"| {outcome['event_p50_ms']:.1f} | {outcome['event_p99_ms']:.1f} | {each:.0f} |"
-            )
+            figures = [outcome["first_byte_ms"], outcome["event_p50_ms"], outcome["event_p99_ms"], each]
+            shown = [f"{figure:.1f}" if outcome["whole"] else "-" for figure in figures]
+            lines.append(f"| {name} | {outcome['whole']:.0f} of {outcome['asked']:.0f} | {' | '.join(shown)} |")
     return lines
 
 
