@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 # that another asks for with an extra, and then finds it without a hash.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
+# Half of the time a test waits for a server, a browser or a clock.
+SIDE_BY_SIDE := -n 2 --dist worksteal
+
 # Checks read the settings, and those make a data folder: here one that is not yours.
 CHECK_HOME := STRAKE_HOME=$(VENV)/check-home
 # The settings of a real installation, which `check --deploy` is about. Nothing of it is contacted.
@@ -26,7 +29,7 @@ run: $(VENV)/.runs ## Install what is missing, serve on http://localhost:8000 (o
 	@exec $(BIN)/python manage.py serve
 
 test: $(VENV)/.develops ## Run the tests, or with T=tests/test_urls_sweep.py one file of them
-	@$(BIN)/python -m pytest $(T)
+	@$(BIN)/python -m pytest $(or $(T),$(SIDE_BY_SIDE))
 
 check: $(VENV)/.develops ## Everything CI runs: format, lint, layers, types, templates, settings, migrations, tests
 	$(BIN)/ruff format --check .
@@ -38,7 +41,7 @@ check: $(VENV)/.develops ## Everything CI runs: format, lint, layers, types, tem
 	@echo 'manage.py check --deploy, as on a real host'
 	@$(DEPLOYED) $(BIN)/python manage.py check --deploy --fail-level WARNING
 	$(CHECK_HOME) $(BIN)/python manage.py makemigrations --check --dry-run
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) --cov --cov-report=term
 
 fix: $(VENV)/.develops ## Format and mend what can be mended mechanically
 	$(BIN)/ruff check --fix .

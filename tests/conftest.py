@@ -25,7 +25,8 @@ STRAKE_VARIABLES = ("DATABASE_URL", "REDIS_URL", "EMAIL_URL", "PORT", "WEB_CONCU
 REQUIRE_SERVICES = os.environ.get("STRAKE_REQUIRE_SERVICES", "") == "1"
 POSTGRES_URL = os.environ.get("STRAKE_TEST_POSTGRES_URL", "postgres://postgres@127.0.0.1:5432/postgres")
 
-for _name in [name for name in os.environ if name.startswith("STRAKE_") or name in STRAKE_VARIABLES]:
+_OUTER = {name: os.environ[name] for name in os.environ if name.startswith("STRAKE_") or name in STRAKE_VARIABLES}
+for _name in _OUTER:
     del os.environ[_name]
 HOME = Path(tempfile.mkdtemp(prefix="strake-tests-"))
 os.environ["STRAKE_HOME"] = str(HOME)
@@ -120,6 +121,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in sorted(skipped, key=lambda report: report.nodeid):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else "no reason given"
         terminalreporter.line(f"{report.nodeid}: {reason.removeprefix('Skipped: ')}")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Processes that share the tests start as this one did: each makes an environment of its own."""
+    del os.environ["STRAKE_HOME"], os.environ["DJANGO_SETTINGS_MODULE"]
+    os.environ.update(_OUTER)
 
 
 def pytest_unconfigure() -> None:

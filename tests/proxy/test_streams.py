@@ -300,23 +300,26 @@ def test_500_megabytes_up_and_down_leave_no_trace(
     descriptors(worker)
     with Watch(worker) as watch:
         with connected(strake.address) as connection:
-            if framing == "Content-Length":
-                connection.sendall(get(endpoint, "/up", f"Content-Length: {size}", method="POST"))
-                for _ in range(size // len(piece)):
-                    connection.sendall(piece)
-            else:
-                connection.sendall(get(endpoint, "/up", "Transfer-Encoding: chunked", method="POST"))
-                chunk = b"%x\r\n%b\r\n" % (len(piece), piece)
-                for _ in range(size // len(piece)):
-                    connection.sendall(chunk)
+            chunked = framing == "Transfer-Encoding"
+            framed = b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
+            value = "chunked" if chunked else str(size)
+            connection.sendall(get(endpoint, "/up", f"{framing}: {value}", method="POST"))
+            for number in range(size // len(piece)):
+                connection.sendall(framed)
+                if number % 40 == 0:
+                    time.sleep(0.03)  # so that it lasts long enough to be watched, also on a busy machine
+            if chunked:
                 connection.sendall(b"0\r\n\r\n")
             assert read_head(connection).startswith(b"HTTP/1.1 200")
         with connected(strake.address) as connection:
             connection.sendall(get(endpoint, "/down", "Connection: close"))
             read_head(connection)
-            received = 0
+            received = rested = 0
             while data := connection.recv(MEGABYTE):
                 received += len(data)
+                if received - rested > 10 * MEGABYTE:
+                    rested = received
+                    time.sleep(0.03)
     assert received == size
     assert upstream.exchanges[1].body_size == size
     assert watch.growth < 20 * MEGABYTE
