@@ -29,6 +29,7 @@ ACTIONS = {
     "endpoint.renamed": "Endpoint renamed",
     "endpoint.paused": "Endpoint paused",
     "endpoint.resumed": "Endpoint resumed",
+    "endpoint.limited": "Endpoint limit changed",
     "endpoint.deleted": "Endpoint deleted",
     "destination.changed": "Destination changed",
     "key.replaced": "Provider key replaced",

@@ -15,7 +15,7 @@ class EndpointAdmin(ReadOnly):
     list_select_related = ("owner",)
     search_fields = ("subdomain", "label", "owner__email")
     ordering = ("-created_at",)
-    fields = ("id", "owner", "subdomain", "label", "provider", "paused_at", "created_at")
+    fields = ("id", "owner", "subdomain", "label", "provider", "paused_at", "max_streams", "created_at")
 
 
 @admin.register(Credential)

@@ -3,7 +3,7 @@
 CredentialsError
 ├── InvalidKey               a pasted provider key cannot be sent in a header
 ├── InvalidDestination       a destination URL, header name or template is not allowed
-├── InvalidLimit             a token's limit makes no sense
+├── InvalidLimit             a limit of a token or an endpoint makes no sense
 ├── KeyRefused               the provider answered that the key is not valid
 ├── KeyUnchecked             the provider could not be asked
 ├── UnknownProvider          no such provider here
@@ -40,7 +40,7 @@ class InvalidDestination(CredentialsError):
 
 
 class InvalidLimit(CredentialsError):
-    """A limit of a bearer token is malformed; `field` names it."""
+    """A limit of a bearer token or an endpoint is malformed; `field` names it."""
 
     def __init__(self, message: str, *, field: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""The limits of a bearer token, checked and brought into one form before they are stored."""
+"""The limits of bearer tokens and endpoints, checked and brought into one form before they are stored."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from django.conf import settings
 from django.utils import timezone
 
 from credentials.errors import InvalidLimit
@@ -49,6 +50,18 @@ def clean(
     if len(networks) > MAX_ENTRIES:
         raise InvalidLimit(f"At most {MAX_ENTRIES} networks.", field="allowed_networks")
     return Limits(expires_at, requests_per_minute, paths, networks)
+
+
+def check_max_streams(most: int | None) -> None:
+    """Refuse what no endpoint can be limited to. Raises `InvalidLimit`.
+
+    More than the installation forwards for any endpoint would be a limit without effect.
+    """
+    if most is not None and not 1 <= most <= settings.STRAKE_MAX_STREAMS:
+        raise InvalidLimit(
+            f"Requests at a time must be from 1 to {settings.STRAKE_MAX_STREAMS:,}, the most this installation allows.",
+            field="max_streams",
+        )
 
 
 def _path(entry: str) -> str:

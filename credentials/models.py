@@ -39,6 +39,9 @@ class Endpoint(models.Model):
     label = models.CharField(max_length=100)
     provider = models.CharField(max_length=32)
     paused_at = models.DateTimeField(null=True)
+    max_streams = models.PositiveIntegerField(
+        null=True, help_text="Requests in flight in one server process; without it, only STRAKE_MAX_STREAMS counts."
+    )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:
@@ -46,6 +49,10 @@ class Endpoint(models.Model):
             models.UniqueConstraint(fields=["subdomain"], name="credentials_endpoint_unique_subdomain"),
             models.CheckConstraint(
                 condition=Q(subdomain__regex=r"^[a-z0-9]{12}$"), name="credentials_endpoint_subdomain_form"
+            ),
+            models.CheckConstraint(
+                condition=Q(max_streams__isnull=True) | Q(max_streams__gte=1),
+                name="credentials_endpoint_max_streams_is_positive",
             ),
         ]
         indexes = [models.Index(fields=["owner", "-created_at"], name="credentials_endpoint_by_owner")]

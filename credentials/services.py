@@ -184,6 +184,20 @@ def resume(*, actor: Actor, subdomain: str) -> Endpoint:
     return endpoint
 
 
+def limit_endpoint(*, actor: Actor, subdomain: str, max_streams: int | None) -> Endpoint:
+    """Let a server process forward at most `max_streams` requests of an endpoint at a time, from the next one on.
+
+    None leaves it to the installation's limit. What is in flight goes on. Raises `NotFound` or `InvalidLimit`.
+    """
+    endpoint = get_endpoint(actor=actor, subdomain=subdomain)
+    limits.check_max_streams(max_streams)
+    with transaction.atomic():
+        if Endpoint.objects.filter(pk=endpoint.pk).exclude(max_streams=max_streams).update(max_streams=max_streams):
+            _audit(actor, "endpoint.limited", endpoint)
+    endpoint.max_streams = max_streams
+    return endpoint
+
+
 def delete_endpoint(*, actor: Actor, subdomain: str, confirmation: str) -> None:
     """Destroy an endpoint, its sealed key, its tokens and its request records. There is no way back.
 

@@ -36,17 +36,21 @@ def check(route: Route, *, method: str, path: bytes, address: IPAddress | None) 
 class InFlight:
     """How many requests of each endpoint this process is forwarding, streams and WebSocket connections included.
 
-    The limit keeps one endpoint from taking all connections and memory of a worker.
+    The installation's limit keeps one endpoint from taking all connections and memory of a worker; its owner may set
+    a lower one. Each process counts what it forwards itself, so that no request waits for a shared store.
     """
 
     def __init__(self) -> None:
         self._counts: dict[UUID, int] = {}
         self._most = settings.STRAKE_MAX_STREAMS
 
-    def enter(self, endpoint_id: UUID) -> None:
-        """Count a request in; each needs its `leave`. Raises `TooManyAtOnce`, which counts nothing."""
+    def enter(self, endpoint_id: UUID, max_streams: int | None) -> None:
+        """Count a request in, under the endpoint's own limit too; each needs its `leave`.
+
+        Raises `TooManyAtOnce`, which counts nothing.
+        """
         count = self._counts.get(endpoint_id, 0)
-        if count >= self._most:
+        if count >= self._most or (max_streams is not None and count >= max_streams):
             raise TooManyAtOnce(retry_after=1)
         self._counts[endpoint_id] = count + 1
 

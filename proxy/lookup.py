@@ -64,6 +64,7 @@ _COLUMNS = (
     "token__requests_per_minute",
     "token__allowed_paths",
     "token__allowed_networks",
+    "max_streams",
 )
 _TEXT_COLUMNS = (2, 5, 6, 7, 9)
 _BINARY_COLUMNS = (10, 11, 12, 13)
@@ -93,6 +94,7 @@ class Route(NamedTuple):
     requests_per_minute: int | None
     allowed_paths: list[str]
     allowed_networks: list[str]
+    max_streams: int | None
 
     @property
     def binding(self) -> Binding:

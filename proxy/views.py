@@ -107,7 +107,7 @@ async def admit(request: ProxyRequest, *, lookup: Lookup, rates: Rates, in_fligh
     ring = keyring.current()
     address = request.address if route.allowed_networks else None  # parsing it costs more than most checks
     limits.check(route, method=request.method, path=request.path, address=address)
-    in_flight.enter(route.endpoint_id)
+    in_flight.enter(route.endpoint_id, route.max_streams)
     request.in_flight = True
     rate = None
     if route.token_id is not None and route.requests_per_minute is not None:

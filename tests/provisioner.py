@@ -58,6 +58,11 @@ def resume(*, subdomain: str) -> dict[str, str]:
     return {}
 
 
+def limit(*, subdomain: str, max_streams: int | None) -> dict[str, str]:
+    services.limit_endpoint(actor=OPERATOR, subdomain=subdomain, max_streams=max_streams)
+    return {}
+
+
 def delete(*, subdomain: str) -> dict[str, str]:
     services.delete_endpoint(actor=OPERATOR, subdomain=subdomain, confirmation=subdomain)
     return {}
@@ -116,6 +121,7 @@ VERBS = {
         revoke,
         pause,
         resume,
+        limit,
         delete,
         set_field,
         records,

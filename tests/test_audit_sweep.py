@@ -111,6 +111,10 @@ VERBS: dict[str, tuple[Verb, list[str]]] = {
         lambda w, a: services.resume(actor=a, subdomain=w.paused.endpoint.subdomain),
         ["endpoint.resumed"],
     ),
+    "services.limit_endpoint": (
+        lambda w, a: services.limit_endpoint(actor=a, subdomain=w.subdomain, max_streams=5),
+        ["endpoint.limited"],
+    ),
     "services.delete_endpoint": (
         lambda w, a: services.delete_endpoint(actor=a, subdomain=w.subdomain, confirmation=w.subdomain),
         ["endpoint.deleted"],

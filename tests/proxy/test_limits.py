@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
+import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.test import override_settings
@@ -21,8 +24,9 @@ from proxy.errors import EndpointPaused, InvalidToken, NetworkNotAllowed, PathNo
 from proxy.globs import Globs
 from proxy.limits import InFlight
 from tests.load import Client, Sample
+from tests.proxy.raw import ask, connected, get, read_head, reset
 from tests.running import Endpoint, Strake
-from tests.upstream import Upstream, eventually, fixed, silence
+from tests.upstream import Upstream, endless, eventually, fixed, silence, sse
 
 RunStrake = Callable[..., Strake]
 
@@ -146,17 +150,29 @@ def test_what_a_stranger_learns_is_that_the_token_is_not_valid() -> None:
 def test_requests_in_flight_are_counted_by_endpoint() -> None:
     with override_settings(STRAKE_MAX_STREAMS=2):
         in_flight = InFlight()
-    one, other = "one", "other"
-    in_flight.enter(one)  # type: ignore[arg-type]
-    in_flight.enter(one)  # type: ignore[arg-type]
+    one, other = uuid4(), uuid4()
+    in_flight.enter(one, None)
+    in_flight.enter(one, None)
     with pytest.raises(TooManyAtOnce):
-        in_flight.enter(one)  # type: ignore[arg-type]
-    in_flight.enter(other)  # type: ignore[arg-type]
-    in_flight.leave(one)  # type: ignore[arg-type]
-    in_flight.enter(one)  # type: ignore[arg-type]
+        in_flight.enter(one, None)
+    in_flight.enter(other, None)
+    in_flight.leave(one)
+    in_flight.enter(one, None)
     for endpoint_id in (one, one, other):
-        in_flight.leave(endpoint_id)  # type: ignore[arg-type]
+        in_flight.leave(endpoint_id)
     assert in_flight._counts == {}
+
+
+@pytest.mark.parametrize(("installation", "own", "passes"), [(5, 2, 2), (2, 5, 2), (3, 3, 3), (4, None, 4), (9, 1, 1)])
+def test_the_smaller_of_the_two_limits_counts(installation: int, own: int | None, passes: int) -> None:
+    with override_settings(STRAKE_MAX_STREAMS=installation):
+        in_flight = InFlight()
+    one = uuid4()
+    for _ in range(passes):
+        in_flight.enter(one, own)
+    with pytest.raises(TooManyAtOnce) as refused:
+        in_flight.enter(one, own)
+    assert refused.value.retry_after == 1
 
 
 # --- On the real server --------------------------------------------------------------------------------------------
@@ -289,3 +305,85 @@ async def test_requests_that_ended_badly_are_counted_down_too(run_strake: RunStr
         writer.transport.abort()
         await asyncio.sleep(0.05)
     assert outcomes(await calls(strake, endpoint, 6)) == [(200, "")] * 6
+
+
+class Streams:
+    """Streams that were begun; each stays open until it is closed."""
+
+    def __init__(self, strake: Strake, endpoint: Endpoint, stack: contextlib.ExitStack) -> None:
+        self.strake, self.endpoint, self.stack = strake, endpoint, stack
+
+    def begin(self, path: str = "/v1/stream") -> tuple[socket.socket, bytes]:
+        """One more, and the head of its answer."""
+        connection = self.stack.enter_context(connected(self.strake.address))
+        connection.sendall(get(self.endpoint, path))
+        return connection, read_head(connection).lower()
+
+    def may_begin(self) -> bool:
+        connection, head = self.begin()
+        if head.startswith(b"http/1.1 200"):
+            return True
+        assert head.startswith(b"http/1.1 429")
+        assert b"\r\nx-strake-error: too_many_at_once\r\n" in head
+        assert b"\r\nretry-after: 1\r\n" in head
+        connection.close()
+        return False
+
+
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def test_an_endpoints_own_limit_counts_from_the_next_request_on(
+    database: str, run_strake: RunStrake, upstream: Upstream, request: pytest.FixtureRequest
+) -> None:
+    environment = {"STRAKE_MAX_STREAMS": "5"}
+    if database == "postgresql":
+        environment["DATABASE_URL"] = request.getfixturevalue("postgres_url")
+    strake = run_strake(**environment)
+    endpoint, other = strake.connect(upstream.url), strake.connect(upstream.url)
+    upstream.on("/v1/stream", endless(b"data: x\n\n", every=0.02))
+    with contextlib.ExitStack() as stack:
+        streams = Streams(strake, endpoint, stack)
+        strake.call("limit", subdomain=endpoint.subdomain, max_streams=2)
+        first, head = streams.begin()
+        assert head.startswith(b"http/1.1 200")
+        assert [streams.may_begin(), streams.may_begin()] == [True, False]
+        assert ask(strake.address, get(other)).status == 200, "it is a limit of one endpoint"
+        strake.call("limit", subdomain=endpoint.subdomain, max_streams=3)
+        assert [streams.may_begin(), streams.may_begin()] == [True, False]
+        strake.call("limit", subdomain=endpoint.subdomain, max_streams=1)
+        assert not streams.may_begin()
+        first.recv(65536)  # whatever has come so far
+        assert first.recv(65536), "what is under way goes on"
+        strake.call("limit", subdomain=endpoint.subdomain, max_streams=None)
+        # Three are open: the installation's limit leaves room for two.
+        assert [streams.may_begin() for _ in range(3)] == [True, True, False]
+
+
+@pytest.mark.parametrize("end", ["by itself", "closed", "reset", "reset before an answer"])
+def test_a_stream_that_ends_makes_room_whatever_ended_it(
+    end: str, strake: Strake, endpoint: Endpoint, upstream: Upstream
+) -> None:
+    upstream.on("/v1/stream", endless(b"data: x\n\n", every=0.02))
+    upstream.on("/v1/short", sse([b"data: x\n\n"]))
+    upstream.on("/v1/silence", silence)
+    strake.call("limit", subdomain=endpoint.subdomain, max_streams=2)
+    with contextlib.ExitStack() as stack:
+        streams = Streams(strake, endpoint, stack)
+        for _ in range(3):  # a leak of one each time would fill both places
+            upstream.exchanges.clear()
+            if end == "by itself":
+                assert ask(strake.address, get(endpoint, "/v1/short")).body.endswith(b"0\r\n\r\n")
+                continue
+            connection = stack.enter_context(connected(strake.address))
+            connection.sendall(get(endpoint, "/v1/silence" if end == "reset before an answer" else "/v1/stream"))
+            if end == "reset before an answer":
+                eventually(lambda: upstream.exchanges)
+            else:
+                read_head(connection)
+            if end == "closed":
+                connection.close()
+            else:
+                reset(connection)
+            eventually(lambda: upstream.last.closed_at)
+        assert eventually(streams.may_begin)
+        assert eventually(streams.may_begin)
+        assert not streams.may_begin()

@@ -17,6 +17,7 @@ from django.conf import settings
 
 from accounts import tokens
 from accounts.models import User
+from credentials.models import Endpoint
 from proxy import lookup
 from proxy.lookup import SQLiteLookup
 from tests import factories
@@ -109,6 +110,7 @@ def test_a_row_holds_what_the_request_needs(transactional_db: None) -> None:
     alice = User.objects.create(email="alice@example.org")
     made = factories.make_endpoint(owner=alice, requests_per_minute=7, allowed_paths=["GET /v1/**"])
     other = factories.make_endpoint(owner=alice)
+    Endpoint.objects.filter(pk=made.endpoint.pk).update(max_streams=3)
 
     async def find() -> list[lookup.Route | None]:
         reader = SQLiteLookup()
@@ -122,6 +124,7 @@ def test_a_row_holds_what_the_request_needs(transactional_db: None) -> None:
     assert own is not None
     assert (own.endpoint_id, own.owner_id, own.token_id) == (made.endpoint.pk, alice.pk, made.token.pk)
     assert (own.requests_per_minute, own.allowed_paths, own.allowed_networks) == (7, ["GET /v1/**"], [])
+    assert own.max_streams == 3
     assert (own.sealed, own.binding) == (made.credential.sealed(), made.credential.binding())
     # Somebody else's token: the endpoint is there, and the token is none of its tokens.
     assert others is not None

@@ -477,6 +477,18 @@ async def test_open_connections_count_as_in_flight(endpoint: Endpoint) -> None:
             assert await connection.recv() == "room again"
 
 
+async def test_open_connections_count_under_the_endpoints_own_limit(strake: Strake, endpoint: Endpoint) -> None:
+    strake.call("limit", subdomain=endpoint.subdomain, max_streams=1)
+    async with connected(endpoint) as connection:
+        response = await refused(endpoint)
+        assert (response.status_code, response.headers["x-strake-error"]) == (429, "too_many_at_once")
+        assert response.headers["retry-after"] == "1"
+        strake.call("limit", subdomain=endpoint.subdomain, max_streams=2)
+        async with connected(endpoint):
+            await connection.send("still here")
+            assert await connection.recv() == "still here"
+
+
 # --- Providers that refuse -----------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from accounts import access_tokens
 from accounts.audit import Actor
 from accounts.models import User
 from accounts.operators import ReadOnly
-from credentials.models import Credential
+from credentials.models import Credential, Endpoint
 from proxy.models import RequestRecord
 from tests import factories
 from tests.factories import Connected
@@ -76,6 +76,12 @@ def test_no_page_holds_a_digest_or_a_sealed_value(model: type[models.Model]) -> 
     assert shown, "without `fields` the admin shows every field"
     sealed = {field.name for field in model._meta.get_fields() if isinstance(field, models.BinaryField)}
     assert not shown & (sealed | {"secret", "session_epoch"})
+
+
+def test_the_limit_of_an_endpoint_is_shown(operator: Client, made: Connected) -> None:
+    Endpoint.objects.update(max_streams=4321)
+    page = operator.get(reverse("admin:credentials_endpoint_change", args=[made.endpoint.pk]))
+    assert "Max streams: 4321" in text(page)
 
 
 def test_there_is_no_password_to_change_and_nothing_of_other_packages(operator: Client) -> None:
