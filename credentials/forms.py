@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.utils import timezone
 
 from credentials import destinations, limits, sealing
@@ -174,6 +175,35 @@ class LabelForm(forms.Form):
     label = forms.CharField(
         label="Name", max_length=100, error_messages={"required": "Give the endpoint a name."}, widget=forms.TextInput
     )
+
+
+class LimitsForm(forms.Form):
+    """What an endpoint as a whole may do."""
+
+    # A text field: of a number field with anything else in it browsers send nothing, which would lift the limit.
+    max_streams = forms.IntegerField(
+        label="Requests at a time",
+        required=False,
+        min_value=1,
+        widget=forms.TextInput(attrs={"inputmode": "numeric", "autocomplete": "off", "placeholder": "No limit"}),
+        error_messages={
+            "invalid": "Enter a whole number, or leave it empty for no limit.",
+            "min_value": "The least is 1. Leave it empty for no limit, or pause the endpoint to let nothing through.",
+        },
+    )
+
+    def __init__(self, data: Any = None, *, initial: dict[str, Any] | None = None) -> None:
+        super().__init__(data, initial=initial)
+        self.fields["max_streams"].help_text = (
+            "Each server process counts by itself: where several run, so many may be under way in each. If you leave "
+            f"it empty, this installation's limit of {settings.STRAKE_MAX_STREAMS:,} counts alone."
+        )
+
+    def clean_max_streams(self) -> int | None:
+        most: int | None = self.cleaned_data["max_streams"]
+        with _said_beside_the_field():
+            limits.check_max_streams(most)
+        return most
 
 
 class DeleteForm(forms.Form):

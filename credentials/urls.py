@@ -11,6 +11,7 @@ urlpatterns = [
     path("endpoints/connect/<slug:provider>/", connect.connect_provider, name="connect_provider"),
     path("endpoints/<slug:subdomain>/", endpoints.endpoint, name="endpoint"),
     path("endpoints/<slug:subdomain>/name/", endpoints.rename, name="rename"),
+    path("endpoints/<slug:subdomain>/limits/", endpoints.limits, name="limits"),
     path("endpoints/<slug:subdomain>/pause/", endpoints.pause, name="pause"),
     path("endpoints/<slug:subdomain>/resume/", endpoints.resume, name="resume"),
     path("endpoints/<slug:subdomain>/delete/", endpoints.delete, name="delete"),

@@ -43,7 +43,10 @@ ADVICE = {
         "Strake's database does not answer. Your token is fine. Try again in a moment; tell the operator if it lasts."
     ),
     "too_many_at_once": (
-        "Very many requests of this endpoint are under way. Wait for some to end; SDKs try again by themselves."
+        "As many requests of this endpoint are under way as it may have; a stream counts until it ends. Wait for some "
+        "to end; SDKs try again by themselves. The owner can change the limit on the endpoint's page, up to the "
+        "operator's STRAKE_MAX_STREAMS. Each server process counts by itself, so with several of them some requests "
+        "may still get through."
     ),
     "too_many_wrong_tokens": (
         "Some tool in your network keeps sending a token that does not work. Stop it or give it the right one; after a "

@@ -246,6 +246,7 @@ CHANGING = {
     "accounts:revoke_access_token",
     "credentials:connect_provider",
     "credentials:rename",
+    "credentials:limits",
     "credentials:pause",
     "credentials:resume",
     "credentials:delete",
@@ -292,6 +293,7 @@ def test_route_that_changes_something_tells_it(name: str, world: World) -> None:
         "token": world.link,
         "email": "alice@example.org",
         "days": "30",
+        "max_streams": "5",
         **KEY,
     }
     told = AuditEvent.objects.count()

@@ -141,6 +141,7 @@ FORM = {
     "allowed_paths": "nothing",
     "allowed_networks": "nowhere",
     "expires_in": "never",
+    "max_streams": "none",
 }
 
 

@@ -169,7 +169,13 @@ def test_what_is_somebody_elses_is_as_good_as_not_there(name: str, alice: User, 
         for whose, value in mixture:
             if whose == "her":
                 invented = invented.replace(value, "0" * 12)
-        form = {"confirmation": hers.get("subdomain", ""), "label": "mine", "api_key": "sk-x", "token": "x"}
+        form = {
+            "confirmation": hers.get("subdomain", ""),
+            "label": "mine",
+            "api_key": "sk-x",
+            "token": "x",
+            "max_streams": "5",
+        }
         seen = set()
         for method in METHODS:
             for data in ({}, form):

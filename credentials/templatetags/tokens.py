@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from django import template
+from django.conf import settings
 from django.utils import timezone
 
 from credentials import providers
 from credentials.errors import UnknownProvider
-from credentials.models import BearerToken
+from credentials.models import BearerToken, Endpoint
 
 register = template.Library()
 
@@ -21,6 +22,15 @@ def limits(token: BearerToken) -> list[str]:
     words += [f"only {path.removeprefix('* ')}" for path in token.allowed_paths]
     words += [f"from {network}" for network in token.allowed_networks]
     return words
+
+
+@register.filter
+def at_a_time(endpoint: Endpoint) -> str:
+    """How many requests of its own an endpoint may have in flight."""
+    if endpoint.max_streams is None:
+        return "No limit of its own"
+    # The operator may have lowered the installation's limit since.
+    return f"At most {min(endpoint.max_streams, settings.STRAKE_MAX_STREAMS):,}"
 
 
 @register.filter

@@ -18,7 +18,7 @@ from accounts.audit import actor_of
 from accounts.decorators import recent_sign_in_required
 from credentials import keyring, providers, services
 from credentials.errors import ConfirmationMismatch
-from credentials.forms import DeleteForm, LabelForm
+from credentials.forms import DeleteForm, LabelForm, LimitsForm
 from credentials.models import BearerToken, Endpoint
 from credentials.views.common import ask, missing_is_404, see_other
 
@@ -82,6 +82,26 @@ def rename(request: HttpRequest, subdomain: str) -> HttpResponse:
         return see_other(_url(subdomain))
     context = {"endpoint": found, "form": form}
     return ask(request, "credentials/rename.html", context, status=400 if form.errors else 200)
+
+
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+@missing_is_404
+def limits(request: HttpRequest, subdomain: str) -> HttpResponse:
+    found = services.get_endpoint(actor=actor_of(request), subdomain=subdomain)
+    form = LimitsForm(request.POST or None, initial={"max_streams": found.max_streams})
+    if request.method == "POST" and form.is_valid():
+        most = form.cleaned_data["max_streams"]
+        services.limit_endpoint(actor=actor_of(request), subdomain=subdomain, max_streams=most)
+        messages.success(
+            request,
+            "The endpoint has no limit of its own any more."
+            if most is None
+            else f"The endpoint is limited to {most:,} request{'' if most == 1 else 's'} at a time.",
+        )
+        return see_other(_url(subdomain))
+    context = {"endpoint": found, "form": form}
+    return ask(request, "credentials/limits.html", context, status=400 if form.errors else 200)
 
 
 @login_required

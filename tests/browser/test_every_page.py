@@ -38,6 +38,7 @@ OWN = (
     "/endpoints/{busy}/?period=30d&tokens=all",
     "/endpoints/{quiet}/",
     "/endpoints/{busy}/name/",
+    "/endpoints/{quiet}/limits/",
     "/endpoints/{busy}/key/",
     "/endpoints/{quiet}/destination/",
     "/endpoints/{busy}/delete/",
@@ -67,6 +68,7 @@ def places(strake: Strake) -> dict[str, str]:
     email = "much@example.org"
     busy = strake.call("fill", email=email, endpoints=120, tokens_first=50, records=4000)["subdomains"][0]
     quiet = strake.connect("http://127.0.0.1:9/v1", email=email, label="quiet")
+    strake.call("limit", subdomain=quiet.subdomain, max_streams=5)
     return {"email": email, "busy": busy, "quiet": quiet.subdomain, "token": quiet.token_id}
 
 

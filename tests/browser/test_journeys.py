@@ -236,6 +236,26 @@ def test_a_token_with_limits_then_revoked(page: Page) -> None:
     assert call(url, token) == 401
 
 
+def test_limiting_requests_at_a_time(page: Page) -> None:
+    connect(page)
+    page.get_by_role("link", name="Go to the endpoint").click()
+    change = page.get_by_role("link", name="Change the requests at a time")
+    change.click()
+    page.get_by_role("dialog").get_by_label("Requests at a time").fill("5")
+    page.get_by_role("dialog").get_by_role("button", name="Save").click()
+    expect(page.get_by_role("status").filter(has_text="limited to 5 requests at a time")).to_be_visible()
+    change.click()
+    # Of a number field the browser would send nothing here, and that would lift the limit.
+    field = page.get_by_role("dialog").get_by_label("Requests at a time")
+    field.press("End")
+    field.press("e")
+    page.get_by_role("dialog").get_by_role("button", name="Save").click()
+    expect(page.get_by_role("alert")).to_contain_text("Enter a whole number")
+    expect(page.get_by_label("Requests at a time")).to_have_value("5e")
+    page.get_by_role("link", name="Cancel").click()
+    expect(page.get_by_text("At most 5")).to_be_visible()
+
+
 def test_pausing_refuses_and_resuming_lets_through(page: Page) -> None:
     connect(page)
     url, token = page.locator("#url").inner_text(), page.locator("#token").inner_text()

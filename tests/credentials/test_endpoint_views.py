@@ -16,7 +16,7 @@ from accounts.models import User
 from credentials import services
 from credentials.models import Credential, Endpoint
 from tests import factories
-from tests.pages import element, text
+from tests.pages import element, text, value
 from tests.populate import populate
 from tests.upstream import Upstream, fixed
 
@@ -43,6 +43,7 @@ def pages(endpoint: Endpoint) -> list[str]:
     return [
         url(endpoint),
         url(endpoint, "name"),
+        url(endpoint, "limits"),
         url(endpoint, "delete"),
         url(endpoint, "key"),
         url(endpoint, "destination"),
@@ -69,12 +70,12 @@ def test_a_stranger_gets_404_for_every_page_and_deed(client: Client, charlie: Us
     for page in pages(endpoint):
         assert client.get(page).status_code == HTTPStatus.NOT_FOUND, page
     for deed in deeds(endpoint):
-        given = {"confirmation": endpoint.subdomain, "label": "mine", "api_key": KEY, "token": "x"}
+        given = {"confirmation": endpoint.subdomain, "label": "mine", "max_streams": "5", "api_key": KEY, "token": "x"}
         assert client.post(deed, given).status_code == HTTPStatus.NOT_FOUND, deed
     assert "laptop" not in text(client.get("/endpoints/"))
     assert "laptop" not in text(client.get("/activity/"))
     found = Endpoint.objects.get()
-    assert (found.label, found.paused_at) == ("laptop", None)
+    assert (found.label, found.paused_at, found.max_streams) == ("laptop", None, None)
 
 
 def test_signed_out_people_are_sent_to_sign_in(client: Client, endpoint: Endpoint) -> None:
@@ -150,6 +151,42 @@ def test_renaming(signed_in: Client, endpoint: Endpoint) -> None:
     page = signed_in.get(url(endpoint))
     assert "&lt;b&gt;&quot;tower&quot;&lt;/b&gt;" in page.content.decode()
     assert "<b>" not in page.content.decode()
+
+
+def test_limiting_requests_at_a_time(signed_in: Client, endpoint: Endpoint, settings: Settings) -> None:
+    assert "No limit of its own" in text(signed_in.get(url(endpoint)))
+    assert value(signed_in.get(url(endpoint, "limits")), "max_streams") == ""
+    limited = signed_in.post(url(endpoint, "limits"), {"max_streams": "5"}, follow=True)
+    assert "The endpoint is limited to 5 requests at a time." in text(limited)
+    assert "At most 5 · Change" in text(limited)
+    assert value(signed_in.get(url(endpoint, "limits")), "max_streams") == "5"
+    settings.STRAKE_MAX_STREAMS = 3
+    assert "At most 3 · Change" in text(signed_in.get(url(endpoint))), "the smaller of the two counts"
+    lifted = signed_in.post(url(endpoint, "limits"), {"max_streams": ""}, follow=True)
+    assert "The endpoint has no limit of its own any more." in text(lifted)
+    assert Endpoint.objects.get().max_streams is None
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("0", "The least is 1."),
+        ("-3", "The least is 1."),
+        ("2001", "from 1 to 2,000"),
+        ("5e", "Enter a whole number"),
+        ("many", "Enter a whole number"),
+        ("9" * 5000, "Enter a whole number"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_shown_again_and_leaves_the_limit(
+    signed_in: Client, endpoint: Endpoint, typed: str, says: str
+) -> None:
+    Endpoint.objects.update(max_streams=7)
+    page = signed_in.post(url(endpoint, "limits"), {"max_streams": typed})
+    assert page.status_code == HTTPStatus.BAD_REQUEST
+    assert says in element(page, "id_max_streams_error")
+    assert value(page, "max_streams") == typed
+    assert Endpoint.objects.get().max_streams == 7
 
 
 def test_deleting_needs_the_subdomain(signed_in: Client, endpoint: Endpoint) -> None:
