@@ -26,6 +26,11 @@ class Outcome:
     status: int = 200
 
 
+def numeric_input() -> forms.TextInput:
+    """For a limit. No number field: of one that holds anything else browsers send nothing, which means no limit."""
+    return forms.TextInput(attrs={"inputmode": "numeric", "autocomplete": "off", "placeholder": "No limit"})
+
+
 @contextmanager
 def _said_beside_the_field() -> Iterator[None]:
     try:
@@ -180,12 +185,11 @@ class LabelForm(forms.Form):
 class LimitsForm(forms.Form):
     """What an endpoint as a whole may do."""
 
-    # A text field: of a number field with anything else in it browsers send nothing, which would lift the limit.
     max_streams = forms.IntegerField(
         label="Requests at a time",
         required=False,
         min_value=1,
-        widget=forms.TextInput(attrs={"inputmode": "numeric", "autocomplete": "off", "placeholder": "No limit"}),
+        widget=numeric_input(),
         error_messages={
             "invalid": "Enter a whole number, or leave it empty for no limit.",
             "min_value": "The least is 1. Leave it empty for no limit, or pause the endpoint to let nothing through.",
@@ -250,7 +254,7 @@ class TokenForm(forms.Form):
         required=False,
         min_value=1,
         max_value=limits.MAX_REQUESTS_PER_MINUTE,
-        widget=forms.NumberInput(attrs={"inputmode": "numeric", "placeholder": "No limit"}),
+        widget=numeric_input(),
         error_messages={
             "invalid": "Enter a whole number, or leave it empty for no limit.",
             "min_value": "The least is 1. Leave it empty for no limit, or pause the endpoint to let nothing through.",

@@ -222,6 +222,12 @@ def test_a_token_with_limits_then_revoked(page: Page) -> None:
     expect(page.get_by_label("Date")).to_be_hidden()
     page.get_by_label("Name").fill("reader")
     page.get_by_label("Only these paths").fill("GET /v1/models")
+    # What is no number must not arrive as nothing, which means no limit.
+    page.get_by_label("Requests per minute").press_sequentially("6e")
+    page.get_by_role("button", name="Add the token").click()
+    expect(page.get_by_role("alert")).to_contain_text("Enter a whole number")
+    expect(page.get_by_label("Requests per minute")).to_have_value("6e")
+    page.get_by_label("Requests per minute").fill("60")
     page.get_by_role("button", name="Add the token").click()
     token = page.locator("#token").inner_text()
     headers = {"Authorization": f"Bearer {token}"}
@@ -229,7 +235,7 @@ def test_a_token_with_limits_then_revoked(page: Page) -> None:
     refused = httpx.post(f"{url}/v1/embeddings", headers=headers, json={}, timeout=30)
     assert (refused.status_code, refused.headers["x-strake-error"]) == (403, "path_not_allowed")
     page.get_by_role("link", name="Go to the endpoint").click()
-    expect(tokens(page).filter(has_text="reader")).to_contain_text("only GET /v1/models")
+    expect(tokens(page).filter(has_text="reader")).to_contain_text("60 requests a minute only GET /v1/models")
     page.get_by_role("link", name="Revoke reader").click()
     page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
     expect(page.get_by_role("status").filter(has_text="reader is revoked")).to_be_visible()
