@@ -12,6 +12,7 @@ address, the IPv4 address inside has to.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import ipaddress
 import socket
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,8 @@ IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 
 HTTPS_PORT = 443
+
+codecs.lookup("idna")  # at the start: else the first look-up of a name reads it from the disk, in some request
 
 _DENIED: tuple[IPNetwork, ...] = tuple(
     ipaddress.ip_network(network)
