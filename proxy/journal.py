@@ -90,6 +90,8 @@ class Journal:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self._flush()
+        while self._pending and not self._failing:  # what came meanwhile
+            await self._flush()
         self._lost += len(self._pending)
         self._pending.clear()
         self._report()
@@ -102,9 +104,12 @@ class Journal:
             await asyncio.shield(self._flush())
 
     async def _flush(self) -> None:
+        """Write what is there now. What comes meanwhile waits: under load it would be one small batch after another."""
         async with self._flushing:
-            while self._pending:
-                batch = [self._pending.popleft() for _ in range(min(BATCH, len(self._pending)))]
+            begun, left = time.monotonic(), len(self._pending)
+            while left:
+                batch = [self._pending.popleft() for _ in range(min(BATCH, left))]
+                left -= len(batch)
                 self._writing = len(batch)
                 try:
                     await asyncio.get_running_loop().run_in_executor(self._thread, write, batch)
@@ -118,7 +123,7 @@ class Journal:
                 finally:
                     self._writing = 0
             self._failing = False
-            self._caught_up = time.monotonic()
+            self._caught_up = begun
             self._report()
 
     def _keep(self, batch: list[Entry], error: Exception) -> None:

@@ -188,6 +188,47 @@ async def test_what_could_not_be_written_is_written_later_in_order(database: Dat
     assert database.written == given
 
 
+async def test_what_comes_during_a_write_waits_for_the_next_one(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However busy it is: small batches one after another would take more of the processor than the requests."""
+    batches: list[int] = []
+    given = iter(entries(100_000))
+    journaling = Journal()
+
+    def write_while_requests_end(batch: list[Entry]) -> None:
+        batches.append(len(batch))
+        for _ in range(5):
+            journaling.add(next(given))
+
+    monkeypatch.setattr(journal, "write", write_while_requests_end)
+    monkeypatch.setattr(journal, "FLUSH_SECONDS", 0.1)
+    journaling.add(next(given))
+    started = time.monotonic()
+    journaling.start()
+    await asyncio.sleep(1)
+    assert 1 < len(batches) <= (time.monotonic() - started) / 0.1
+    monkeypatch.setattr(journal, "write", database)
+    await journaling.stop()
+    assert len(database.written) == 5
+
+
+async def test_stopping_writes_what_comes_during_its_last_write_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = entries(2)
+    journaling = Journal()
+    written: list[Entry] = []
+
+    def write_while_a_request_ends(batch: list[Entry]) -> None:
+        written.extend(batch)
+        if batch == [first]:
+            journaling.add(second)
+
+    monkeypatch.setattr(journal, "write", write_while_a_request_ends)
+    journaling.add(first)
+    await journaling.stop()
+    assert written == [first, second]
+
+
 async def test_a_journal_that_is_full_loses_the_oldest_and_says_how_many(
     database: Database, running: Journal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
