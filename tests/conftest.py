@@ -89,7 +89,16 @@ def _browser_missing() -> str:
     return "" if shutil.which("chromium") else "chromium is not installed"
 
 
-SERVICES = {"postgres": _postgres_missing, "redis": _redis_missing, "browser": _browser_missing}
+def _npm_missing() -> str:
+    return "" if shutil.which("npm") else "npm is not installed"
+
+
+SERVICES = {
+    "postgres": _postgres_missing,
+    "redis": _redis_missing,
+    "browser": _browser_missing,
+    "npm": _npm_missing,
+}
 MISSING = pytest.StashKey[dict[str, str]]()
 
 
