@@ -79,7 +79,9 @@ else:
                 "transaction_mode": "IMMEDIATE",
                 "timeout": 10,
                 # FULL: at NORMAL a power failure would undo the last commits, and with them a revocation that was told.
-                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON;",
+                # MEMORY: what a big statement sets aside would go into files in /var/tmp otherwise.
+                "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON; "
+                "PRAGMA temp_store=MEMORY;",
             },
             "TEST": {"NAME": str(STRAKE_HOME.path / "test.sqlite3")},
         }

@@ -104,7 +104,8 @@ def test_a_file_that_cannot_be_read_is_a_clear_error(tmp_path: Path):
 
 
 @pytest.mark.django_db
-def test_what_has_been_committed_is_on_the_disk():
+def test_what_has_been_committed_is_on_the_disk_and_nothing_in_other_files():
+    names = ("journal_mode", "synchronous", "temp_store")
     with connection.cursor() as cursor:
-        settings = {name: cursor.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")}
-    assert settings == {"journal_mode": "wal", "synchronous": 2}  # FULL (https://sqlite.org/pragma.html)
+        settings = {name: cursor.execute(f"PRAGMA {name}").fetchone()[0] for name in names}
+    assert settings == {"journal_mode": "wal", "synchronous": 2, "temp_store": 2}  # https://sqlite.org/pragma.html
