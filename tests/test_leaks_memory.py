@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.conftest import free_port
-from tests.memory import copies
+from tests.memory import copies, places
 from tests.running import Endpoint, Strake
 from tests.upstream import Upstream, fixed, raw, silence, sse
 
@@ -139,7 +139,7 @@ def test_over_tls_at_most_one_copy_is_left_and_the_next_request_takes_its_place(
     assert found(strake, key) == 0
 
 
-def test_data_keys_do_not_pile_up(strake: Strake, upstream: Upstream, key: str):
+def test_no_data_key_stays_behind_but_for_one_on_the_stack(strake: Strake, upstream: Upstream, key: str):
     endpoint = strake.connect(upstream.url, key=key)
     data_key = bytes.fromhex(
         strake.python(
@@ -151,5 +151,6 @@ def test_data_keys_do_not_pile_up(strake: Strake, upstream: Upstream, key: str):
     )
     for _ in range(5):
         assert get(endpoint) == 200
-    # Mostly none; on a busy machine one has been seen to stay, and never a second (SECURITY.md says so).
-    assert sum(len(copies(pid, data_key)) for pid in [strake.pid, *strake.workers]) <= 1
+    kinds = [kind for pid in [strake.pid, *strake.workers] for kind, _ in places(pid, data_key)]
+    # None in what Python allocates. The unused end of the stack, which nobody here can wipe, has been seen to keep one.
+    assert kinds in ([], ["[stack]"])
