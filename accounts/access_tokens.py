@@ -1,4 +1,4 @@
-"""Tokens for the management API: `pat_…`, shown once, stored as their digest."""
+"""Access tokens for the management API: `pat_…`, shown once, stored as a digest."""
 
 from __future__ import annotations
 
@@ -6,36 +6,50 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from accounts import audit, tokens
-from accounts.audit import Actor
-from accounts.errors import InvalidExpiry, InvalidLabel, NotFound
+from accounts import audit, quotas, tokens
+from accounts.actors import Actor, Operator, Person
+from accounts.errors import InvalidExpiry, InvalidLabel, NotFound, Suspended
 from accounts.models import ACCESS_TOKEN_PREFIX, AccessToken, User
+from accounts.plain_text import clean_label
 
-_USED_EVERY = timedelta(minutes=1)
+MAX_LABEL_LENGTH = 100
+_LAST_USED_INTERVAL = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Created:
-    """An access token just made, with its only plaintext."""
+class CreatedToken:
+    """A new access token with its plaintext, which exists nowhere else."""
 
     token: AccessToken
     plaintext: str = field(repr=False)
 
 
-def create_access_token(*, actor: Actor, user: User, label: str, expires_at: datetime | None = None) -> Created:
-    """Make a token that acts for `user`. Raises `InvalidLabel` or `InvalidExpiry`."""
-    label = " ".join(label.split())
-    if not label or len(label) > 100:
-        raise InvalidLabel("Give the token a label of 1 to 100 characters, so that you recognise it later.")
+def create_access_token(*, actor: Actor, user: User, label: str, expires_at: datetime | None = None) -> CreatedToken:
+    """Create a token that acts for `user`. Without `expires_at` it never expires.
+
+    Raises `InvalidLabel`, `InvalidExpiry`, `QuotaReached`, or `NotFound` if a person asks for a token of another user.
+    """
+    label = clean_label(label)
+    if not label or len(label) > MAX_LABEL_LENGTH:
+        raise InvalidLabel(
+            f"Give the token a label of 1 to {MAX_LABEL_LENGTH} characters, so that you recognise it later."
+        )
     if expires_at is not None and expires_at <= timezone.now():
-        raise InvalidExpiry("The token would have expired already; choose a later date.")
-    if actor.user not in {None, user}:
+        raise InvalidExpiry("This expiry date is in the past. Choose a later date.")
+    if isinstance(actor, Person) and actor.user != user:
         raise NotFound("There is no such user.")
     plaintext = tokens.mint(ACCESS_TOKEN_PREFIX)
     with transaction.atomic():
+        quotas.require_room(
+            actor,
+            user,
+            AccessToken.objects.live().filter(user=user),
+            setting="STRAKE_MAX_ACCESS_TOKENS",
+            kind="access tokens",
+            remedy="Revoke one",
+        )
         token = AccessToken.objects.create(
             user=user,
             label=label,
@@ -43,47 +57,53 @@ def create_access_token(*, actor: Actor, user: User, label: str, expires_at: dat
             preview=tokens.preview(plaintext, ACCESS_TOKEN_PREFIX),
             expires_at=expires_at,
         )
-        _audit(actor, "access_token.created", token)
+        _audit(actor, "access_token.created", token, expires_at=token.expires_at)
     token.refresh_from_db(fields=["created_at"])
-    return Created(token, plaintext)
+    return CreatedToken(token, plaintext)
 
 
 def revoke_access_token(*, actor: Actor, token_id: str) -> AccessToken:
-    """End a token for good. Raises `NotFound`."""
+    """Revoke a token permanently. Revoking it again changes nothing. Raises `NotFound`."""
     with transaction.atomic():
-        token = access_tokens_for(actor).select_related("user").filter(pk=token_id).first()
+        token = AccessToken.objects.visible_to(actor).select_related("user").filter(pk=token_id).first()
         if token is None:
             raise NotFound("There is no such access token.")
         if AccessToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now()):
-            _audit(actor, "access_token.revoked", token)
+            _audit(actor, "access_token.revoked", token, last_used_at=token.last_used_at)
     token.refresh_from_db()
     return token
 
 
-def access_tokens_for(actor: Actor) -> QuerySet[AccessToken]:
-    """The tokens `actor` may see, newest first: a person's own; all for an operator."""
-    found = AccessToken.objects.order_by("-created_at", "pk")
-    return found if actor.user is None else found.filter(user=actor.user)
+def revoke_access_tokens(*, actor: Operator, user: User) -> int:
+    """Revoke all access tokens of `user`. Returns how many were live."""
+    with transaction.atomic():
+        live = list(AccessToken.objects.live().select_for_update().filter(user=user).order_by("pk"))
+        AccessToken.objects.filter(pk__in=[token.pk for token in live]).update(revoked_at=timezone.now())
+        for token in live:
+            token.user = user
+            _audit(actor, "access_token.revoked", token, last_used_at=token.last_used_at)
+    return len(live)
 
 
-def authenticate(plaintext: str) -> User | None:
-    """The person a live token acts for, or None: one answer for unknown, revoked and expired."""
+def authenticate(plaintext: str) -> AccessToken | None:
+    """Return a live token with the user that it acts for. Unknown, revoked and expired tokens all return None.
+
+    Raises `Suspended` if the token is live and its user is suspended.
+    """
     if not tokens.is_well_formed(plaintext, ACCESS_TOKEN_PREFIX):
         return None
     now = timezone.now()
-    token = (
-        AccessToken.objects.select_related("user")
-        .filter(Q(expires_at=None) | Q(expires_at__gt=now), digest=tokens.digest(plaintext), revoked_at=None)
-        .first()
-    )
+    token = AccessToken.objects.live().select_related("user").filter(digest=tokens.digest(plaintext)).first()
     if token is None:
         return None
-    if token.last_used_at is None or token.last_used_at < now - _USED_EVERY:
+    if token.user.suspended_at is not None:
+        raise Suspended("This account is suspended. Ask the operator of this installation.")
+    if token.last_used_at is None or token.last_used_at < now - _LAST_USED_INTERVAL:
         AccessToken.objects.filter(pk=token.pk).update(last_used_at=now)
-    return token.user
+    return token
 
 
-def _audit(actor: Actor, action: str, token: AccessToken) -> None:
+def _audit(actor: Actor, action: str, token: AccessToken, **details: datetime | None) -> None:
     audit.record(
         actor,
         action,
@@ -91,4 +111,5 @@ def _audit(actor: Actor, action: str, token: AccessToken) -> None:
         subject_type="access_token",
         subject_id=token.pk,
         subject_label=f"{token.label} ({token.preview})",
+        details=details,
     )

@@ -1,4 +1,4 @@
-"""E-mail and network addresses, normalised once and the same way everywhere."""
+"""Normalisation of email and IP addresses."""
 
 from __future__ import annotations
 
@@ -11,28 +11,30 @@ from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 
 from accounts.errors import InvalidEmail
+from accounts.plain_text import is_plain
 
 IPAddress = IPv4Address | IPv6Address
 
 
 def normalise_email(text: str) -> str:
-    """The one spelling used for look-up, limits and storage. Raises `InvalidEmail`.
+    """Return the canonical spelling, which look-ups, rate limits and storage all use. Raises `InvalidEmail`.
 
-    The local part is folded too (RFC 5321 §2.4 allows case to matter; no provider lets it), so that two spellings
-    cannot be two accounts. Sub-addresses (`a+b@…`) stay: for some domains they are different people.
+    Two spellings must not become two accounts, so the local part is lower-cased too. RFC 5321 §2.4 permits
+    case-sensitive mailboxes, but mail providers do not offer them. Sub-addresses (`a+b@…`) are kept, because on some
+    domains they belong to different people.
     """
     email = unicodedata.normalize("NFKC", text).strip().lower()
     try:
         validate_email(email)
     except ValidationError:
-        raise InvalidEmail("Enter an e-mail address like name@example.org.") from None
-    if not email.isascii():
-        raise InvalidEmail("Use an e-mail address of plain letters, digits and punctuation.")
+        raise InvalidEmail("Enter an email address like name@example.org.") from None
+    if not email.isascii() or not is_plain(email):  # a quoted local part may contain control characters
+        raise InvalidEmail("Use an email address of ASCII letters, digits and punctuation.")
     return email
 
 
 def parse_address(text: str) -> IPAddress | None:
-    """An address with IPv4-mapped IPv6 unwrapped and zone dropped; None where `text` is none."""
+    """Parse an IP address, unwrapping IPv4-mapped IPv6 and dropping the zone. Returns None if `text` is not one."""
     try:
         address = ipaddress.ip_address(text.strip().strip("[]").partition("%")[0])
     except ValueError:
@@ -41,10 +43,11 @@ def parse_address(text: str) -> IPAddress | None:
 
 
 def client_address(peer: str, forwarded_for: Sequence[str], trusted_hops: int) -> IPAddress | None:
-    """The client's address: the peer, or what the N-th trusted proxy from the right wrote in X-Forwarded-For.
+    """Return the client's IP address, or None if it has none (a Unix socket) or the header holds no valid address.
 
-    `forwarded_for` are the header's field lines in order. With no trusted hops the header is not read at all, since
-    the client writes it. Returns None for a peer without an address (a unix socket).
+    `forwarded_for` is the list of X-Forwarded-For field lines, in order. Each trusted proxy appends the address it saw,
+    so the client is the `trusted_hops`-th entry from the right. With no trusted hops the header is ignored, because
+    clients can write anything into it.
     """
     if trusted_hops:
         hops = [hop for line in forwarded_for for hop in line.split(",")]
@@ -54,7 +57,7 @@ def client_address(peer: str, forwarded_for: Sequence[str], trusted_hops: int) -
 
 
 def _without_port(hop: str) -> str:
-    """Some proxies write `address:port`, IPv6 in brackets. Taken for no address, all their clients would be one."""
+    """Strip the port that some proxies append. Unparsed, all their clients would share one rate limit."""
     if hop.startswith("["):
         return hop[1:].partition("]")[0]
     return hop.partition(":")[0] if hop.count(":") == 1 else hop

@@ -1,20 +1,21 @@
-"""People, their tokens and what they did, for operators to look at. Nothing is changed here: commands do that."""
+"""Read-only admin pages of users, access tokens and audit events. Operators make changes with commands."""
 
 from __future__ import annotations
 
 from django.contrib import admin
 
+from accounts import audit_log
+from accounts.admin_site import ReadOnly
 from accounts.models import AccessToken, AuditEvent, User
-from accounts.operators import ReadOnly
 
 
 @admin.register(User)
 class UserAdmin(ReadOnly):
-    list_display = ("email", "is_staff", "created_at")
+    list_display = ("email", "is_staff", "suspended_at", "created_at")
     list_filter = ("is_staff",)
     search_fields = ("email",)
     ordering = ("-created_at",)
-    fields = ("id", "email", "is_staff", "created_at")
+    fields = ("id", "email", "is_staff", "suspended_at", "created_at")
 
 
 @admin.register(AccessToken)
@@ -28,8 +29,12 @@ class AccessTokenAdmin(ReadOnly):
 
 @admin.register(AuditEvent)
 class AuditEventAdmin(ReadOnly):
-    list_display = ("at", "action", "subject_label", "account", "actor", "ip")
+    list_display = ("at", "action", "subject_label", "account", "actor", "ip", "via", "changes")
     list_select_related = ("account", "actor")
-    search_fields = ("action", "subject_id", "subject_label", "account__email", "ip")
+    search_fields = ("action", "subject_id", "subject_label", "account__email", "ip", "via")
     ordering = ("-at",)
-    fields = ("at", "action", "subject_type", "subject_id", "subject_label", "account", "actor", "ip")
+    fields = ("at", "action", "subject_type", "subject_id", "subject_label", "account", "actor", "ip", "via", "changes")
+
+    @admin.display(description="what changed")
+    def changes(self, event: AuditEvent) -> str:
+        return audit_log.changes(event)

@@ -8,12 +8,24 @@ class AccountsConfig(AppConfig):
     def ready(self) -> None:
         from accounts import (
             checks,  # noqa: F401  (registers the system checks)
-            sessions,  # noqa: F401  (from the first sign-in on, sessions are noted)
+            navigation,
+            outbox,
+        )
+        from accounts.navigation import Audience, Link
+        from accounts.sessions import service  # noqa: F401  (connects the receivers of sign-in and sign-out)
+        from accounts.sign_in.magic_links import SIGN_IN
+
+        outbox.register(SIGN_IN)
+        navigation.main_menu.add(
+            Link("accounts:audit", "Audit", 30, icon="audit", audience=Audience.SIGNED_IN),
+            Link("accounts:access_tokens", "Access tokens", 40, icon="key", audience=Audience.SIGNED_IN),
+            Link("accounts:settings", "Settings", 50, icon="settings", audience=Audience.SIGNED_IN),
+            Link("admin:index", "Records", 90, icon="shield", audience=Audience.STAFF),
         )
 
 
-class Operators(admin.AdminConfig):
-    """Django's admin, with a site of our own."""
+class Operators(admin.SimpleAdminConfig):
+    """Django's admin with Strake's own site class. strake/urls.py loads what the apps register."""
 
-    default = False  # the app in this package that is meant by its name is the one above
-    default_site = "accounts.operators.OperatorSite"
+    default = False  # AccountsConfig is the default configuration of this package.
+    default_site = "accounts.admin_site.OperatorSite"

@@ -1,57 +1,125 @@
-"""The audit trail: who did what to what, from where. Call `record` inside the transaction of the deed itself."""
+"""Writing the audit log. Call `record` inside the transaction that makes the change."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
 
-from django.conf import settings
 from django.http import HttpRequest
+from django.utils import timezone
 
-from accounts.addresses import client_address
-from accounts.models import AuditEvent, User
+from accounts.actors import Operator, Person, Visitor
+from accounts.addresses import parse_address
+from accounts.models import AccessToken, AuditEvent, BrowserSession, User
+from accounts.plain_text import replace_unsafe
 
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """Who acts: a person from an address, or (`user` None) an operator at the command line, who may act for all."""
-
-    user: User | None
-    ip: str | None = None
-
-
-OPERATOR = Actor(None)
-
-# Control characters and those that turn the direction of text: they would rewrite the line in front of its reader.
-_DECEIVING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+MAX_VIA_LENGTH = 80
+MAX_DETAIL_LENGTH = 512  # the longest destination
+# What one person reads of others is recorded once an hour for each page and filter, and at most this often.
+READINGS_PER_HOUR = 100
+_READING_INTERVAL = timedelta(hours=1)
+# Where `actor_of` finds the session of a request. No header of a client can have such a name (PEP 3333).
+SESSION_KEY = "strake/browser_session"
 
 
 def request_ip(request: HttpRequest) -> str | None:
-    """The client's address as the configured number of trusted proxies tells it."""
-    forwarded = request.META.get("HTTP_X_FORWARDED_FOR", "")
-    address = client_address(
-        request.META.get("REMOTE_ADDR", ""), [forwarded] if forwarded else [], settings.STRAKE_TRUSTED_PROXIES
-    )
+    """The client's IP address, which the proxy half computes and sends. None if it sent no valid one.
+
+    The web half trusts no other header, and its peer is always a Unix socket.
+    """
+    address = parse_address(request.META.get("HTTP_X_STRAKE_CLIENT", ""))
     return str(address) if address else None
 
 
-def actor_of(request: HttpRequest) -> Actor:
-    """The signed-in person behind a request."""
+def actor_of(request: HttpRequest) -> Person:
+    """The signed-in person who sent a request. Raises `TypeError` if nobody is signed in."""
     if not isinstance(request.user, User):
-        raise TypeError("Only a signed-in person acts; protect the view with login_required.")
-    return Actor(request.user, request_ip(request))
+        raise TypeError("Nobody is signed in. Protect the view with login_required.")
+    session_id: str = request.META.get(SESSION_KEY, "")
+    return Person(request.user, request_ip(request), session_name(session_id) if session_id else "")
+
+
+def session_name(session_id: str) -> str:
+    """How the audit log names a session: six characters tell a person's sessions apart."""
+    return f"session {session_id.removeprefix('ses_')[:6]}"
+
+
+def access_token_name(token: AccessToken) -> str:
+    """How the audit log names an access token."""
+    return f"access token {token.preview} ({token.label})"
 
 
 def record(
-    actor: Actor, action: str, *, account: User | None, subject_type: str, subject_id: object, subject_label: str = ""
+    actor: Person | Operator | Visitor,
+    action: str,
+    *,
+    account: User | None,
+    subject_type: str,
+    subject_id: object,
+    subject_label: str = "",
+    details: Mapping[str, Any] | None = None,
 ) -> None:
-    """Add one event. `action` is `<thing>.<deed>` (`token.rotated`); `account` is whose trail it belongs to."""
+    """Record one event.
+
+    `action` is `<subject>.<verb>`, for example `token.rotated`. `account` is the user in whose audit log it appears.
+    `details` says what changed, such as `{"from": …, "to": …}`. It is flat, and never contains a secret.
+    """
     AuditEvent.objects.create(
         account=account,
-        actor=actor.user,
+        actor=actor.user if isinstance(actor, Person) else None,
         action=action,
         subject_type=subject_type,
         subject_id=str(subject_id),
-        subject_label=_DECEIVING.sub("\ufffd", subject_label)[:254],
-        ip=actor.ip,
+        subject_label=replace_unsafe(subject_label)[:254],
+        ip=None if isinstance(actor, Operator) else actor.ip,
+        via="" if isinstance(actor, Visitor) else _shortened(replace_unsafe(actor.via), MAX_VIA_LENGTH),
+        details={name: _plain(value) for name, value in (details or {}).items()},
     )
+
+
+def record_reading(actor: Person, page: str, *, subject: object = "", filters: Mapping[str, Any] | None = None) -> None:
+    """Record that staff read the records of others on a page.
+
+    Once an hour for each session, page, subject and filter, and at most `READINGS_PER_HOUR` times. The event that
+    reaches this limit says so, and the further ones of that hour are not recorded.
+    """
+    details = {name: _plain(value) for name, value in (filters or {}).items()}
+    recent = AuditEvent.objects.filter(
+        account=actor.user, action="audit.read", via=actor.via, at__gt=timezone.now() - _READING_INTERVAL
+    )
+    if recent.filter(subject_label=page, subject_id=str(subject), details=details).exists():
+        return
+    count = recent.count()
+    if count >= READINGS_PER_HOUR:
+        return
+    if count == READINGS_PER_HOUR - 1:
+        details["more"] = "not recorded this hour"
+    record(
+        actor,
+        "audit.read",
+        account=actor.user,
+        subject_type="page",
+        subject_id=subject,
+        subject_label=page,
+        details=details,
+    )
+
+
+def session_details(session: BrowserSession) -> dict[str, Any]:
+    """What an event says of a session that is not the one that acts."""
+    return {"session": session.pk.removeprefix("ses_")[:6], "browser": session.browser, "address": session.ip}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool | int | None):
+        return value
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="seconds")
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return _shortened(replace_unsafe(str(value)), MAX_DETAIL_LENGTH)
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"

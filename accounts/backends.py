@@ -1,4 +1,4 @@
-"""How Django's session layer finds the person of a session."""
+"""The authentication backend that sessions name. Moving this module would end every session."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from accounts.models import User
 
 
 class LinkBackend(BaseBackend):
-    """Nobody signs in through this backend: `accounts.links.redeem_link` does, and names it."""
+    """Loads the user of a session. It authenticates nobody: only `magic_links.redeem_link` does."""
 
     def authenticate(self, request: HttpRequest | None, **credentials: Any) -> None:
         return None

@@ -1,8 +1,8 @@
-"""System checks of the accounts app. They run before the server starts and with `manage.py check`.
+"""System checks of the accounts app. They run at startup and with `manage.py check`.
 
-accounts.E001   STRAKE_SIGNUP holds a word that is neither a policy nor a domain nor an address
-accounts.E002   the session cookie does not fit the origin: not Secure, HttpOnly, `__Host-` under https
-accounts.E003   the Redis cache would unpickle what it reads
+accounts.E001   STRAKE_SIGNUP contains a word that is not a policy, a domain or an email address
+accounts.E002   the session cookie is not HttpOnly and SameSite=Lax, or under https not Secure and `__Host-`
+accounts.E003   the Redis cache uses pickle
 """
 
 from __future__ import annotations
@@ -13,16 +13,14 @@ from typing import Any
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 
-from accounts import signup
+from accounts.sign_in import policy
 
 
 @register
 def check_signup(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMessage]:
     return [
-        Error(
-            f"STRAKE_SIGNUP: {mistake}", hint="Set it to open, closed, or a comma-separated list.", id="accounts.E001"
-        )
-        for mistake in signup.mistakes()
+        Error(f"STRAKE_SIGNUP: {error}", hint="Set it to open, closed, or a comma-separated list.", id="accounts.E001")
+        for error in policy.errors()
     ]
 
 
@@ -45,14 +43,14 @@ def check_session_cookie(app_configs: Sequence[Any] | None, **_: Any) -> list[Ch
 
 
 @register
-def check_cache_serialiser(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMessage]:
+def check_cache_serializer(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMessage]:
     cache: dict[str, Any] = dict(settings.CACHES["default"])
-    serialiser = cache.get("OPTIONS", {}).get("SERIALIZER", "")
-    if "Redis" not in cache["BACKEND"] or serialiser == "django_redis.serializers.json.JSONSerializer":
+    serializer = cache.get("OPTIONS", {}).get("SERIALIZER", "")
+    if "Redis" not in cache["BACKEND"] or serializer == "django_redis.serializers.json.JSONSerializer":
         return []
     return [
         Error(
-            "The Redis cache uses pickle, which lets whoever can write to Redis run code here.",
+            "The Redis cache uses pickle, so anybody who can write to Redis can run code in Strake.",
             hint="Set OPTIONS['SERIALIZER'] to django_redis.serializers.json.JSONSerializer.",
             id="accounts.E003",
         )

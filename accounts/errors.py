@@ -1,50 +1,78 @@
-"""Everything the accounts app raises. No message holds a token or a link.
+"""Exceptions of the accounts app. No message contains a token or a link.
 
 AccountsError
-├── InvalidEmail            what was typed is not an e-mail address
-├── InvalidLabel            an access token has no label, or too long a one
-├── InvalidExpiry           an access token would end before it begins
-├── ConfirmationMismatch    what was typed to confirm is not the e-mail address
-├── LinkNotValid            a sign-in link is unknown, used, expired or mangled; one answer for all
-├── StoreUnavailable        the session or limit store does not answer
-├── NotFound                no such object for this person
-└── AppendOnly              code tried to change the audit trail
+├── InvalidEmail                the text is not an email address
+├── InvalidLabel                a label is empty, too long or not plain text
+├── InvalidExpiry               an access token would expire in the past
+├── ConfirmationMismatch        the typed confirmation is not what was asked for
+├── LinkNotValid                a sign-in link is unknown, used, expired or malformed
+├── SessionStoreUnavailable     the store of sessions and rate limits does not respond
+├── QuotaReached                the person holds as many objects as are allowed
+├── TooManyRequests             a person or a network has done something too often
+├── ServerBusy                  this process does as much of something as it can
+├── NotFound                    the object does not exist, or this actor may not see it
+├── Suspended                   the person is suspended
+└── AppendOnly                  code tried to change an audit event
 """
 
 from __future__ import annotations
 
 
 class AccountsError(Exception):
-    """Base class; `str(error)` is a sentence that may be shown to the person."""
+    """Base class. `str(error)` is a sentence that may be shown to the user."""
 
 
 class InvalidEmail(AccountsError):
-    """What was typed is not an e-mail address."""
+    """The text is not an email address."""
 
 
 class InvalidLabel(AccountsError):
-    """The label of an access token is empty or too long."""
+    """A label is empty, too long, or contains control characters."""
 
 
 class InvalidExpiry(AccountsError):
-    """The end of an access token lies in the past."""
+    """The expiry of an access token is in the past."""
 
 
 class ConfirmationMismatch(AccountsError):
-    """What was typed to confirm is not the e-mail address of the account."""
+    """The typed confirmation does not match what is about to be deleted."""
 
 
 class LinkNotValid(AccountsError):
-    """A sign-in link is unknown, used, expired or mangled. Which of them is nobody's business."""
+    """A sign-in link is unknown, used, expired or malformed. The message never says which."""
 
 
-class StoreUnavailable(AccountsError):
-    """The store behind sessions or limits does not answer; try again, nobody was signed out."""
+class SessionStoreUnavailable(AccountsError):
+    """The store of sessions and rate limits does not respond. Nobody has been signed out."""
+
+
+class QuotaReached(AccountsError):
+    """The person holds as many objects of a kind as a setting allows. The message names the setting."""
+
+
+class TooManyRequests(AccountsError):
+    """A person or a network has done something too often. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ServerBusy(AccountsError):
+    """This process does as much of something as it can. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class NotFound(AccountsError):
-    """No such object for this person, whether it is somebody else's or does not exist."""
+    """The object does not exist, or it belongs to somebody else."""
+
+
+class Suspended(AccountsError):
+    """The person is suspended, so nothing acts for them."""
 
 
 class AppendOnly(AccountsError):
-    """Audit events are never changed or deleted one by one; `manage.py prune` removes old ones."""
+    """Audit events cannot be changed, and only `manage.py prune` deletes them."""

@@ -1,4 +1,4 @@
-"""People, their sign-in links and access tokens, and the audit trail."""
+"""Models of users, sign-in links, sessions, access tokens, audit events, the outbox and the cache."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ from django.utils.crypto import salted_hmac
 
 from accounts import addresses, tokens
 from accounts.errors import AppendOnly
+from accounts.plain_text import plain_constraint
+from accounts.querysets import (
+    AccessTokenQuerySet,
+    AuditEventQuerySet,
+    BrowserSessionQuerySet,
+    SignInLinkQuerySet,
+)
 
 ACCESS_TOKEN_PREFIX = "pat_"  # noqa: S105
 LINK_TOKEN_PREFIX = "link_"  # noqa: S105
@@ -24,7 +31,7 @@ class UserManager(BaseUserManager["User"]):
 
 
 class User(AbstractBaseUser):
-    """A person. There is no password: the only way in is a link sent to `email`."""
+    """A user. There are no passwords: users sign in with a link sent to `email`."""
 
     password = None  # type: ignore[assignment]
     last_login = None
@@ -32,6 +39,7 @@ class User(AbstractBaseUser):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     email = models.EmailField(max_length=254)
     is_staff = models.BooleanField(default=False, help_text="May see the operators' pages under /admin/.")
+    suspended_at = models.DateTimeField(null=True, help_text="Since then, this person and their tokens have no access.")
     session_epoch = models.PositiveIntegerField(default=0, help_text="Raising it ends every session of this person.")
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
@@ -45,23 +53,24 @@ class User(AbstractBaseUser):
         constraints = [
             models.UniqueConstraint(fields=["email"], name="accounts_user_unique_email"),
             models.CheckConstraint(condition=Q(email=Lower("email")), name="accounts_user_email_is_folded"),
+            plain_constraint("email", "accounts_user_email_is_plain"),
         ]
 
     def __str__(self) -> str:
         return self.email
 
     def get_session_auth_hash(self) -> str:
-        """Part of every session, which ends when this changes. Without passwords the epoch takes their place."""
+        """Django stores this in each session and ends the session when it changes. There is no password to hash."""
         return self._epoch_hash()
 
     def get_session_auth_fallback_hash(self) -> Any:
-        # `SECRET_KEY_FALLBACKS` is not used: changing the secret key signs everybody out, on purpose.
+        # `SECRET_KEY_FALLBACKS` is ignored on purpose: changing the secret key signs everybody out.
         return iter(())
 
     def _epoch_hash(self) -> str:
         return salted_hmac("strake.accounts.session", f"{self.pk}:{self.session_epoch}", algorithm="sha256").hexdigest()
 
-    # What Django's admin asks of a user. Staff may look at everything there and change nothing sealed.
+    # Django's admin calls these. Staff may view every page there, and all of its pages are read-only.
 
     def has_usable_password(self) -> bool:
         return False
@@ -74,7 +83,7 @@ class User(AbstractBaseUser):
 
 
 class SignInLink(models.Model):
-    """A link that signs one person in, once. The token itself is only in the mail."""
+    """A link that signs one user in, once. The token itself is only in the email."""
 
     email = models.EmailField(max_length=254)
     token_digest = models.BinaryField(max_length=32)
@@ -85,6 +94,8 @@ class SignInLink(models.Model):
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()
     used_at = models.DateTimeField(null=True)
+
+    objects = SignInLinkQuerySet.as_manager()
 
     class Meta:
         constraints = [
@@ -104,23 +115,26 @@ def _session_id() -> str:
 
 
 class BrowserSession(models.Model):
-    """A browser in which somebody is signed in. A session without its row here is over, whatever the store says.
+    """A browser in which a user is signed in. A stored session without its row here is not valid.
 
-    The store keeps the session itself; this is what can be listed, and ended, without knowing its key.
+    The session data is in the session store. This row lets people list and end sessions without knowing their keys.
     """
 
     id = models.CharField(primary_key=True, max_length=32, default=_session_id, editable=False)
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="browser_sessions")
-    key_digest = models.CharField(max_length=40, help_text="accounts.stores.session_digest of the session's key.")
+    key_digest = models.CharField(max_length=40, help_text="Digest of the session key.")
     browser = models.CharField(max_length=64)
     ip = models.GenericIPAddressField(null=True)
     created_at = models.DateTimeField()
     last_seen_at = models.DateTimeField()
     expires_at = models.DateTimeField()
 
+    objects = BrowserSessionQuerySet.as_manager()
+
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["key_digest"], name="accounts_browsersession_unique_key_digest"),
+            plain_constraint("browser", "accounts_browsersession_browser_is_plain"),
         ]
 
     def __str__(self) -> str:
@@ -132,7 +146,7 @@ def _access_token_id() -> str:
 
 
 class AccessToken(models.Model):
-    """A token for the management API, made in the settings page, stored as its digest."""
+    """A token for the management API, stored as a digest."""
 
     id = models.CharField(primary_key=True, max_length=32, default=_access_token_id, editable=False)
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="access_tokens")
@@ -144,18 +158,23 @@ class AccessToken(models.Model):
     expires_at = models.DateTimeField(null=True)
     revoked_at = models.DateTimeField(null=True)
 
+    objects = AccessTokenQuerySet.as_manager()
+
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["digest"], name="accounts_accesstoken_unique_digest")]
+        constraints = [
+            models.UniqueConstraint(fields=["digest"], name="accounts_accesstoken_unique_digest"),
+            plain_constraint("label", "accounts_accesstoken_label_is_plain"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.label} ({self.preview})"
 
 
 class AuditEvent(models.Model):
-    """Who did what to what, when and from where. Rows are added and never changed; none holds a secret.
+    """A record of who did what, when and from which IP address. Rows are append-only and contain no secrets.
 
-    `account` says whose trail the event belongs to, `actor` who acted (none: an operator with `manage.py`).
-    Neither is a database reference, since the trail outlives accounts.
+    `account` is the user in whose audit log the event appears. `actor` is the user who acted, or None for an operator
+    and for somebody who was not signed in. Neither has a database constraint, because events outlive users.
     """
 
     account = models.ForeignKey(
@@ -169,7 +188,15 @@ class AuditEvent(models.Model):
     subject_id = models.CharField(max_length=64)
     subject_label = models.CharField(max_length=254, blank=True)
     ip = models.GenericIPAddressField(null=True)
+    via = models.CharField(
+        max_length=80, blank=True, db_default="", help_text="The session or access token that acted, or the command."
+    )
+    details: models.JSONField[Any, dict[str, Any]] = models.JSONField(
+        default=dict, db_default={}, help_text="What changed, such as from and to. Never a secret."
+    )
     at = models.DateTimeField(db_default=Now(), editable=False)
+
+    objects = AuditEventQuerySet.as_manager()
 
     class Meta:
         indexes = [
@@ -187,3 +214,38 @@ class AuditEvent(models.Model):
 
     def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
         raise AppendOnly
+
+
+class OutboxMail(models.Model):
+    """An email that waits to be sent (`accounts.outbox`).
+
+    The row holds what the email is composed from, never a link or a token. Those are made when it is sent.
+    """
+
+    kind = models.CharField(max_length=32)
+    email = models.EmailField(max_length=254)
+    details = models.JSONField(default=dict)
+    attempts = models.PositiveSmallIntegerField(default=0, help_text="How many times a process has claimed it.")
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    due_at = models.DateTimeField(db_default=Now(), help_text="When it may be claimed: now, after a pause or a lease.")
+
+    class Meta:
+        indexes = [models.Index(fields=["due_at"], name="accounts_outboxmail_by_due_at")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} email {self.pk}"
+
+
+class CacheEntry(models.Model):
+    """A counter or another value with a lifetime (`accounts.database_cache`), if there is no Redis."""
+
+    key_digest = models.CharField(primary_key=True, max_length=64)
+    number = models.BigIntegerField(null=True, help_text="The value, if it is a whole number.")
+    value = models.JSONField(null=True, help_text="Any other value.")
+    expires_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["expires_at"], name="accounts_cacheentry_by_expiry")]
+
+    def __str__(self) -> str:
+        return f"cache entry {self.key_digest[:8]}"

@@ -1,48 +1,70 @@
 """Random tokens with a checksum: bearer tokens (`strk_…`), access tokens (`pat_…`) and sign-in links (`link_…`).
 
-A token is `prefix` + 43 base62 characters (256 random bits) + 6 base62 characters of the CRC-32 of what stands before.
-The checksum lets a typo be refused without a look-up and lets secret scanners match the form without false alarms.
-Only SHA-256 digests are stored: with 256 random bits a plain hash cannot be searched (OWASP ASVS 5.0, 6.5.2).
+A token is `prefix` + 43 base62 characters (256 random bits) + 6 base62 characters (CRC-32 of everything before).
+The checksum rejects typos without a database look-up, and lets secret scanners match tokens without false positives.
+Only SHA-256 digests are stored. At 256 bits of entropy a fast hash is enough (OWASP ASVS 5.0, 6.5.2).
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 import zlib
+from urllib.parse import unquote_to_bytes
 
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 RANDOM_LENGTH = 43  # 62**43 > 2**256
 CHECKSUM_LENGTH = 6  # 62**6 > 2**32
+PREFIXES = ("strk_", "pat_", "link_")
 _ALPHABET_SET = frozenset(ALPHABET)
+# A look-ahead, since the end of one candidate may be the beginning of the next.
+_CANDIDATE = re.compile(rb"(?=((strk_|pat_|link_)[0-9A-Za-z]{49}))")
+_MAX_DECODINGS = 3
 
 
 def mint(prefix: str) -> str:
-    """A new token, e.g. `mint("strk_")`. The caller shows it once and keeps only its `digest`."""
+    """Generate a token, for example `mint("strk_")`. The caller shows it once and stores only its `digest`."""
     body = prefix + _base62(int.from_bytes(secrets.token_bytes(32)), RANDOM_LENGTH)
     return body + _checksum(body)
 
 
 def is_well_formed(token: str, prefix: str) -> bool:
-    """Whether `token` has this prefix, the right length and alphabet, and a matching checksum."""
+    """Return whether `token` has this prefix, the right length and alphabet, and a matching checksum."""
     if len(token) != len(prefix) + RANDOM_LENGTH + CHECKSUM_LENGTH or not token.startswith(prefix):
         return False
     body, checksum = token[:-CHECKSUM_LENGTH], token[-CHECKSUM_LENGTH:]
     return _ALPHABET_SET.issuperset(token[len(prefix) :]) and _checksum(body) == checksum
 
 
+def contains(text: bytes) -> bool:
+    """Return whether a well-formed token of any kind is anywhere in `text`, as it is or percent-encoded (RFC 3986).
+
+    Decodes up to three times. A token may have any characters before and after it.
+    """
+    for _ in range(_MAX_DECODINGS + 1):
+        if (b"strk_" in text or b"pat_" in text or b"link_" in text) and any(
+            is_well_formed(match[1].decode("ascii"), match[2].decode("ascii")) for match in _CANDIDATE.finditer(text)
+        ):
+            return True
+        if b"%" not in text:
+            return False
+        text = unquote_to_bytes(text)
+    return False
+
+
 def digest(token: str) -> bytes:
-    """The SHA-256 of the whole token, 32 bytes. The prefix inside keeps the kinds of token apart."""
+    """SHA-256 of the whole token, 32 bytes. It includes the prefix, so kinds of token cannot be confused."""
     return hashlib.sha256(token.encode()).digest()
 
 
 def preview(token: str, prefix: str) -> str:
-    """What may be shown to tell tokens apart: the prefix and four of the 43 random characters."""
+    """A displayable excerpt to tell tokens apart: the prefix and 4 of the 43 random characters."""
     return f"{prefix}{token[len(prefix) : len(prefix) + 4]}…"
 
 
 def random_id(prefix: str, length: int = 16) -> str:
-    """A public identifier that tells nothing of the order or number of rows."""
+    """A public identifier that does not reveal the order or number of rows."""
     return prefix + "".join(secrets.choice(ALPHABET) for _ in range(length))
 
 

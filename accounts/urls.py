@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from django.urls import path
 
-from accounts.views import access_tokens, audit, settings, sign_in
+from accounts import views
+from accounts.sign_in import views as sign_in
 
 app_name = "accounts"
 urlpatterns = [
@@ -12,13 +13,13 @@ urlpatterns = [
     path("signin/link/<str:token>/", sign_in.open_link, name="open_link"),
     path("signin/confirm/", sign_in.confirm, name="confirm"),
     path("signout/", sign_in.sign_out, name="sign_out"),
-    path("settings/", settings.settings_page, name="settings"),
-    path("settings/sessions/others/end/", settings.end_other_sessions, name="end_other_sessions"),
-    path("settings/sessions/<slug:session_id>/end/", settings.end_session, name="end_session"),
-    path("settings/delete/", settings.delete_account, name="delete_account"),
-    path("access-tokens/", access_tokens.token_list, name="access_tokens"),
-    path("access-tokens/new/", access_tokens.create, name="new_access_token"),
-    path("access-tokens/<slug:token_id>/revoke/", access_tokens.revoke, name="revoke_access_token"),
-    path("audit/", audit.audit_trail, name="audit"),
-    path("audit.csv", audit.audit_csv, name="audit_csv"),
+    path("settings/", views.settings_page, name="settings"),
+    path("settings/sessions/others/end/", views.end_other_sessions, name="end_other_sessions"),
+    path("settings/sessions/<slug:session_id>/end/", views.end_session, name="end_session"),
+    path("settings/delete/", views.delete_account, name="delete_account"),
+    path("access-tokens/", views.access_token_list, name="access_tokens"),
+    path("access-tokens/new/", views.create_access_token, name="new_access_token"),
+    path("access-tokens/<slug:token_id>/revoke/", views.revoke_access_token, name="revoke_access_token"),
+    path("audit/", views.audit_page, name="audit"),
+    path("audit.csv", views.audit_csv, name="audit_csv"),
 ]

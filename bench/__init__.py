@@ -1,1 +1,1 @@
-"""Measurements by hand: `make bench`. Nothing here runs in CI, and no test asserts a time."""
+"""Measurements of speed, run by hand: `make bench`. CI does not run them."""

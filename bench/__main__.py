@@ -1,7 +1,7 @@
-"""Strake beside its peers, in one run: `make bench`, or `python -m bench --help`.
+"""Compare Strake with other gateways in one run: `make bench`, or `python -m bench --help`.
 
-Each gateway has one core to itself; provider and load share the other. Rounds are interleaved, so that a machine that
-changes speed changes it for all of them; what counts are the ratios. Needs `wrk` and, for its row, `nginx`.
+Each gateway has one core. Provider and load generator share the other. Rounds are interleaved, so that a machine that
+changes speed affects all gateways: compare the ratios. Needs `wrk`, and `nginx` for its row.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BODY = '{"model":"gpt-4o","messages":[{"role":"user","content":"Hello there. How
 
 
 def measure(gateway: Gateway, connections: int, seconds: int) -> dict[str, float]:
-    """Requests per second and latencies in milliseconds, by wrk."""
+    """Measure requests per second and latencies in ms with wrk."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua", encoding="utf-8") as script:
         headers = {"content-type": "application/json", **gateway.headers}
         lines = [f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in headers.items()]
@@ -42,7 +42,7 @@ def measure(gateway: Gateway, connections: int, seconds: int) -> dict[str, float
     bad = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
     rate = re.search(r"Requests/sec:\s+([\d.]+)", out)
     if bad or rate is None:
-        raise RuntimeError(f"{gateway.name} answered with errors: {out}")
+        raise RuntimeError(f"{gateway.name} returned errors: {out}")
     return {"rps": float(rate[1]), "p50": _latency(out, "50%"), "p99": _latency(out, "99%")}
 
 
@@ -66,9 +66,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--gateways", default=",".join(gateways.ALL), help="comma-separated (%(default)s)")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=5, help="of each measurement")
-    parser.add_argument("--streams", type=int, default=1000, help="held at once; 0 leaves them out")
-    parser.add_argument("--tokens", default="100,10000,1000000", help="rows in the database; empty leaves them out")
+    parser.add_argument("--seconds", type=int, default=5, help="duration of each measurement (%(default)s)")
+    parser.add_argument("--streams", type=int, default=1000, help="concurrent streams, 0 for none (%(default)s)")
+    parser.add_argument(
+        "--tokens", default="100,10000,1000000", help="numbers of tokens in the database, empty for none (%(default)s)"
+    )
     options = parser.parse_args()
     chosen = options.gateways.split(",")
     results: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -76,7 +78,7 @@ def main() -> None:
     with gateways.provider() as direct:
         for round_number in range(options.rounds):
             for name in chosen:
-                # One at a time: an idle gateway still has timers and garbage to collect.
+                # One at a time, since even an idle gateway has timers and garbage to collect.
                 with gateways.ALL[name]() as gateway:
                     for connections in CONNECTIONS:
                         measure(gateway, connections, 1)
@@ -86,7 +88,7 @@ def main() -> None:
                                     value
                                 )
                     results[name]["memory"].append(gateway.memory_mb())
-            _note(f"round {round_number + 1} of {options.rounds} done")
+            _log(f"round {round_number + 1} of {options.rounds} done")
         lines += table(chosen, results)
         if options.streams:
             lines += stream_table(chosen, direct, options.streams)
@@ -100,30 +102,30 @@ def main() -> None:
 
 
 def table(chosen: list[str], results: dict[str, dict[str, list[float]]]) -> list[str]:
-    """Medians over the rounds; added latency is over calling the provider directly, measured right before."""
+    """Medians over the rounds. The added latency is relative to calling the provider directly just before."""
     lines = [
         "| gateway, one core | req/s, 1 conn. | 32 | 256 | added p50 at 1, ms | added p99 at 1 | p50 at 32 | p99 at 32 "
-        "| memory, MB | Strake is, at 32 |",
+        "| memory, MB | Strake at 32 is |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name in chosen:
-        own = results[name]
+        measured = results[name]
 
-        def middle(key: str, own: dict[str, list[float]] = own) -> float:
-            return statistics.median(own[key])
+        def median(key: str, measured: dict[str, list[float]] = measured) -> float:
+            return statistics.median(measured[key])
 
-        def added(key: str, own: dict[str, list[float]] = own) -> float:
-            pairs = zip(own[key], own[f"direct {key}"], strict=True)
+        def added(key: str, measured: dict[str, list[float]] = measured) -> float:
+            pairs = zip(measured[key], measured[f"direct {key}"], strict=True)
             return statistics.median([through - direct for through, direct in pairs])
 
         ratio = "-"
         if name != "strake" and "strake" in results:
-            pairs = zip(results["strake"]["rps 32"], own["rps 32"], strict=True)
-            ratio = f"{statistics.median([mine / theirs for mine, theirs in pairs]):.2f}-fold"
+            pairs = zip(results["strake"]["rps 32"], measured["rps 32"], strict=True)
+            ratio = f"{statistics.median([strake / other for strake, other in pairs]):.2f}-fold"
         lines.append(
-            f"| {name} | {middle('rps 1'):,.0f} | {middle('rps 32'):,.0f} | {middle('rps 256'):,.0f} "
-            f"| {added('p50 1'):.2f} | {added('p99 1'):.2f} | {middle('p50 32'):.1f} | {middle('p99 32'):.1f} "
-            f"| {middle('memory'):.0f} | {ratio} |"
+            f"| {name} | {median('rps 1'):,.0f} | {median('rps 32'):,.0f} | {median('rps 256'):,.0f} "
+            f"| {added('p50 1'):.2f} | {added('p99 1'):.2f} | {median('p50 32'):.1f} | {median('p99 32'):.1f} "
+            f"| {median('memory'):.0f} | {ratio} |"
         )
     return lines
 
@@ -131,7 +133,7 @@ def table(chosen: list[str], results: dict[str, dict[str, list[float]]]) -> list
 def stream_table(chosen: list[str], direct: Gateway, count: int) -> list[str]:
     lines = [
         "",
-        f"| {count} streams at once | ended whole | first byte p50, ms | event p50, ms | event p99, ms | KB a stream |",
+        f"| {count} concurrent streams | completed | first byte p50, ms | event p50, ms | event p99, ms | KB each |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name in ["direct", *chosen]:
@@ -145,7 +147,8 @@ def stream_table(chosen: list[str], direct: Gateway, count: int) -> list[str]:
             each = (max(peak, default=before) - before) * 1024 / count
             figures = [outcome["first_byte_ms"], outcome["event_p50_ms"], outcome["event_p99_ms"], each]
             shown = [f"{figure:.1f}" if outcome["whole"] else "-" for figure in figures]
-            lines.append(f"| {name} | {outcome['whole']:.0f} of {outcome['asked']:.0f} | {' | '.join(shown)} |")
+            completed = f"{outcome['completed']:.0f} of {outcome['asked']:.0f}"
+            lines.append(f"| {name} | {completed} | {' | '.join(shown)} |")
     return lines
 
 
@@ -154,15 +157,15 @@ def token_table(counts: list[int], options: argparse.Namespace) -> list[str]:
     for count in counts:
         with gateways.strake(tokens=count) as gateway:
             measure(gateway, 32, 1)
-            taken = [measure(gateway, 32, options.seconds) for _ in range(3)]
-        rps = statistics.median([one["rps"] for one in taken])
-        lines.append(f"| {count:,} | {rps:,.0f} | {statistics.median([one['p50'] for one in taken]):.1f} |")
+            rounds = [measure(gateway, 32, options.seconds) for _ in range(3)]
+        rps = statistics.median([result["rps"] for result in rounds])
+        lines.append(f"| {count:,} | {rps:,.0f} | {statistics.median([result['p50'] for result in rounds]):.1f} |")
     return lines
 
 
 @contextmanager
 def _sampled(gateway: Gateway, into: list[float]) -> Iterator[None]:
-    """Note the gateway's memory twice a second."""
+    """Sample the gateway's memory twice a second."""
     stop = threading.Event()
 
     def sample() -> None:
@@ -178,7 +181,7 @@ def _sampled(gateway: Gateway, into: list[float]) -> Iterator[None]:
         thread.join()
 
 
-def _note(text: str) -> None:
+def _log(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 

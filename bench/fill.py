@@ -1,4 +1,4 @@
-"""Put many bearer tokens into the configured database: `python -m bench.fill COUNT`."""
+"""Create many bearer tokens in the configured database: `python -m bench.fill COUNT`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from credentials.models import BearerToken, Endpoint  # noqa: E402
 
 
 def main(count: int) -> None:
-    """Half of them belong to the endpoint that is measured, half to another one."""
+    """Create `count` tokens: half for the endpoint that is measured, and half for another one."""
     used = Endpoint.objects.get()
     other = Endpoint.objects.create(owner=used.owner, label="Other", provider="openai")
     for start in range(0, count, 10_000):

@@ -1,4 +1,4 @@
-"""Start each gateway on one core, in front of the same provider. Peers are installed into `bench/.peers`."""
+"""Start each gateway on one core, with the same provider. Other gateways are installed into `bench/.peers`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LITELLM_KEY = "sk-2f8a1c9be07d4455a6c3ffb1de90"
 
 @dataclass
 class Gateway:
-    """A running gateway: where requests go, with which headers; `pid` heads its process tree."""
+    """A running gateway: its URL, the headers of requests, and the root of its process tree."""
 
     name: str
     url: str
@@ -35,7 +35,7 @@ class Gateway:
     pid: int = 0
 
     def memory_mb(self) -> float:
-        """Proportional set size of its process tree, so that pages shared by workers count once."""
+        """The proportional set size of its process tree, which counts shared pages once."""
         total = 0
         for pid in _tree(self.pid):
             try:
@@ -56,14 +56,14 @@ def provider() -> Iterator[Gateway]:
 
 @contextmanager
 def strake(tokens: int = 0) -> Iterator[Gateway]:
-    """Strake as it comes, with its journal and all checks; `tokens` more of them in its database than the one used."""
+    """Strake with its defaults. `tokens` is the number of additional tokens in its database."""
     with _strake("strake", {}, [], tokens) as gateway:
         yield gateway
 
 
 @contextmanager
 def strake_limited() -> Iterator[Gateway]:
-    """Strake with a token that has every kind of limit, its requests per minute counted in Redis."""
+    """Strake with a token that has every kind of limit. Redis counts its requests per minute."""
     port = 9115
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     limits = ["--requests-per-minute", "1000000", "--expires-in-days", "1"]
@@ -163,7 +163,7 @@ def naive() -> Iterator[Gateway]:
 
 @contextmanager
 def nginx() -> Iterator[Gateway]:
-    """A header map and nothing else: no vault, no database, no limits."""
+    """Only a header map, without vault, database or limits."""
     if shutil.which("nginx") is None:
         raise FileNotFoundError("nginx is not installed (apt-get install nginx-light)")
     with tempfile.TemporaryDirectory(prefix="strake-bench-nginx-") as folder:
@@ -198,7 +198,7 @@ ALL: dict[str, Callable[[], AbstractContextManager[Gateway]]] = {
 def _running(
     command: list[str], core: str, environment: dict[str, str] | None = None, cwd: Path = ROOT
 ) -> Iterator[int]:
-    """A pinned process group, ended by its own number."""
+    """Run a process group on one core, and end it."""
     process = subprocess.Popen(
         ["taskset", "-c", core, *command],
         env={**_clean_environment(), **(environment or {})},
@@ -247,16 +247,15 @@ def _wait(url: str, seconds: float = 60) -> None:
             return
         except OSError:
             if time.monotonic() > end:
-                raise TimeoutError(f"{url} does not answer") from None
+                raise TimeoutError(f"{url} does not respond") from None
             time.sleep(0.2)
         else:
             return
 
 
 def _tree(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children")
     try:
-        below = [int(child) for child in children.read_text(encoding="ascii").split()]
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
     except OSError:
-        below = []
-    return [pid, *(one for child in below for one in _tree(child))]
+        children = []
+    return [pid, *(descendant for child in children for descendant in _tree(int(child)))]

@@ -1,4 +1,4 @@
-"""The obvious way to write such a proxy, for comparison: an async Django view around `httpx.AsyncClient`."""
+"""The obvious proxy, for comparison: an async Django view around `httpx.AsyncClient`."""
 
 from __future__ import annotations
 

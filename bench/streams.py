@@ -1,4 +1,4 @@
-"""Hold many streams open at once and measure what a gateway adds to each event."""
+"""Hold many streams open, and measure the delay that a gateway adds to each event."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _AT = re.compile(rb'"content": ?"([0-9.]+)"')
 
 @dataclass
 class Outcome:
-    """Of all streams: how many ended whole, and delays of events from the provider's write to the client's read."""
+    """How many streams completed, and the delays of events from the provider's write to the client's read."""
 
     asked: int
-    whole: int
+    completed: int
     first_byte_ms: float
     event_p50_ms: float
     event_p99_ms: float
 
 
-async def one(url: str, headers: dict[str, str], delays: list[float], firsts: list[float]) -> bool:
+async def read_stream(url: str, headers: dict[str, str], delays: list[float], firsts: list[float]) -> bool:
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=1 << 20)
     body = b'{"model":"gpt-4o","stream":true,"messages":[{"role":"user","content":"hello"}]}'
@@ -57,19 +57,19 @@ async def hold(url: str, headers: dict[str, str], count: int) -> Outcome:
     firsts: list[float] = []
 
     async def later(index: int) -> bool:
-        await asyncio.sleep(index * 2.0 / count)  # arrivals spread over two seconds, as those of people are
+        await asyncio.sleep(index * 2.0 / count)  # arrivals are spread over two seconds
         try:
-            return await asyncio.wait_for(one(url, headers, delays, firsts), 60)
+            return await asyncio.wait_for(read_stream(url, headers, delays, firsts), 60)
         except (OSError, TimeoutError):
             return False
 
-    whole = sum(await asyncio.gather(*(later(index) for index in range(count))))
+    completed = sum(await asyncio.gather(*(later(index) for index in range(count))))
     delays.sort()
     firsts.sort()
-    middle = firsts[len(firsts) // 2] if firsts else float("nan")
+    first_byte = firsts[len(firsts) // 2] if firsts else float("nan")
     p50 = delays[len(delays) // 2] if delays else float("nan")
     p99 = delays[int(len(delays) * 0.99)] if delays else float("nan")
-    return Outcome(count, whole, middle, p50, p99)
+    return Outcome(count, completed, first_byte, p50, p99)
 
 
 if __name__ == "__main__":

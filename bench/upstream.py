@@ -1,8 +1,7 @@
-"""The provider of the measurements: one process that answers every request with the same JSON, or streams.
+"""The provider for measurements. It responds to every request with the same JSON, or with a stream.
 
-A body that asks for a stream is answered with `CHUNKS` server-sent events, `GAP` seconds apart. The content of each is
-the time it was written (`time.monotonic`, one clock for all processes of a machine): so a reader sees what each hop
-adds, also behind gateways that write events anew.
+A stream has `CHUNKS` server-sent events, `GAP` seconds apart. Each contains the time it was written by
+`time.monotonic`, which all processes share. So clients measure the delay, even if a gateway writes the events anew.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import json
 import re
 import sys
 import time
+from typing import cast
 
 import uvloop
 
@@ -28,7 +28,7 @@ _BODY = json.dumps(
         "usage": {"prompt_tokens": 9, "completion_tokens": 12, "total_tokens": 21},
     }
 ).encode()
-ANSWER = (
+RESPONSE = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-request-id: req_bench\r\ncontent-length: %d\r\n\r\n%b"
     % (len(_BODY), _BODY)
 )
@@ -41,10 +41,10 @@ STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-e
 
 
 class Provider(asyncio.Protocol):
-    """Just enough HTTP/1.1 for well-behaved gateways: requests with a declared length or chunked."""
+    """A minimal HTTP/1.1 server for well-behaved gateways. Request bodies have a Content-Length or are chunked."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
         self.buffer = b""
 
     def data_received(self, data: bytes) -> None:
@@ -62,7 +62,7 @@ class Provider(asyncio.Protocol):
                 task = asyncio.get_running_loop().create_task(self._stream())
                 task.add_done_callback(lambda _: None)
             else:
-                self.transport.write(ANSWER)
+                self.transport.write(RESPONSE)
 
     def _length(self, head: bytes, start: int) -> int | None:
         if b"transfer-encoding: chunked" in head:

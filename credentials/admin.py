@@ -1,11 +1,14 @@
-"""Endpoints and tokens for operators to look at. A sealed key is not among it, not even as ciphertext."""
+"""Read-only admin pages for operators. They show nothing of a sealed key, not even its ciphertext."""
 
 from __future__ import annotations
 
 from django.contrib import admin
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest
 
-from accounts.operators import ReadOnly
-from credentials.models import BearerToken, Credential, Endpoint, MasterKeyCheck
+from accounts.admin_site import ReadOnly
+from credentials.models import BearerToken, Credential, Endpoint
+from credentials.vault.models import MasterKeyCheck
 
 
 @admin.register(Endpoint)
@@ -20,8 +23,8 @@ class EndpointAdmin(ReadOnly):
 
 @admin.register(Credential)
 class CredentialAdmin(ReadOnly):
-    list_display = ("endpoint", "destination_url", "header_name", "master_key_id", "sealed_at")
-    list_filter = ("master_key_id",)
+    list_display = ("endpoint", "destination_url", "header_name", "master_key", "sealed_at")
+    list_filter = ("sealed_key__master_key_id",)
     list_select_related = ("endpoint",)
     search_fields = ("endpoint__subdomain", "destination_url")
     ordering = ("-sealed_at",)
@@ -31,10 +34,17 @@ class CredentialAdmin(ReadOnly):
         "destination_url",
         "header_name",
         "header_template",
-        "format",
-        "master_key_id",
+        "master_key",
         "sealed_at",
     )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Model]:
+        # Prefetched and not joined: a join would load the columns that the web half's database role may not read.
+        return super().get_queryset(request).prefetch_related("sealed_key")
+
+    @admin.display(empty_value="no sealed key")
+    def master_key(self, credential: Credential) -> str | None:
+        return credential.sealed_key.master_key_id if hasattr(credential, "sealed_key") else None
 
 
 @admin.register(BearerToken)
@@ -55,6 +65,7 @@ class BearerTokenAdmin(ReadOnly):
         "requests_per_minute",
         "allowed_paths",
         "allowed_networks",
+        "allow_minting",
     )
 
 

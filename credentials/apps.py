@@ -1,3 +1,7 @@
+"""Configuration of the credentials app: endpoints, their sealed provider keys and their bearer tokens."""
+
+from importlib import import_module
+
 from django.apps import AppConfig
 
 
@@ -5,4 +9,14 @@ class CredentialsConfig(AppConfig):
     name = "credentials"
 
     def ready(self) -> None:
-        from credentials import checks  # noqa: F401  (registers the system checks)
+        from django.conf import settings
+
+        from accounts import navigation
+        from accounts.navigation import Audience, Link
+
+        if settings.STRAKE_KEYRING_CHECKS:  # not in the web half, which must not load the keyring
+            import_module(settings.STRAKE_KEYRING_CHECKS)
+        navigation.main_menu.add(
+            Link("credentials:endpoints", "Endpoints", 10, icon="endpoints", audience=Audience.SIGNED_IN)
+        )
+        navigation.pages.add("api_docs")

@@ -1,32 +1,32 @@
-"""Which addresses Strake connects to: public ones, and the holes an operator has opened.
+"""The addresses that Strake connects to: public ones of other machines, and those in the operator's allowlist.
 
-The check belongs to the moment of connecting, on the resolved address, so that neither DNS rebinding nor an odd
-spelling nor a forgotten route gets around it. `Guard` plugs into aiohttp's connector (resolver and socket factory);
-this module itself imports no HTTP client.
+`EgressPolicy` checks the resolved address at the moment of connecting. A check of the name alone could be bypassed by
+DNS rebinding, by unusual spellings of an address, or by a code path that skips it.
 
-`ipaddress.is_global` is not enough: it calls Azure's 168.63.129.16, NAT64, 6to4, multicast and others global, and
-misses 100.64.0.0/10. So an address passes only if it is global and none of `_DENIED`; of an IPv4-mapped and of a NAT64
-address, the IPv4 address inside has to.
+`ipaddress.is_global` is not enough: it is true for Azure's 168.63.129.16, for 192.0.0.192, and for NAT64, 6to4 and
+multicast addresses. An address passes only if it is global and in none of `_DENIED`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import codecs
 import ipaddress
 import socket
-from collections.abc import Iterable, Iterator
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from collections.abc import Iterable
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
+from accounts.addresses import IPAddress
+from credentials import local_addresses
+from credentials.egress_allowlist import EgressAllowlist, IPNetwork, Listing
 
-IPAddress = IPv4Address | IPv6Address
-IPNetwork = IPv4Network | IPv6Network
+# An item of what `socket.getaddrinfo` returns: family, type, protocol, canonical name, socket address.
+AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]
 
 HTTPS_PORT = 443
 
-codecs.lookup("idna")  # at the start: else the first look-up of a name reads it from the disk, in some request
+codecs.lookup("idna")  # loads the codec at startup, instead of from the disk during the first look-up of a name
 
 _DENIED: tuple[IPNetwork, ...] = tuple(
     ipaddress.ip_network(network)
@@ -57,119 +57,96 @@ _DENIED: tuple[IPNetwork, ...] = tuple(
 _NAT64 = IPv6Network("64:ff9b::/96")
 
 
+class Reason(Enum):
+    """Why the egress policy forbids a connection."""
+
+    STRAKE = "strake"  # a socket that Strake itself listens on
+    OWN_HOST = "own_host"  # another server on this machine
+    OTHERS = "others"  # the operator allows it for other people
+    PRIVATE = "private"
+    NOT_HTTPS = "not_https"  # another port than 443, or no TLS
+
+
 class ForbiddenAddress(OSError):
-    """An address Strake does not connect to. An `OSError`, as connectors expect of a failed connect."""
+    """The egress policy forbids an address. An `OSError`, like any other failure to connect."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
 
 
 def is_public(address: IPAddress) -> bool:
-    """Whether `address`, and every IPv4 address embedded in it, is an ordinary public unicast address."""
-    return all(
-        candidate.is_global
-        and not candidate.is_multicast
-        and not candidate.is_reserved
-        and not any(candidate in network for network in _DENIED if network.version == candidate.version)
-        for candidate in _spellings(address)
+    """True if `address` is a public unicast address. Of an IPv4-mapped or NAT64 address, the embedded one decides."""
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            # `is_global` of the mapped form differs between Python versions.
+            address = address.ipv4_mapped
+        elif address in _NAT64:
+            address = IPv4Address(address.packed[12:])
+    return (
+        address.is_global
+        and not address.is_multicast
+        and not address.is_reserved
+        and not any(address in network for network in _DENIED if network.version == address.version)
     )
 
 
-def _spellings(address: IPAddress) -> Iterator[IPAddress]:
-    if isinstance(address, IPv4Address):
-        yield address
-        return
-    if address.ipv4_mapped is not None:
-        # `is_global` of the mapped form differs between Python versions: only the address inside decides.
-        yield address.ipv4_mapped
-        return
-    if address in _NAT64:
-        yield IPv4Address(address.packed[12:])
-        return
-    yield address
+class EgressPolicy:
+    """What one connection of an owner may lead to. Raises `ForbiddenAddress` for everything that is not allowed.
 
-
-class Holes:
-    """`STRAKE_ALLOWED_PRIVATE_UPSTREAMS`: CIDRs and host:port pairs that the operator has opened.
-
-    Raises `ImproperlyConfigured` for a word that is neither.
+    Allowed are TLS connections to port 443 of public addresses, and what the allowlist opens for `owner_email`. With
+    `plain`, the connection is without TLS, and only the allowlist counts. Never allowed is a socket that Strake itself
+    listens on. Other ports of this machine need an entry in the allowlist, even at its public addresses.
     """
 
-    def __init__(self, words: Iterable[str]) -> None:
-        networks: list[IPNetwork] = []
-        pairs: set[tuple[str, int]] = set()
-        for word in words:
-            try:
-                networks.append(ipaddress.ip_network(word))
-                continue
-            except ValueError:
-                pass
-            host, separator, port = word.rpartition(":")
-            if not (separator and host and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-                raise ImproperlyConfigured(
-                    f"STRAKE_ALLOWED_PRIVATE_UPSTREAMS: {word!r} is neither a network like 10.1.0.0/16 nor host:port."
-                )
-            pairs.add((host.strip("[]").lower(), int(port)))
-        self.networks = tuple(networks)
-        self.pairs = frozenset(pairs)
+    def __init__(self, allowlist: EgressAllowlist, *, plain: bool, owner_email: str = "") -> None:
+        self._allowlist = allowlist
+        self._plain = plain
+        self._owner_email = owner_email
+        self._named: set[tuple[IPAddress, int]] = set()  # addresses of a name in the allowlist
 
-    def has_host(self, host: str, port: int) -> bool:
-        return (host.strip("[]").lower(), port) in self.pairs
+    def check(self, host: str, port: int, addresses: Iterable[str]) -> list[AddressInfo]:
+        """Check the addresses that `host` was resolved to, and return them in the form for connecting.
 
-    def has_address(self, address: IPAddress) -> bool:
-        unmapped = getattr(address, "ipv4_mapped", None) or address
-        return any(unmapped in network for network in self.networks if network.version == unmapped.version)
-
-
-class Guard:
-    """Resolves and connects for one HTTP client, and lets nothing through that it may not.
-
-    Without a hole that is TLS to port 443 of a public address. `plain` says that the connections are without TLS:
-    these go through holes only.
-    """
-
-    def __init__(self, holes: Holes, *, plain: bool) -> None:
-        self.holes = holes
-        self.plain = plain
-        self._open_pairs: set[tuple[str, int]] = set()
-
-    def allows(self, address: IPAddress, port: int) -> bool:
-        return self.holes.has_address(address) or (not self.plain and port == HTTPS_PORT and is_public(address))
-
-    async def resolve(self, host: str, port: int = 0, family: int = socket.AF_UNSPEC) -> list[dict[str, Any]]:
-        """aiohttp's resolver: all addresses of `host`. Raises `ForbiddenAddress` if any of them is forbidden.
-
-        All must pass: an attacker who controls the name could otherwise mix one public address in.
+        All must be allowed, since whoever controls the name could mix a public address in.
         """
-        infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
-        named = self.holes.has_host(host, port)
-        found = []
-        for address_family, _, protocol, _, sockaddr in infos:
-            address = ipaddress.ip_address(str(sockaddr[0]).partition("%")[0])
-            if named:
-                self._open_pairs.add((str(address), port))
-            elif not self.allows(address, port):
-                raise ForbiddenAddress(f"{host} is not a public address")
-            found.append(
-                {
-                    "hostname": host,
-                    "host": str(address),
-                    "port": port,
-                    "family": address_family,
-                    "proto": protocol,
-                    "flags": socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-                }
-            )
-        return found
+        listing = self._allowlist.of_host(host, port, self._owner_email)
+        checked: list[AddressInfo] = []
+        for text in addresses:
+            address = _parse(text)
+            if listing is Listing.ALLOWED:
+                self._named.add((address, port))
+            self._check_address(address, port, is_for_others=listing is Listing.OTHERS)
+            family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+            checked.append((family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (str(address), port)))
+        return checked
 
-    async def close(self) -> None:
-        """Part of aiohttp's resolver interface; nothing to close."""
+    def create_socket(self, info: AddressInfo) -> socket.socket:
+        """Create a socket for connecting to `info`.
 
-    def socket(self, info: tuple[Any, ...]) -> socket.socket:
-        """aiohttp's socket factory: the last look at the address that is really dialled, IP literals included."""
-        family, kind, protocol, _, sockaddr = info
-        address = ipaddress.ip_address(str(sockaddr[0]).partition("%")[0])
-        port = int(sockaddr[1])
-        pair = (str(address), port)
-        if not (self.allows(address, port) or pair in self._open_pairs or pair in self.holes.pairs):
-            raise ForbiddenAddress("not a public address")
-        connection = socket.socket(family, kind, protocol)
-        connection.setblocking(False)
-        return connection
+        Checks the address that is really connected to, including those that were never resolved.
+        """
+        family, kind, protocol, _, (host, port, *_) = info
+        self._check_address(_parse(host), port)
+        return socket.socket(family, kind, protocol)
+
+    def _check_address(self, address: IPAddress, port: int, *, is_for_others: bool = False) -> None:
+        if local_addresses.is_strake(address, port):
+            raise ForbiddenAddress(Reason.STRAKE)
+        if (address, port) in self._named:
+            return
+        listing = self._allowlist.of_address(address, port, self._owner_email)
+        if listing is Listing.ALLOWED:
+            return
+        if is_for_others or listing is Listing.OTHERS:
+            raise ForbiddenAddress(Reason.OTHERS)
+        if not is_public(address):
+            raise ForbiddenAddress(Reason.PRIVATE)
+        if self._plain or port != HTTPS_PORT:
+            raise ForbiddenAddress(Reason.NOT_HTTPS)
+        if local_addresses.is_own(address):
+            raise ForbiddenAddress(Reason.OWN_HOST)
+
+
+def _parse(host: object) -> IPAddress:
+    return ipaddress.ip_address(str(host).partition("%")[0])

@@ -1,38 +1,39 @@
-"""Everything the credentials app raises. No message holds a key, a token or any part of one.
+"""The exceptions of the credentials app. No message contains a key, a token or any part of one.
 
 CredentialsError
 ├── InvalidKey               a pasted provider key cannot be sent in a header
-├── InvalidDestination       a destination URL, header name or template is not allowed
-├── InvalidLimit             a limit of a token or an endpoint makes no sense
-├── KeyRefused               the provider answered that the key is not valid
-├── KeyUnchecked             the provider could not be asked
-├── UnknownProvider          no such provider here
-├── ConfirmationMismatch     the typed subdomain is not the endpoint's
-├── NotFound                 no such endpoint or token for this owner
-└── SealError                something about sealed records
-    ├── KeyringError         the master keys are missing, malformed or exposed
+├── InvalidDestination       a destination URL, header name or header template is not allowed
+├── InvalidLimit             a limit of a token or an endpoint is not valid
+├── KeyRefused               the provider rejected the key
+├── KeyUnchecked             the provider could not be asked about the key
+├── UnknownProvider          no provider has this slug
+└── SealError                a problem with sealed keys or master keys
+    ├── KeyringError         the master keys are missing, malformed or exposed (also a ValueError)
+    ├── VaultUnavailable     the process that holds the master keys does not answer
     ├── UnknownMasterKey     a record names a master key that is not in the keyring
-    ├── WrongMasterKey       a master key is not the one its id was used with before
-    ├── RetiredMasterKey     a master key was retired and seals no more
+    ├── WrongMasterKey       a master key is not the one that its id stood for before
+    ├── RetiredMasterKey     a master key was retired and may not seal
     ├── MasterKeyInUse       a master key cannot be retired yet
     ├── ProcessesBehind      running servers have not loaded the keyring that a rotation needs
-    ├── RotationRunning      another rotation is at work
+    ├── RotationRunning      another rotation is running
     └── CannotOpen           a record is not authentic, or not in the place it was sealed for
+
+The services also raise `NotFound` and `ConfirmationMismatch` from `accounts.errors`.
 """
 
 from __future__ import annotations
 
 
 class CredentialsError(Exception):
-    """Base class; `str(error)` is a sentence that may be shown to the person."""
+    """Base class. `str(error)` is a sentence that may be shown to the person."""
 
 
 class InvalidKey(CredentialsError):
-    """A pasted provider key is empty, too long, or holds spaces, line breaks or non-ASCII characters."""
+    """A pasted provider key is empty, too long, or contains spaces, line breaks or non-ASCII characters."""
 
 
 class InvalidDestination(CredentialsError):
-    """A destination URL, header name or header template is malformed or not allowed here."""
+    """A destination URL, header name or header template is malformed or not allowed. `field` names it."""
 
     def __init__(self, message: str, *, field: str = "destination_url") -> None:
         super().__init__(message)
@@ -40,7 +41,7 @@ class InvalidDestination(CredentialsError):
 
 
 class InvalidLimit(CredentialsError):
-    """A limit of a bearer token or an endpoint is malformed; `field` names it."""
+    """A limit of a bearer token or an endpoint is malformed or out of range. `field` names it."""
 
     def __init__(self, message: str, *, field: str) -> None:
         super().__init__(message)
@@ -48,31 +49,30 @@ class InvalidLimit(CredentialsError):
 
 
 class KeyRefused(CredentialsError):
-    """The provider answered 401 or 403 to the key."""
+    """The provider responded to the key with 401 or 403."""
 
 
 class KeyUnchecked(CredentialsError):
-    """The provider could not be asked, so the key may be right or wrong."""
+    """The provider could not be asked, so the key may be valid or not."""
 
 
 class UnknownProvider(CredentialsError):
-    """No provider has this slug in this installation."""
-
-
-class ConfirmationMismatch(CredentialsError):
-    """What was typed to confirm is not the subdomain."""
-
-
-class NotFound(CredentialsError):
-    """No such object for this owner. The same error whether it belongs to somebody else or does not exist."""
+    """This installation has no provider with this slug."""
 
 
 class SealError(CredentialsError):
-    """Base of everything that is wrong with sealed records or the keys that seal them."""
+    """Base class of all problems with sealed keys and with the master keys that seal them."""
 
 
 class KeyringError(SealError, ValueError):
-    """The master keys are missing, malformed or readable by others."""
+    """The master keys are missing, malformed or readable by other users."""
+
+
+class VaultUnavailable(SealError):
+    """The process that holds the master keys can't be reached, does not answer, or is of another version."""
+
+    def __init__(self) -> None:
+        super().__init__("The vault can't be reached. Nothing was saved. Try again in a moment.")
 
 
 class UnknownMasterKey(SealError):
@@ -84,7 +84,7 @@ class UnknownMasterKey(SealError):
 
 
 class WrongMasterKey(SealError):
-    """A master key does not match the check value stored when its id was first used."""
+    """A master key does not match the check value that was stored when its id was first used."""
 
     def __init__(self, key_id: str) -> None:
         super().__init__(
@@ -95,7 +95,7 @@ class WrongMasterKey(SealError):
 
 
 class RetiredMasterKey(SealError):
-    """A master key seals no more since `retire_master_key`; the keyring of this process still has it as primary."""
+    """`retire_master_key` has retired a master key that is still the primary in this process's keyring."""
 
     def __init__(self, key_id: str) -> None:
         super().__init__(
@@ -109,26 +109,26 @@ class MasterKeyInUse(SealError):
 
 
 class ProcessesBehind(SealError):
-    """Server processes run that have not loaded the keyring of this command."""
+    """Running server processes have not loaded the keyring of this command. `names` lists them."""
 
     def __init__(self, names: list[str]) -> None:
         super().__init__(
             "Running servers have not loaded the new master keys yet, or have another key under the same id: "
-            f"{', '.join(names)}. Give them the same keyring file (they read it again by themselves) or restart them, "
-            "and run this again."
+            f"{', '.join(names)}. Give them the same keyring file, which they read again on their own, or restart "
+            "them. Then run this again."
         )
         self.names = names
 
 
 class RotationRunning(SealError):
-    """Another run holds the lock of rotations."""
+    """Another run holds the rotation lock."""
 
     def __init__(self) -> None:
-        super().__init__("Another rotation is running. Wait for it to end; it can be killed and run again.")
+        super().__init__("Another rotation is running. Wait for it to end. It can be killed and run again.")
 
 
 class CannotOpen(SealError):
-    """A record does not open. One message for every cause: which one it was would help only an attacker."""
+    """A record does not open. Every cause has the same message, because the difference would only help an attacker."""
 
     def __init__(self) -> None:
         super().__init__("This sealed key cannot be opened. It needs its key again.")

@@ -1,58 +1,76 @@
-"""Ask the provider whether a pasted key is valid, before it is sealed."""
+"""Asks the provider whether a pasted key is valid, before the key is sealed."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
+from collections.abc import Hashable
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
-import aiohttp
+import httpcore
+import httpx
 from django.conf import settings
-from yarl import URL
 
+from accounts.transactions import without_connection
 from credentials.destinations import Destination
-from credentials.egress import Guard, Holes
+from credentials.egress import EgressPolicy
+from credentials.egress_allowlist import EgressAllowlist
+from credentials.egress_transport import EgressTransport
 from credentials.errors import KeyRefused, KeyUnchecked
 from credentials.providers import SECRET_PLACEHOLDER, Provider
 
 logger = logging.getLogger(__name__)
-SECONDS = 10
+
+MAX_SECONDS = 10
 
 
 def check_key(
-    *, provider: Provider, destination: Destination, header_name: str, header_template: str, key: str
+    *,
+    provider: Provider,
+    destination: Destination,
+    header_name: str,
+    header_template: str,
+    key: str,
+    owner_id: Hashable = None,
+    owner_email: str = "",
 ) -> None:
-    """Return if the provider accepts the key, or has nothing that could be asked.
+    """Send the provider's key check. Does nothing if the provider has none.
 
-    Raises `KeyRefused` on 401 and 403, `KeyUnchecked` where the provider does not answer or not clearly. Blocks for up
-    to ten seconds; call it outside of transactions.
+    `owner_id` and `owner_email` are those of the endpoint's owner: their share of look-ups is used, and the operator's
+    allowlist for them. Blocks for up to `MAX_SECONDS`, so call it outside of transactions. Raises `KeyRefused` on 401
+    and 403, and `KeyUnchecked` if the provider cannot be reached or responds with neither those nor 2xx.
     """
     if provider.key_check is None:
         return
     header = (header_name, header_template.replace(SECRET_PLACEHOLDER, key))
     url = destination.url + provider.key_check.path
-    status = asyncio.run(_ask(url, [*provider.key_check.headers, header], plain=destination.scheme == "http"))
+    policy = EgressPolicy(
+        EgressAllowlist(settings.STRAKE_ALLOWED_PRIVATE_UPSTREAMS),
+        plain=destination.scheme == "http",
+        owner_email=owner_email,
+    )
+    transport = EgressTransport(policy, seconds=MAX_SECONDS, owner_id=owner_id)
+    status = _get(url, [*provider.key_check.headers, header], transport)
     if status in {401, 403}:
-        raise KeyRefused(f"{provider.name} says this key is not valid. Copy it again, or make a new one there.")
+        raise KeyRefused(f"{provider.name} says that this key is not valid. Copy it again, or create a new one there.")
     if not 200 <= status < 300:
-        raise KeyUnchecked(f"{provider.name} could not be asked whether this key is valid.")
+        raise KeyUnchecked(f"{provider.name} could not be reached to check this key, or its response was unclear.")
 
 
-async def _ask(url: str, headers: list[tuple[str, str]], *, plain: bool) -> int:
-    """The status of one GET; 0 where there is no answer."""
-    guard = Guard(Holes(settings.STRAKE_ALLOWED_PRIVATE_UPSTREAMS), plain=plain)
-    connector = aiohttp.TCPConnector(resolver=guard, socket_factory=guard.socket, use_dns_cache=False)  # type: ignore[arg-type]
+def _get(url: str, headers: list[tuple[str, str]], transport: EgressTransport) -> int:
+    """Return the status of one GET, or 0 if there is no response. The body is not read. Redirects are not followed."""
     try:
-        async with (
-            aiohttp.ClientSession(
-                connector=connector,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=SECONDS),
+        with (
+            without_connection(),
+            httpx.Client(
+                transport=transport,
                 trust_env=False,
-            ) as session,
-            session.get(URL(url, encoded=True), headers=headers, allow_redirects=False) as response,
+                headers={"User-Agent": "Strake", "Accept-Encoding": "identity"},
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+            ) as client,
+            client.stream("GET", url, headers=headers) as response,
         ):
-            return response.status
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-        # Only the kind of error: its text can quote the header, and with it the key.
+            return response.status_code
+    except (OSError, ValueError, httpx.HTTPError, httpx.InvalidURL, httpcore.ProtocolError) as error:
+        # The text of an error can quote the header, and with it the key.
         logger.info("key_check_failed kind=%s", type(error).__name__)
         return 0

@@ -1,25 +1,43 @@
-"""Endpoints, their sealed provider keys, and the bearer tokens that open them."""
+"""Endpoints, their sealed provider keys, and the bearer tokens that give access to them."""
 
 from __future__ import annotations
 
 import secrets
 import string
 import uuid
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from django.conf import settings
-from django.db import models
+from django.db import models, transaction
 from django.db.models import F, Q
 from django.db.models.functions import Now
 
 from accounts import tokens
 from accounts.models import User
-from credentials import keyring, sealing
-from credentials.envelope import Binding, SealedKey, WrappedKey, stored_bytes
+from accounts.plain_text import plain_constraint
+from credentials import vault
+from credentials.errors import CannotOpen
+from credentials.querysets import BearerTokenQuerySet, EndpointQuerySet, SealedKeyManager
+from credentials.vault import wrapper
+from credentials.vault.envelope import Binding, SealedRecord, WrappedKey, stored_bytes
+from credentials.vault.models import MasterKeyCheck, ServerProcess
+from credentials.vault.provider_key import ProviderKey
+
+__all__ = [
+    "BEARER_TOKEN_PREFIX",
+    "BearerToken",
+    "Credential",
+    "Endpoint",
+    "MasterKeyCheck",
+    "SealedKey",
+    "ServerProcess",
+]
 
 BEARER_TOKEN_PREFIX = "strk_"  # noqa: S105
 SUBDOMAIN_ALPHABET = string.ascii_lowercase + string.digits
 SUBDOMAIN_LENGTH = 12
+_STAGED = "_staged_key"
+_SEALED = "_sealed_key"
 
 
 def new_subdomain() -> str:
@@ -30,8 +48,17 @@ def new_token_id() -> str:
     return tokens.random_id("ctok_")
 
 
+def endpoint_url(subdomain: str) -> str:
+    """The base URL of an endpoint, without a trailing slash. It follows the settings and not a request."""
+    if settings.STRAKE_PROXY_DOMAIN:
+        base = settings.STRAKE_BASE
+        port = f":{base.port}" if base.port else ""
+        return f"{base.scheme}://{subdomain}.{settings.STRAKE_PROXY_DOMAIN}{port}"
+    return f"{settings.STRAKE_BASE_URL}/p/{subdomain}"
+
+
 class Endpoint(models.Model):
-    """A disposable address in front of one provider account."""
+    """A disposable URL in front of one provider account."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     owner = models.ForeignKey(User, on_delete=models.CASCADE, related_name="endpoints")
@@ -44,6 +71,8 @@ class Endpoint(models.Model):
     )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
+    objects = EndpointQuerySet.as_manager()
+
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["subdomain"], name="credentials_endpoint_unique_subdomain"),
@@ -54,6 +83,7 @@ class Endpoint(models.Model):
                 condition=Q(max_streams__isnull=True) | Q(max_streams__gte=1),
                 name="credentials_endpoint_max_streams_is_positive",
             ),
+            plain_constraint("label", "credentials_endpoint_label_is_plain"),
         ]
         indexes = [models.Index(fields=["owner", "-created_at"], name="credentials_endpoint_by_owner")]
 
@@ -62,55 +92,80 @@ class Endpoint(models.Model):
 
     @property
     def url(self) -> str:
-        """The address that tools get, without a trailing slash."""
-        if settings.STRAKE_PROXY_DOMAIN:
-            base = settings.STRAKE_BASE
-            port = f":{base.port}" if base.port else ""
-            return f"{base.scheme}://{self.subdomain}.{settings.STRAKE_PROXY_DOMAIN}{port}"
-        return f"{settings.STRAKE_BASE_URL}/p/{self.subdomain}"
+        """The base URL for tools, without a trailing slash."""
+        return endpoint_url(self.subdomain)
 
 
 class WriteOnlySecret:
-    """The `secret` of a `Credential`: assigning seals it into the record's columns, reading raises."""
+    """The provider key of a `Credential`. An assignment stages the key until `save` seals it. Reading it raises.
+
+    Assigning raises `InvalidKey` if no header can carry the key.
+    """
 
     def __get__(self, instance: Credential | None, owner: type[Credential]) -> NoReturn:
         raise AttributeError("The secret of a credential cannot be read. Only the proxy opens it.")
 
-    def __set__(self, instance: Credential, key: str) -> None:
-        instance.store(sealing.seal(key, instance.binding(), keyring.current()))
+    def __set__(self, instance: Credential, key: str | ProviderKey) -> None:
+        instance.__dict__[_STAGED] = ProviderKey(key)
+        instance.__dict__.pop(_SEALED, None)
 
 
 class Credential(models.Model):
-    """One provider key, sealed, and where and how it is sent."""
+    """The destination of an endpoint's provider key, and the header it is sent in. `SealedKey` holds the key."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     endpoint = models.OneToOneField(Endpoint, on_delete=models.CASCADE, related_name="credential")
     destination_url = models.CharField(max_length=512)
     header_name = models.CharField(max_length=64)
     header_template = models.CharField(max_length=256)
-    format = models.PositiveSmallIntegerField(editable=False)
-    master_key_id = models.CharField(max_length=64, editable=False)
-    wrapped_dek = models.BinaryField()
-    wrapped_dek_iv = models.BinaryField(max_length=12)
-    ciphertext = models.BinaryField()
-    iv = models.BinaryField(max_length=12)
     sealed_at = models.DateTimeField(editable=False)
-
-    class Meta:
-        indexes = [models.Index(fields=["master_key_id", "id"], name="credentials_by_master_key")]
 
     secret = WriteOnlySecret()
 
     def __str__(self) -> str:
         return f"credential {self.pk}"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The state for copying and pickling, without a key that has not been saved yet."""
+        return {name: value for name, value in super().__getstate__().items() if name not in {_STAGED, _SEALED}}
+
     def save(self, *args: Any, **kwargs: Any) -> None:
-        super().save(*args, **kwargs)
-        if hasattr(self.sealed_at, "resolve_expression"):
-            self.refresh_from_db(fields=["sealed_at"])  # the database's clock has been read now
+        """Save the row, and seal the key first if one was assigned to `secret`.
+
+        A save that seals writes every column, because the seal is bound to them. Raises as `vault.seal` and
+        `vault.Sealed.register` do. Then nothing is saved and the key stays assigned.
+        """
+        key: ProviderKey | None = self.__dict__.get(_STAGED)
+        if key is None:
+            super().save(*args, **kwargs)
+            return
+        sealed: vault.Sealed | None = self.__dict__.pop(_SEALED, None)
+        if sealed is None or sealed.binding != self.binding():
+            sealed = vault.seal(key, self.binding())
+        with transaction.atomic():
+            if not self._state.adding:
+                # Lock in the order in which a deletion and a rotation lock: the sealed row, then this row or the
+                # registry. Another order could deadlock with them.
+                SealedKey.objects.select_for_update().filter(pk=self.pk).first()
+                Credential.objects.select_for_update().only("pk").get(pk=self.pk)
+            record = sealed.register()
+            # The first use of a master key is timed by the database's clock too, and the two times are compared.
+            self.sealed_at = Now()
+            super().save(*args, **kwargs | {"update_fields": None})
+            SealedKey.of(self, record).save()  # UPDATE, and INSERT if there was no row: never a SELECT
+            self.refresh_from_db(fields=["sealed_at"])
+        del self.__dict__[_STAGED]
+
+    def seal(self) -> None:
+        """Seal the key that was assigned to `secret`, before a transaction in which `save` stores it.
+
+        The web half waits for the proxy half here, which it may not do in a transaction. Raises as `vault.seal` does.
+        """
+        self.__dict__[_SEALED] = vault.seal(self.__dict__[_STAGED], self.binding())
 
     def binding(self) -> Binding:
-        """What the seal is bound to, from this row and its endpoint as they are now. SQLite takes any type of value."""
+        """The values that the seal is bound to, as this row and its endpoint hold them now."""
+        # SQLite accepts values of any type in a text column.
         return Binding(
             credential_id=self.id,
             endpoint_id=self.endpoint.id,
@@ -121,31 +176,76 @@ class Credential(models.Model):
             header_template=str(self.header_template),
         )
 
-    def store(self, sealed: SealedKey) -> None:
-        self.format = sealed.format
-        self.master_key_id = sealed.wrap.master_key_id
-        self.wrapped_dek = sealed.wrap.wrapped_dek
-        self.wrapped_dek_iv = sealed.wrap.wrapped_dek_iv
-        self.ciphertext = sealed.ciphertext
-        self.iv = sealed.iv
-        # The database's clock, which also times the first use of each master key: the two are compared.
-        self.sealed_at = Now()
-
     @property
     def needs_key_again(self) -> bool:
-        """Whether the keyring lacks the master key of this record. Nothing is opened to find out."""
-        return self.master_key_id not in keyring.current().ids
+        """True if there is no sealed key, or if the keyring lacks its master key. This opens nothing.
 
-    def sealed(self) -> SealedKey:
-        """The record as the database holds it: ciphertext only."""
+        False if the ids of the master keys cannot be known, because the vault can't be reached.
+        """
+        try:
+            master_key_id = self.sealed_key.master_key_id
+        except SealedKey.DoesNotExist:
+            return True
+        known = wrapper.known_ids()
+        return known is not None and master_key_id not in known
+
+    def sealed(self) -> SealedRecord:
+        """The sealed record. Raises `CannotOpen` if there is none. The web half's database role may not read it."""
+        try:
+            return self.sealed_key.record()
+        except SealedKey.DoesNotExist:
+            raise CannotOpen from None
+
+
+class SealedKey(models.Model):
+    """A sealed provider key.
+
+    It has its own table because the web half's database role may write it, but may read only `credential_id` and
+    `master_key_id`. A query loads only these two columns, unless it starts with `SealedKey.objects.whole()`.
+    """
+
+    credential = models.OneToOneField(
+        Credential, primary_key=True, on_delete=models.CASCADE, related_name="sealed_key", editable=False
+    )
+    format = models.PositiveSmallIntegerField(editable=False)
+    master_key_id = models.CharField(max_length=64, editable=False)
+    wrapped_dek = models.BinaryField()
+    wrapped_dek_iv = models.BinaryField(max_length=12)
+    ciphertext = models.BinaryField()
+    iv = models.BinaryField(max_length=12)
+
+    objects: ClassVar[SealedKeyManager[SealedKey]] = SealedKeyManager()
+
+    class Meta:
+        base_manager_name = "objects"  # for the relation from `Credential`
+        indexes = [models.Index(fields=["master_key_id", "credential"], name="credentials_by_master_key")]
+
+    def __str__(self) -> str:
+        return f"sealed key {self.pk}"
+
+    @classmethod
+    def of(cls, credential: Credential, record: SealedRecord) -> SealedKey:
+        """An unsaved row that holds `record`."""
+        return cls(
+            credential=credential,
+            format=record.format,
+            master_key_id=record.wrap.master_key_id,
+            wrapped_dek=record.wrap.wrapped_dek,
+            wrapped_dek_iv=record.wrap.wrapped_dek_iv,
+            ciphertext=record.ciphertext,
+            iv=record.iv,
+        )
+
+    def record(self) -> SealedRecord:
+        """The record that the proxy opens."""
         wrap = WrappedKey(str(self.master_key_id), stored_bytes(self.wrapped_dek), stored_bytes(self.wrapped_dek_iv))
-        return SealedKey(self.format, wrap, stored_bytes(self.ciphertext), stored_bytes(self.iv))
+        return SealedRecord(self.format, wrap, stored_bytes(self.ciphertext), stored_bytes(self.iv))
 
 
 class BearerToken(models.Model):
-    """A token that opens one endpoint, stored as its SHA-256 digest, with limits of its own.
+    """A token for one endpoint, stored as its SHA-256 digest, and its limits.
 
-    `allowed_paths` are `METHOD glob` strings, `allowed_networks` CIDRs; an empty list means no limit.
+    `allowed_paths` holds `METHOD glob` strings and `allowed_networks` holds CIDRs. An empty list means no limit.
     """
 
     id = models.CharField(primary_key=True, max_length=32, default=new_token_id, editable=False)
@@ -160,6 +260,13 @@ class BearerToken(models.Model):
     requests_per_minute = models.PositiveIntegerField(null=True)
     allowed_paths: models.JSONField[Any, list[str]] = models.JSONField(default=list)
     allowed_networks: models.JSONField[Any, list[str]] = models.JSONField(default=list)
+    allow_minting = models.BooleanField(
+        default=False,
+        db_default=False,
+        help_text="Allows calls that give the caller a credential of the provider, which outlives this token.",
+    )
+
+    objects = BearerTokenQuerySet.as_manager()
 
     class Meta:
         constraints = [
@@ -172,38 +279,9 @@ class BearerToken(models.Model):
                 condition=Q(expires_at__isnull=True) | Q(expires_at__gt=F("created_at")),
                 name="credentials_bearertoken_expires_later",
             ),
+            plain_constraint("label", "credentials_bearertoken_label_is_plain"),
         ]
         indexes = [models.Index(fields=["endpoint", "-created_at"], name="credentials_token_by_endpoint")]
 
     def __str__(self) -> str:
         return f"{self.label} ({self.preview})"
-
-
-class MasterKeyCheck(models.Model):
-    """Proof, per master key id, of which key it is; made when the id first seals. Reveals nothing of the key."""
-
-    key_id = models.CharField(primary_key=True, max_length=64)
-    check_value = models.BinaryField(max_length=16)
-    created_at = models.DateTimeField(db_default=Now(), editable=False)
-    retired_at = models.DateTimeField(null=True, editable=False, help_text="From then on nothing is sealed under it.")
-
-    def __str__(self) -> str:
-        return self.key_id
-
-
-class ServerProcess(models.Model):
-    """A running server process and the master keys it has loaded, so that rotation can wait for every process.
-
-    A process writes its row at start, on every change of its keyring and every few seconds (`credentials.presence`).
-    """
-
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    name = models.CharField(max_length=100, help_text="Host and process id, for the operator.")
-    primary_key_id = models.CharField(max_length=64)
-    key_ids: models.JSONField[Any, dict[str, str]] = models.JSONField(
-        default=dict, help_text="The id of each master key with its check value, in hexadecimal."
-    )
-    seen_at = models.DateTimeField(db_default=Now())
-
-    def __str__(self) -> str:
-        return self.name

@@ -1,9 +1,10 @@
-"""The one table of providers: where a key is sent, in which header, and how it is checked when pasted."""
+"""The table of providers: where a key is sent, in which header, and how a pasted key is checked."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from urllib.parse import urlsplit
 
 from django.conf import settings
 
@@ -14,7 +15,7 @@ BEARER = f"Bearer {SECRET_PLACEHOLDER}"
 
 
 class Dialect(StrEnum):
-    """Whose SDK talks to a provider; errors of the proxy take that SDK's shape."""
+    """The SDK that clients of a provider use. Errors of the proxy have the form that this SDK expects."""
 
     OPENAI = "openai"
     ANTHROPIC = "anthropic"
@@ -23,7 +24,7 @@ class Dialect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class KeyCheck:
-    """One read-only request that answers 401 or 403 to a wrong key. `path` follows the destination."""
+    """A read-only GET that responds 401 or 403 to an invalid key. `path` is appended to the destination."""
 
     path: str
     headers: tuple[tuple[str, str], ...] = ()
@@ -31,7 +32,7 @@ class KeyCheck:
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """One provider. An empty `destination_url` means that the person gives it."""
+    """A provider. If `destination_url` is empty, the person enters it. If `key_check` is None, keys are not checked."""
 
     slug: str
     name: str
@@ -53,14 +54,14 @@ class Provider:
 
     @property
     def is_custom(self) -> bool:
-        """Whether the person also chooses the header."""
+        """Whether the person also enters the header."""
         return self.slug == "custom"
 
 
 _ANTHROPIC_VERSION = ("anthropic-version", "2023-06-01")
 
-# Key checks: a model list needs a valid key everywhere but at OpenRouter, whose list is public and would accept any
-# string; it has /key for this. Perplexity lists no models; its list of asynchronous requests needs a key.
+# Key checks list the models, which needs a valid key, with two exceptions. OpenRouter's list is public, so its /key is
+# used. Perplexity has no list of models, so its list of asynchronous requests is used.
 _PROVIDERS = (
     Provider(
         "openai",
@@ -207,7 +208,7 @@ _PROVIDERS = (
     Provider(
         "custom",
         "Custom",
-        "Any HTTPS API that takes a key in a header",
+        "Any HTTPS API with its key in a header",
         "",
         None,
         "",
@@ -220,12 +221,25 @@ DEMO_SLUG = "demo"
 PROVIDERS: dict[str, Provider] = {provider.slug: provider for provider in _PROVIDERS}
 
 
+def has_fixed_destination(slug: str) -> bool:
+    """True for providers whose destination is not a person's choice."""
+    provider = PROVIDERS.get(slug)
+    return slug == DEMO_SLUG if provider is None else not provider.needs_destination
+
+
+def fixed_hosts() -> frozenset[str]:
+    """Return the host names of the providers whose destination nobody can change."""
+    return frozenset(
+        host for provider in _PROVIDERS if (host := urlsplit(provider.destination_url).hostname) is not None
+    )
+
+
 def demo() -> Provider:
-    """The upstream that Strake itself runs on loopback, so that a newcomer without a key sees everything work."""
+    """The provider that Strake runs on loopback, to try everything without a provider key."""
     return Provider(
         DEMO_SLUG,
         "Demo",
-        "No key at hand? A practice provider on this machine; any key will do",
+        "No key yet? A demo provider on this machine. Any key works.",
         f"http://127.0.0.1:{settings.STRAKE_DEMO_PORT}",
         KeyCheck("/v1/models"),
         "",
@@ -235,15 +249,15 @@ def demo() -> Provider:
 
 
 def available() -> list[Provider]:
-    """The providers a person can choose here; the demo comes first, and in the embedded default only."""
+    """Return the providers to choose from. The demo provider is first, and runs on loopback installations only."""
     return ([demo()] if settings.STRAKE_DEMO_PORT else []) + list(PROVIDERS.values())
 
 
 def get(slug: str) -> Provider:
-    """The provider of this slug. Raises `UnknownProvider`."""
+    """Return the provider with this slug. Raises `UnknownProvider`."""
     if slug == DEMO_SLUG and settings.STRAKE_DEMO_PORT:
         return demo()
     try:
         return PROVIDERS[slug]
     except KeyError:
-        raise UnknownProvider(f"There is no provider called {slug[:40]!r} here.") from None
+        raise UnknownProvider(f"There is no provider {slug[:40]!r}.") from None

@@ -1,34 +1,35 @@
-"""What can be done with endpoints, provider keys and bearer tokens.
+"""The operations on endpoints, provider keys and bearer tokens.
 
-Each verb finds its object among those the actor may touch, writes, and adds its audit event, in one transaction.
-Plaintext tokens exist only in the values returned here, to be shown once.
+Each one looks up its object among those that the actor may change, and writes the change and its audit event in one
+transaction. Plaintext tokens exist only in the return values, to be shown once.
 """
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from django.db import transaction
-from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from accounts import audit, tokens
-from accounts.audit import Actor
-from accounts.erasure import erase_deleted
+from accounts import audit, quotas, tokens
+from accounts.actors import Actor
+from accounts.errors import ConfirmationMismatch, NotFound
 from accounts.models import User
-from credentials import destinations, key_check, keyring_guard, limits, providers, sealing
+from accounts.plain_text import clean_label
+from accounts.transactions import secure_delete_on_commit
+from credentials import destinations, endpoint_audit, key_check, outbound, providers, token_limits
 from credentials.destinations import Destination
-from credentials.errors import ConfirmationMismatch, InvalidDestination, KeyRefused, KeyUnchecked, NotFound
+from credentials.errors import InvalidDestination, KeyRefused, KeyUnchecked
 from credentials.models import BEARER_TOKEN_PREFIX, BearerToken, Credential, Endpoint
 from credentials.providers import Provider
+from credentials.vault.provider_key import ProviderKey
 
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A bearer token just made or rotated, with its only plaintext."""
+    """A bearer token that was just created or rotated, with its only plaintext."""
 
     token: BearerToken
     plaintext: str = field(repr=False)
@@ -43,32 +44,33 @@ class Connected:
     plaintext: str = field(repr=False)
 
 
-# --- Finding -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Where a provider key is sent, and in which header."""
 
-
-def endpoints_for(actor: Actor) -> QuerySet[Endpoint]:
-    """The endpoints `actor` may touch, newest first: a person's own; all of them for an operator."""
-    endpoints = Endpoint.objects.order_by("-created_at")
-    return endpoints if actor.user is None else endpoints.filter(owner=actor.user)
-
-
-def get_endpoint(*, actor: Actor, subdomain: str) -> Endpoint:
-    """One endpoint the actor may touch. Raises `NotFound`, whether it is somebody else's or nobody's."""
-    endpoint = endpoints_for(actor).select_related("owner").filter(subdomain=subdomain).first()
-    if endpoint is None:
-        raise NotFound("There is no such endpoint.")
-    return endpoint
+    destination: Destination
+    header_name: str
+    header_template: str
 
 
 # --- Endpoints and their keys --------------------------------------------------------------------------------------
 
 
+def get_endpoint(*, actor: Actor, subdomain: str) -> Endpoint:
+    """One endpoint of the actor. Raises `NotFound` if it does not exist or belongs to somebody else."""
+    endpoint = Endpoint.objects.visible_to(actor).select_related("owner").filter(subdomain=subdomain).first()
+    if endpoint is None:
+        raise NotFound("There is no such endpoint.")
+    return endpoint
+
+
+@outbound.limited
 def connect(
     *,
     actor: Actor,
     owner: User,
     provider: str,
-    api_key: str,
+    api_key: str | ProviderKey,
     label: str = "",
     destination_url: str = "",
     header_name: str = "",
@@ -77,14 +79,16 @@ def connect(
 ) -> Connected:
     """Check a provider key, seal it behind a new endpoint, and issue the endpoint's first token.
 
-    `unchecked` saves the key also where the provider could not be asked; a refused key is never saved. Raises
-    `UnknownProvider`, `InvalidKey`, `InvalidDestination`, `KeyRefused` or `KeyUnchecked`; then nothing was saved.
+    With `unchecked`, a key is saved even if the provider cannot be asked about it. A key that the provider rejects is
+    never saved. Raises `UnknownProvider`, `InvalidKey`, `InvalidDestination`, `KeyRefused`, `KeyUnchecked`,
+    `QuotaReached`, `SealError`, or as `outbound.limited` says. Then nothing is saved.
     """
     chosen = providers.get(provider)
-    key = sealing.clean_key(api_key)
-    destination, header_name, header_template = _where(chosen, destination_url, header_name, header_template)
+    _require_room(actor, owner, endpoint=True)  # here too, so that the provider is not asked in vain
+    key = ProviderKey(api_key)
+    delivery = _delivery(owner, chosen, destination_url, header_name, header_template)
     try:
-        _check(chosen, destination, header_name, header_template, key, unchecked=unchecked)
+        _check_key(owner, chosen, delivery, key, unchecked=unchecked)
     except KeyRefused:
         audit.record(
             actor,
@@ -93,123 +97,124 @@ def connect(
             subject_type="provider",
             subject_id=chosen.slug,
             subject_label=chosen.name,
+            details={"destination": delivery.destination.url},
         )
         raise
-    # Both ids exist before sealing, since the seal is bound to them.
-    endpoint = Endpoint(id=uuid.uuid4(), owner=owner, label=_label(label) or chosen.name, provider=chosen.slug)
-    credential = Credential(
-        id=uuid.uuid4(),
-        endpoint=endpoint,
-        destination_url=destination.url,
-        header_name=header_name,
-        header_template=header_template,
-    )
+    endpoint = Endpoint(owner=owner, label=_clean_label(label) or chosen.name, provider=chosen.slug)
+    credential = Credential(endpoint=endpoint)
+    _seal_key(credential, delivery, key)
     with transaction.atomic():
-        credential.secret = key
-        keyring_guard.confirm(credential.master_key_id)
+        _require_room(actor, owner, endpoint=True)
         endpoint.save(force_insert=True)
-        credential.save(force_insert=True)
-        token, plaintext = _new_token(endpoint, "First token", limits.Limits())
-        _audit(actor, "endpoint.connected", endpoint)
-        _audit(actor, "token.issued", endpoint, token)
+        credential.save()
+        token, plaintext = _create_token(endpoint, "First token", token_limits.Limits())
+        endpoint_audit.record(
+            actor,
+            "endpoint.connected",
+            endpoint,
+            provider=chosen.slug,
+            destination=delivery.destination.url,
+            header=delivery.header_name,
+        )
+        endpoint_audit.record(actor, "token.issued", endpoint, token, **endpoint_audit.limits_of(token))
     endpoint.refresh_from_db(fields=["created_at"])
     return Connected(endpoint, token, plaintext)
 
 
-def replace_key(*, actor: Actor, subdomain: str, api_key: str, unchecked: bool = False) -> Endpoint:
-    """Seal a new provider key behind an endpoint; address and tokens stay. Raises as `connect` does, or `NotFound`."""
+@outbound.limited
+def replace_key(*, actor: Actor, subdomain: str, api_key: str | ProviderKey, unchecked: bool = False) -> Endpoint:
+    """Seal a new provider key behind an endpoint. Its URL and tokens stay. Raises as `connect` does, or `NotFound`."""
     endpoint = get_endpoint(actor=actor, subdomain=subdomain)
-    credential = endpoint.credential
-    return _reseal(
-        actor,
-        endpoint,
-        api_key,
-        parse_stored_destination(credential),
-        credential.header_name,
-        credential.header_template,
-        action="key.replaced",
-        unchecked=unchecked,
-    )
+    stored = endpoint.credential
+    delivery = Delivery(destinations.parse(stored.destination_url), stored.header_name, stored.header_template)
+    return _reseal(actor, endpoint, api_key, delivery, action="key.replaced", unchecked=unchecked)
 
 
+@outbound.limited
 def change_destination(
     *,
     actor: Actor,
     subdomain: str,
-    api_key: str,
+    api_key: str | ProviderKey,
     destination_url: str,
     header_name: str = "",
     header_template: str = "",
     unchecked: bool = False,
 ) -> Endpoint:
-    """Point an endpoint elsewhere. The key must be given again: the old seal does not open for another destination.
+    """Point an endpoint at another destination.
 
-    Raises as `connect` does, `NotFound`, or `InvalidDestination` where the provider's destination is fixed.
+    The key is required because the existing ciphertext is bound to the old destination. Raises as `connect` does,
+    `NotFound`, or `InvalidDestination` if the provider's destination is fixed.
     """
     endpoint = get_endpoint(actor=actor, subdomain=subdomain)
     provider = providers.get(endpoint.provider)
     if not provider.needs_destination:
         raise InvalidDestination(f"The destination of {provider.name} is fixed.")
-    where = _where(provider, destination_url, header_name, header_template)
-    return _reseal(actor, endpoint, api_key, *where, action="destination.changed", unchecked=unchecked)
+    delivery = _delivery(endpoint.owner, provider, destination_url, header_name, header_template)
+    return _reseal(actor, endpoint, api_key, delivery, action="destination.changed", unchecked=unchecked)
 
 
 def rename(*, actor: Actor, subdomain: str, label: str) -> Endpoint:
-    """Give an endpoint another label. Raises `NotFound`."""
+    """Change the label of an endpoint. An empty one becomes the provider's name. Raises `NotFound`."""
     endpoint = get_endpoint(actor=actor, subdomain=subdomain)
     with transaction.atomic():
-        endpoint.label = _label(label) or providers.get(endpoint.provider).name
+        before, endpoint.label = endpoint.label, _clean_label(label) or providers.get(endpoint.provider).name
         endpoint.save(update_fields=["label"])
-        _audit(actor, "endpoint.renamed", endpoint)
+        endpoint_audit.record(actor, "endpoint.renamed", endpoint, **endpoint_audit.change(before, endpoint.label))
     return endpoint
 
 
 def pause(*, actor: Actor, subdomain: str) -> Endpoint:
-    """Refuse every request to an endpoint from now on, until it is resumed. Raises `NotFound`."""
+    """Refuse every new request to an endpoint until it is resumed. Raises `NotFound`."""
     endpoint = get_endpoint(actor=actor, subdomain=subdomain)
     with transaction.atomic():
         if Endpoint.objects.filter(pk=endpoint.pk, paused_at=None).update(paused_at=timezone.now()):
-            _audit(actor, "endpoint.paused", endpoint)
+            endpoint_audit.record(actor, "endpoint.paused", endpoint)
     endpoint.refresh_from_db(fields=["paused_at"])
     return endpoint
 
 
 def resume(*, actor: Actor, subdomain: str) -> Endpoint:
-    """Let a paused endpoint work again. Raises `NotFound`."""
+    """Accept requests to a paused endpoint again. Raises `NotFound`."""
     endpoint = get_endpoint(actor=actor, subdomain=subdomain)
     with transaction.atomic():
         if Endpoint.objects.filter(pk=endpoint.pk, paused_at__isnull=False).update(paused_at=None):
-            _audit(actor, "endpoint.resumed", endpoint)
+            endpoint_audit.record(actor, "endpoint.resumed", endpoint, paused_at=endpoint.paused_at)
     endpoint.paused_at = None
     return endpoint
 
 
 def limit_endpoint(*, actor: Actor, subdomain: str, max_streams: int | None) -> Endpoint:
-    """Let a server process forward at most `max_streams` requests of an endpoint at a time, from the next one on.
+    """Limit an endpoint to `max_streams` concurrent requests in each server process.
 
-    None leaves it to the installation's limit. What is in flight goes on. Raises `NotFound` or `InvalidLimit`.
+    None removes the limit, so that only `STRAKE_MAX_STREAMS` counts. Requests in flight continue. Raises `NotFound` or
+    `InvalidLimit`.
     """
     endpoint = get_endpoint(actor=actor, subdomain=subdomain)
-    limits.check_max_streams(max_streams)
+    token_limits.check_max_streams(max_streams)
     with transaction.atomic():
         if Endpoint.objects.filter(pk=endpoint.pk).exclude(max_streams=max_streams).update(max_streams=max_streams):
-            _audit(actor, "endpoint.limited", endpoint)
+            endpoint_audit.record(
+                actor, "endpoint.limited", endpoint, **endpoint_audit.change(endpoint.max_streams, max_streams)
+            )
     endpoint.max_streams = max_streams
     return endpoint
 
 
 def delete_endpoint(*, actor: Actor, subdomain: str, confirmation: str) -> None:
-    """Destroy an endpoint, its sealed key, its tokens and its request records. There is no way back.
+    """Delete an endpoint, its sealed key, its tokens and its request records for good.
 
-    Raises `NotFound`, or `ConfirmationMismatch` unless `confirmation` is the subdomain.
+    Raises `NotFound`, or `ConfirmationMismatch` if `confirmation` is not the subdomain.
     """
     endpoint = get_endpoint(actor=actor, subdomain=subdomain)
     if confirmation.strip().lower() != endpoint.subdomain:
         raise ConfirmationMismatch(f"Type {endpoint.subdomain} to delete this endpoint.")
     with transaction.atomic():
-        _audit(actor, "endpoint.deleted", endpoint)
+        endpoint_audit.record(
+            actor, "endpoint.deleted", endpoint, provider=endpoint.provider, tokens=endpoint.tokens.count()
+        )
         endpoint.delete()
-        erase_deleted()
+        secure_delete_on_commit()
 
 
 # --- Bearer tokens -------------------------------------------------------------------------------------------------
@@ -224,93 +229,101 @@ def issue_token(
     requests_per_minute: int | None = None,
     allowed_paths: Iterable[str] = (),
     allowed_networks: Iterable[str] = (),
+    allow_minting: bool = False,
 ) -> Issued:
-    """Add a token to an endpoint. Raises `NotFound` or `InvalidLimit`."""
+    """Add a token to an endpoint. Raises `NotFound`, `InvalidLimit` or `QuotaReached`."""
     endpoint = get_endpoint(actor=actor, subdomain=subdomain)
-    cleaned = limits.clean(
+    limits = token_limits.clean(
         expires_at=expires_at,
         requests_per_minute=requests_per_minute,
         allowed_paths=allowed_paths,
         allowed_networks=allowed_networks,
+        allow_minting=allow_minting,
     )
     with transaction.atomic():
-        token, plaintext = _new_token(endpoint, _label(label) or "Token", cleaned)
-        _audit(actor, "token.issued", endpoint, token)
+        _require_room(actor, endpoint.owner)
+        token, plaintext = _create_token(endpoint, _clean_label(label) or "Token", limits)
+        endpoint_audit.record(actor, "token.issued", endpoint, token, **endpoint_audit.limits_of(token))
     return Issued(token, plaintext)
 
 
 def rotate_token(*, actor: Actor, token_id: str, subdomain: str | None = None) -> Issued:
-    """Give a token a new secret. One UPDATE of one row: the old secret dies in the moment the new one works.
+    """Give a token a new secret. A single UPDATE ends the old secret and starts the new one at the same moment.
 
-    Label, limits and id stay. Raises `NotFound`, also for a token that was revoked, which is for good, or has expired.
+    The label, the limits and the id stay. Raises `NotFound`, also for a revoked or expired token.
     """
     plaintext = tokens.mint(BEARER_TOKEN_PREFIX)
     with transaction.atomic():
         token = _find_token(actor, token_id, subdomain)
-        live = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
-        changed = BearerToken.objects.filter(live, pk=token.pk, revoked_at=None).update(
-            digest=tokens.digest(plaintext),
-            preview=tokens.preview(plaintext, BEARER_TOKEN_PREFIX),
-            last_used_at=None,
+        changed = (
+            BearerToken.objects.live()
+            .filter(pk=token.pk)
+            .update(
+                digest=tokens.digest(plaintext),
+                preview=tokens.preview(plaintext, BEARER_TOKEN_PREFIX),
+                last_used_at=None,
+            )
         )
         if not changed:
             raise NotFound("This token has been revoked or has expired. Add a new one instead.")
-        _audit(actor, "token.rotated", token.endpoint, token)
-    token.refresh_from_db()
+        before = token.preview
+        token.refresh_from_db()
+        endpoint_audit.record(
+            actor, "token.rotated", token.endpoint, token, **endpoint_audit.change(before, token.preview)
+        )
     return Issued(token, plaintext)
 
 
 def revoke_token(*, actor: Actor, token_id: str, subdomain: str | None = None) -> BearerToken:
-    """End a token for good; no request that starts after this returns is accepted. Raises `NotFound`."""
+    """End a token for good. No request that starts after this returns is accepted. Raises `NotFound`."""
     with transaction.atomic():
         token = _find_token(actor, token_id, subdomain)
         if BearerToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now()):
-            _audit(actor, "token.revoked", token.endpoint, token)
+            endpoint_audit.record(actor, "token.revoked", token.endpoint, token, preview=token.preview)
     token.refresh_from_db()
     return token
 
 
-# --- Inside --------------------------------------------------------------------------------------------------------
+# --- Internals -----------------------------------------------------------------------------------------------------
 
 
-def parse_stored_destination(credential: Credential) -> Destination:
-    """The destination of a credential as it was checked when it was stored."""
-    return destinations.parse(credential.destination_url)
+def _require_room(actor: Actor, owner: User, *, endpoint: bool = False) -> None:
+    """Raise `QuotaReached` unless the owner may have another token, and with `endpoint` another endpoint."""
+    if endpoint:
+        own = Endpoint.objects.filter(owner=owner)
+        quotas.require_room(actor, owner, own, setting="STRAKE_MAX_ENDPOINTS", kind="endpoints", remedy="Delete one")
+    live = BearerToken.objects.live().filter(endpoint__owner=owner)
+    quotas.require_room(actor, owner, live, setting="STRAKE_MAX_TOKENS", kind="tokens that work", remedy="Revoke one")
 
 
-def _where(
-    provider: Provider, destination_url: str, header_name: str, header_template: str
-) -> tuple[Destination, str, str]:
-    """Where a key goes: the provider's own settings, or the person's where the provider leaves them open."""
+def _delivery(
+    owner: User, provider: Provider, destination_url: str, header_name: str, header_template: str
+) -> Delivery:
+    """The provider's fixed settings, or the person's if the provider leaves them open. Raises `InvalidDestination`."""
     if not provider.needs_destination:
-        return destinations.parse(provider.destination_url), provider.header_name, provider.header_template
+        fixed = destinations.parse(provider.destination_url)
+        return Delivery(fixed, provider.header_name, provider.header_template)
     if not destination_url.strip():
         raise InvalidDestination("Enter the address of the API, like https://api.example.com")
-    destination = destinations.check(destination_url)
+    destination = destinations.check(destination_url, owner_id=owner.pk, owner_email=owner.email)
     if not provider.is_custom:
-        return destination, provider.header_name, provider.header_template
+        return Delivery(destination, provider.header_name, provider.header_template)
     name, template = destinations.check_header(
         header_name or provider.header_name, header_template or provider.header_template
     )
-    return destination, name, template
+    return Delivery(destination, name, template)
 
 
-def _check(
-    provider: Provider,
-    destination: Destination,
-    header_name: str,
-    header_template: str,
-    key: str,
-    *,
-    unchecked: bool,
-) -> None:
+def _check_key(owner: User, provider: Provider, delivery: Delivery, key: ProviderKey, *, unchecked: bool) -> None:
     try:
         key_check.check_key(
             provider=provider,
-            destination=destination,
-            header_name=header_name,
-            header_template=header_template,
-            key=key,
+            destination=delivery.destination,
+            header_name=delivery.header_name,
+            header_template=delivery.header_template,
+            key=key.reveal(),
+            owner_id=owner.pk,
+            owner_email=owner.email,
         )
     except KeyUnchecked:
         if not unchecked:
@@ -320,52 +333,57 @@ def _check(
 def _reseal(
     actor: Actor,
     endpoint: Endpoint,
-    api_key: str,
-    destination: Destination,
-    header_name: str,
-    header_template: str,
+    api_key: str | ProviderKey,
+    delivery: Delivery,
     *,
     action: str,
     unchecked: bool,
 ) -> Endpoint:
-    key = sealing.clean_key(api_key)
+    key = ProviderKey(api_key)
     try:
-        _check(providers.get(endpoint.provider), destination, header_name, header_template, key, unchecked=unchecked)
+        _check_key(endpoint.owner, providers.get(endpoint.provider), delivery, key, unchecked=unchecked)
     except KeyRefused:
-        _audit(actor, "key.refused", endpoint)
+        endpoint_audit.record(actor, "key.refused", endpoint, destination=delivery.destination.url)
         raise
+    changes = endpoint_audit.changed_destination(
+        endpoint.credential, delivery.destination.url, delivery.header_name, delivery.header_template
+    )
+    _seal_key(endpoint.credential, delivery, key)
     with transaction.atomic():
-        credential = Credential.objects.select_for_update().get(endpoint=endpoint)
-        credential.endpoint = endpoint
-        credential.destination_url = destination.url
-        credential.header_name = header_name
-        credential.header_template = header_template
-        credential.secret = key
-        keyring_guard.confirm(credential.master_key_id)
-        credential.save()
-        _audit(actor, action, endpoint)
-        erase_deleted()
+        endpoint.credential.save()
+        endpoint_audit.record(actor, action, endpoint, **changes)
+        secure_delete_on_commit()
     return endpoint
 
 
-def _new_token(endpoint: Endpoint, label: str, cleaned: limits.Limits) -> tuple[BearerToken, str]:
+def _seal_key(credential: Credential, delivery: Delivery, key: ProviderKey) -> None:
+    """Seal `key` for a transaction that saves `credential`. Raises as `vault.seal` does."""
+    credential.destination_url = delivery.destination.url
+    credential.header_name = delivery.header_name
+    credential.header_template = delivery.header_template
+    credential.secret = key
+    credential.seal()
+
+
+def _create_token(endpoint: Endpoint, label: str, limits: token_limits.Limits) -> tuple[BearerToken, str]:
     plaintext = tokens.mint(BEARER_TOKEN_PREFIX)
     token = BearerToken.objects.create(
         endpoint=endpoint,
         label=label,
         digest=tokens.digest(plaintext),
         preview=tokens.preview(plaintext, BEARER_TOKEN_PREFIX),
-        expires_at=cleaned.expires_at,
-        requests_per_minute=cleaned.requests_per_minute,
-        allowed_paths=list(cleaned.allowed_paths),
-        allowed_networks=list(cleaned.allowed_networks),
+        expires_at=limits.expires_at,
+        requests_per_minute=limits.requests_per_minute,
+        allowed_paths=list(limits.allowed_paths),
+        allowed_networks=list(limits.allowed_networks),
+        allow_minting=limits.allow_minting,
     )
     token.refresh_from_db(fields=["created_at"])
     return token, plaintext
 
 
 def _find_token(actor: Actor, token_id: str, subdomain: str | None) -> BearerToken:
-    found = BearerToken.objects.select_related("endpoint__owner").filter(pk=token_id, endpoint__in=endpoints_for(actor))
+    found = BearerToken.objects.visible_to(actor).select_related("endpoint__owner").filter(pk=token_id)
     if subdomain is not None:
         found = found.filter(endpoint__subdomain=subdomain)
     token = found.first()
@@ -374,16 +392,5 @@ def _find_token(actor: Actor, token_id: str, subdomain: str | None) -> BearerTok
     return token
 
 
-def _label(text: str) -> str:
-    return " ".join(text.split())[:100]
-
-
-def _audit(actor: Actor, action: str, endpoint: Endpoint, token: BearerToken | None = None) -> None:
-    audit.record(
-        actor,
-        action,
-        account=endpoint.owner,
-        subject_type="endpoint" if token is None else "token",
-        subject_id=endpoint.subdomain if token is None else token.pk,
-        subject_label=endpoint.label if token is None else f"{token.label} of {endpoint.label}",
-    )
+def _clean_label(text: str) -> str:
+    return clean_label(text)[:100]

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from django.urls import path
 
-from credentials.views import connect, endpoints, keys, tokens
+from credentials.dashboard.views import connect, endpoints, keys, tokens
 
 app_name = "credentials"
 urlpatterns = [
     path("endpoints/", endpoints.endpoint_list, name="endpoints"),
-    path("endpoints/connect/", connect.choose, name="connect"),
+    path("endpoints/connect/", connect.choose_provider, name="connect"),
     path("endpoints/connect/<slug:provider>/", connect.connect_provider, name="connect_provider"),
     path("endpoints/<slug:subdomain>/", endpoints.endpoint, name="endpoint"),
     path("endpoints/<slug:subdomain>/name/", endpoints.rename, name="rename"),

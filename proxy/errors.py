@@ -1,36 +1,54 @@
-"""Everything the proxy answers by itself, and the one place that turns it into a response.
+"""The errors that Strake itself responds with. `proxy.http.error_response` makes responses of them.
 
-ProxyError
-├── BadRequest (400)             BadPath, AmbiguousToken
-├── Unauthorized (401)           MissingToken, InvalidToken
-├── Forbidden (403)              EndpointPaused, PathNotAllowed, NetworkNotAllowed
+ProxyError (500)
+├── BadPath (400)
+├── AmbiguousToken (400)
+├── TokenInPath (400)
+├── MissingToken (401)
+├── InvalidToken (401)
+├── BrowserRefused (403)
+├── EndpointPaused (403)
+├── PathNotAllowed (403)
+├── NetworkNotAllowed (403)
+├── MintsCredentials (403)
 ├── UnknownEndpoint (404)
 ├── MethodNotAllowed (405)
 ├── BodyTooLarge (413)
 ├── WebSocketUnsupported (426)
-├── (429)                        RateLimited, TooManyAtOnce, TooManyWrongTokens
-├── BadGateway (502)             UpstreamUnreachable, UpstreamForbidden, UpstreamInvalid
-├── Unavailable (503)            StoreUnavailable, NeedsKeyAgain
-└── UpstreamIdle (504)
+├── RateLimited (429)
+├── TooManyAtOnce (429)
+├── OwnerBusy (429)
+├── TooManyWrongTokens (429)
+├── TooManyNames (429)
+├── TooManyConnects (429)
+├── TooManyRefusals (429)
+├── UpstreamUnreachable (502)
+├── UpstreamForbidden (502)
+├── UpstreamReserved (502)
+├── UpstreamInvalid (502)
+├── StoreUnavailable (503)
+├── NeedsKeyAgain (503)
+├── KeyReplaced (503)
+├── UpstreamIdle (504)
+└── Loop (508)
 
-Each carries a code, which clients see as `x-strake-error`, and a fixed text: nothing of a request, of an upstream's
-answer or of a library's message gets in. Errors of the upstream itself are not errors here; they pass unchanged.
+Each has a code, which clients see as `x-strake-error`, and a fixed message: neither contains anything from a request,
+from a provider's response or from another exception. Error responses of providers are not errors here, and pass
+unchanged.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from typing import ClassVar
 
-from credentials.providers import Dialect
-
-Headers = list[tuple[bytes, bytes]]
+from proxy.server.asgi import Headers
 
 METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY"})
 
 
 class ProxyError(Exception):
-    """Base class. `status`, `code` and `message` are fixed per class."""
+    """Base class. Subclasses set `status`, `code` and `message`; `retry_after` is in seconds."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
@@ -41,11 +59,12 @@ class ProxyError(Exception):
         self.retry_after = retry_after
 
     def headers(self) -> Headers:
+        """Return the headers that only this error has."""
         return []
 
 
 class BadPath(ProxyError):
-    """The path could be read in two ways, or leads out of where it belongs."""
+    """Two servers could read the path differently, or it leaves its base path."""
 
     status = 400
     code = "bad_path"
@@ -60,8 +79,16 @@ class AmbiguousToken(ProxyError):
     message = "The request carries two different Strake tokens. Send one."
 
 
+class TokenInPath(ProxyError):
+    """The path contains a Strake token, which must not reach the provider."""
+
+    status = 400
+    code = "token_in_path"
+    message = "The path contains a Strake token. Send the token as the API key."
+
+
 class MissingToken(ProxyError):
-    """No credential at all."""
+    """The request has no credential."""
 
     status = 401
     code = "missing_token"
@@ -72,7 +99,7 @@ class MissingToken(ProxyError):
 
 
 class InvalidToken(ProxyError):
-    """A token that is mistyped, unknown, revoked or expired; the same answer for all."""
+    """The token is mistyped, unknown, revoked or expired. Clients cannot tell which."""
 
     status = 401
     code = "invalid_token"
@@ -80,6 +107,17 @@ class InvalidToken(ProxyError):
 
     def headers(self) -> Headers:
         return [(b"www-authenticate", b'Bearer error="invalid_token"')]
+
+
+class BrowserRefused(ProxyError):
+    """A browser asks for a page or a part of a page, or a page of the dashboard asks."""
+
+    status = 403
+    code = "browser_refused"
+    message = (
+        "Endpoints are for API clients. A browser may call them with fetch from another site. It may not open them as "
+        "a page or load them as a script, a style, an image, a frame or a worker."
+    )
 
 
 class EndpointPaused(ProxyError):
@@ -106,8 +144,22 @@ class NetworkNotAllowed(ProxyError):
     message = "This Strake token may not be used from this network."
 
 
+class MintsCredentials(ProxyError):
+    """The provider would hand out a credential that outlives the token, which does not allow that."""
+
+    status = 403
+    code = "mints_credentials"
+    message = (
+        "This Strake token may not create credentials at the provider, because they would go on working after the "
+        "token is revoked. The endpoint's owner can add a token that allows it, under its limits."
+    )
+
+    def headers(self) -> Headers:
+        return [(b"x-should-retry", b"false")]
+
+
 class UnknownEndpoint(ProxyError):
-    """No endpoint at this address."""
+    """The URL names no endpoint."""
 
     status = 404
     code = "unknown_endpoint"
@@ -115,7 +167,7 @@ class UnknownEndpoint(ProxyError):
 
 
 class MethodNotAllowed(ProxyError):
-    """A method that is not forwarded. TRACE would have the upstream repeat the real key in its answer."""
+    """The method is not forwarded. The response to a TRACE would contain the provider key."""
 
     status = 405
     code = "method_not_allowed"
@@ -126,7 +178,7 @@ class MethodNotAllowed(ProxyError):
 
 
 class BodyTooLarge(ProxyError):
-    """More request body than the operator allows."""
+    """The request body is larger than `STRAKE_MAX_BODY_MB`."""
 
     status = 413
     code = "body_too_large"
@@ -134,7 +186,7 @@ class BodyTooLarge(ProxyError):
 
 
 class WebSocketUnsupported(ProxyError):
-    """A WebSocket handshake where none can be relayed."""
+    """The provider does not speak WebSocket at this path."""
 
     status = 426
     code = "websocket_unsupported"
@@ -145,38 +197,79 @@ class WebSocketUnsupported(ProxyError):
 
 
 class RateLimited(ProxyError):
-    """More requests than the token's limit."""
+    """The token has reached its requests per minute."""
 
     status = 429
     code = "rate_limited"
     message = "This Strake token has reached its requests per minute."
 
-    def __init__(self, *, rate: Headers, retry_after: int) -> None:
+    def __init__(self, *, rate: Headers, retry_after: int, limit: int, wait: float) -> None:
+        """`wait` is the exact number of seconds until the next request, `retry_after` the same in whole seconds."""
         super().__init__(retry_after=retry_after)
         self.rate = rate
+        self.limit = limit
+        self.wait = wait
 
     def headers(self) -> Headers:
         return self.rate
 
 
 class TooManyAtOnce(ProxyError):
-    """More requests in flight than one endpoint may have in one process."""
+    """The endpoint has reached its limit of concurrent requests in this process."""
 
     status = 429
     code = "too_many_at_once"
     message = "Too many requests of this endpoint are in flight. Wait until some of them have finished."
 
 
+class OwnerBusy(ProxyError):
+    """The endpoint's owner has reached the limit of concurrent requests of one person in this process."""
+
+    status = 429
+    code = "owner_busy"
+    message = "Too many requests of this endpoint's owner are in flight. Wait until some of them have finished."
+
+
 class TooManyWrongTokens(ProxyError):
-    """One client network sent very many tokens that are not valid."""
+    """Too many invalid tokens from one network."""
 
     status = 429
     code = "too_many_wrong_tokens"
     message = "Too many requests with invalid tokens came from your network. Check the token before trying again."
 
 
+class TooManyNames(ProxyError):
+    """The look-ups of this owner's host names are held up by names that do not answer."""
+
+    status = 429
+    code = "too_many_names"
+    message = (
+        "Host names of your endpoints' destinations do not resolve, and hold up this one. Correct or delete the "
+        "endpoints with such destinations, or try again later."
+    )
+
+
+class TooManyConnects(ProxyError):
+    """Too many connections of this owner are being opened, to destinations that do not answer."""
+
+    status = 429
+    code = "too_many_connects"
+    message = (
+        "Too many connections to your endpoints' destinations are being opened at once, because destinations do not "
+        "answer. Send fewer requests to those, or try again later."
+    )
+
+
+class TooManyRefusals(ProxyError):
+    """The token was refused so often that, for up to a second, it is refused without another look-up."""
+
+    status = 429
+    code = "too_many_refusals"
+    message = "Strake has just refused this token many times, so it does not check it again for a second."
+
+
 class UpstreamUnreachable(ProxyError):
-    """No connection to the provider, or it broke before an answer."""
+    """The connection to the provider failed, or closed before a response."""
 
     status = 502
     code = "upstream_unreachable"
@@ -184,15 +277,29 @@ class UpstreamUnreachable(ProxyError):
 
 
 class UpstreamForbidden(ProxyError):
-    """The destination's name leads to an address Strake does not connect to."""
+    """The destination resolves to an address that Strake does not connect to."""
 
     status = 502
     code = "upstream_forbidden"
-    message = "The destination of this endpoint leads to a private address, which Strake does not connect to."
+    message = (
+        "The destination of this endpoint leads to a private address, which Strake does not connect to. An operator "
+        "can allow it with STRAKE_ALLOWED_PRIVATE_UPSTREAMS."
+    )
+
+
+class UpstreamReserved(ProxyError):
+    """The operator has opened the destination for other people than the endpoint's owner."""
+
+    status = 502
+    code = "upstream_reserved"
+    message = (
+        "The destination of this endpoint is open for other people only. An operator can add the endpoint's owner in "
+        "STRAKE_ALLOWED_PRIVATE_UPSTREAMS."
+    )
 
 
 class UpstreamInvalid(ProxyError):
-    """What the provider sent is not an HTTP answer."""
+    """The provider's response is not valid HTTP."""
 
     status = 502
     code = "upstream_invalid"
@@ -200,7 +307,7 @@ class UpstreamInvalid(ProxyError):
 
 
 class StoreUnavailable(ProxyError):
-    """Our own database does not answer. Says nothing about the token."""
+    """The database is unavailable, so nothing is known about the token."""
 
     status = 503
     code = "store_unavailable"
@@ -208,84 +315,40 @@ class StoreUnavailable(ProxyError):
 
 
 class NeedsKeyAgain(ProxyError):
-    """The sealed key does not open, so its owner must paste it again."""
+    """The stored provider key cannot be decrypted. Its owner must paste it again."""
 
     status = 503
     code = "needs_key_again"
     message = "The stored key of this endpoint cannot be opened. Its owner must paste it again in the Strake dashboard."
 
 
+class KeyReplaced(ProxyError):
+    """The provider key was replaced while the request was in flight with the former one."""
+
+    status = 503
+    code = "key_replaced"
+    message = "The key of this endpoint was replaced during this request. Send the request again."
+
+
 class UpstreamIdle(ProxyError):
-    """The provider took the request and then stayed silent."""
+    """The provider sent nothing for `STRAKE_IDLE_SECONDS`."""
 
     status = 504
     code = "upstream_idle"
     message = "The provider did not answer in time."
 
 
-def response_of(error: ProxyError, dialect: Dialect) -> tuple[int, Headers, bytes]:
-    """Status, headers and JSON body of an error, shaped as the SDK of `dialect` expects it."""
-    body = json.dumps(_SHAPES[dialect](error)).encode()
-    headers: Headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"x-strake-error", error.code.encode()),
-        (b"cache-control", b"no-store"),
-        *error.headers(),
-    ]
-    if error.retry_after is not None:
-        headers.append((b"retry-after", str(error.retry_after).encode()))
-    return error.status, headers, body
+class Loop(ProxyError):
+    """The destination leads back to this Strake, or the request has passed it before."""
+
+    status = 508
+    code = "loop"
+    message = "The destination of this endpoint leads back to Strake. Its owner must enter the provider's own address."
 
 
-def _openai(error: ProxyError) -> dict[str, object]:
-    # https://platform.openai.com/docs/guides/error-codes
-    kind = {400: "invalid_request_error", 401: "authentication_error", 429: "rate_limit_error"}
-    return {
-        "error": {
-            "message": error.message,
-            "type": kind.get(error.status, "strake_error"),
-            "param": None,
-            "code": error.code,
-        }
-    }
-
-
-_ANTHROPIC_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
-
-
-def _anthropic(error: ProxyError) -> dict[str, object]:
-    # https://docs.anthropic.com/en/api/errors
-    return {
-        "type": "error",
-        "error": {"type": _ANTHROPIC_TYPES.get(error.status, "api_error"), "message": error.message},
-    }
-
-
-_GEMINI_STATUSES = {
-    400: "INVALID_ARGUMENT",
-    401: "UNAUTHENTICATED",
-    403: "PERMISSION_DENIED",
-    404: "NOT_FOUND",
-    429: "RESOURCE_EXHAUSTED",
-    503: "UNAVAILABLE",
-    504: "DEADLINE_EXCEEDED",
-}
-
-
-def _gemini(error: ProxyError) -> dict[str, object]:
-    # https://cloud.google.com/apis/design/errors
-    status = _GEMINI_STATUSES.get(error.status, "INTERNAL")
-    return {"error": {"code": error.status, "message": error.message, "status": status}}
-
-
-_SHAPES = {Dialect.OPENAI: _openai, Dialect.ANTHROPIC: _anthropic, Dialect.GEMINI: _gemini}
+def error_classes(base: type[ProxyError] = ProxyError) -> Iterator[type[ProxyError]]:
+    """All subclasses of `base` that define an error code."""
+    if "code" in vars(base):
+        yield base
+    for error in base.__subclasses__():
+        yield from error_classes(error)

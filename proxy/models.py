@@ -1,24 +1,37 @@
-"""Routing metadata of proxied requests. Not the path, not the query, not a header, nothing of a body."""
+"""Routing metadata of proxied requests. No path, query, header or body is stored."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from django.db import models
+from django.db.models.functions import Now
 
 from credentials.models import BearerToken, Endpoint
 
+# Upper bounds of the latency histogram's buckets, in milliseconds. The last bucket is open.
+LATENCY_BOUNDS_MS = (10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000)
+
 
 class RequestRecord(models.Model):
-    """One proxied request. References are not enforced: the journal may write just after an endpoint was deleted."""
+    """One proxied request.
+
+    The database does not enforce its references, as the request log may write just after an endpoint was deleted.
+    """
 
     endpoint = models.ForeignKey(Endpoint, on_delete=models.CASCADE, db_constraint=False, related_name="requests")
-    # Tokens go with their endpoint only, and so do its records. A cascade of its own would look through all records
-    # of all endpoints, as there is no index by token.
+    # Tokens are deleted only with their endpoint, which deletes its records too. A cascade from the token would scan
+    # all records, as there is no index by token.
     token = models.ForeignKey(
         BearerToken, on_delete=models.DO_NOTHING, db_constraint=False, db_index=False, related_name="requests"
     )
     status = models.PositiveSmallIntegerField(help_text="What the client got; 499 where it left before an answer.")
+    error = models.CharField(
+        max_length=32, db_default="", help_text="Strake's error code, if the request failed here or was ended."
+    )
+    phase = models.CharField(
+        max_length=8, db_default="", help_text='"opened" and "closed" for the two records of a WebSocket connection.'
+    )
     latency_ms = models.PositiveIntegerField(help_text="From the request's arrival to the last byte of the answer.")
     first_byte_ms = models.PositiveIntegerField(
         null=True, help_text="To the first byte of the answer, if there was one."
@@ -35,10 +48,59 @@ class RequestRecord(models.Model):
         return f"{self.status} in {self.latency_ms} ms"
 
 
-class RequestRollup(models.Model):
-    """Requests of one endpoint in one hour and status class, with a latency histogram.
+class RefusalCount(models.Model):
+    """The requests with one token that Strake refused in one minute with one error code.
 
-    `latency_histogram[i]` counts answers faster than `proxy.journal.LATENCY_BOUNDS_MS[i]`; the last entry the rest.
+    Refusals have no records of their own, so that nobody can fill the database with them.
+    """
+
+    endpoint = models.ForeignKey(Endpoint, on_delete=models.CASCADE, db_constraint=False, related_name="refusals")
+    token = models.ForeignKey(
+        BearerToken, on_delete=models.DO_NOTHING, db_constraint=False, db_index=False, related_name="refusals"
+    )
+    minute = models.DateTimeField()
+    code = models.CharField(max_length=32)
+    count = models.PositiveIntegerField()
+    last_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["endpoint", "minute", "token", "code"], name="proxy_refusal_unique_token_minute_code"
+            )
+        ]
+        indexes = [models.Index(fields=["minute"], name="proxy_refusal_by_minute")]
+
+    def __str__(self) -> str:
+        return f"{self.count} times {self.code}"
+
+
+class UploadCapability(models.Model):
+    """A provider's upload URL, behind a URL of the endpoint that works until it expires or its token ends.
+
+    The secret in that URL is not stored. `sealed_url` is encrypted under a key derived from it, so the database alone
+    does not reveal the provider's URL, which would need no key.
+    """
+
+    digest = models.BinaryField(primary_key=True, max_length=32)
+    token = models.ForeignKey(BearerToken, on_delete=models.CASCADE, related_name="upload_capabilities")
+    sealed_url = models.BinaryField()
+    iv = models.BinaryField(max_length=12)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    expires_at = models.DateTimeField()
+
+    class Meta:
+        indexes = [models.Index(fields=["expires_at"], name="proxy_capability_by_expiry")]
+
+    def __str__(self) -> str:
+        return f"upload capability of {self.token_id}"
+
+
+class RequestRollup(models.Model):
+    """The requests of one endpoint in one hour and status class.
+
+    `latency_histogram[i]` counts responses faster than `LATENCY_BOUNDS_MS[i]` that no earlier bucket counts. The last
+    bucket counts the rest.
     """
 
     endpoint = models.ForeignKey(Endpoint, on_delete=models.CASCADE, db_constraint=False, related_name="rollups")

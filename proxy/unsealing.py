@@ -1,43 +1,41 @@
-"""The only opener of sealed provider keys. An import contract keeps it inside the proxy."""
+"""Opens sealed provider keys. Nothing else does, and an import contract keeps this module inside the proxy."""
 
 from __future__ import annotations
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from credentials.envelope import IV_BYTES, Binding, SealedKey
 from credentials.errors import CannotOpen
-from credentials.keyring import Keyring
-from credentials.sealing import TAG_BYTES, unwrap, wipe
+from credentials.vault.envelope import IV_BYTES, Binding, SealedRecord
+from credentials.vault.keyring import Keyring
+from credentials.vault.sealing import TAG_BYTES, wipe
+from credentials.vault.unwrapping import unwrap
 
 
-def open_key(sealed: SealedKey, binding: Binding, keyring: Keyring) -> bytearray:
-    """The provider key. The caller holds it in a local variable and nowhere else, and wipes it.
+def open_key(sealed: SealedRecord, binding: Binding, ring: Keyring) -> bytearray:
+    """The provider key. The caller must hold it only in a local variable, and wipe it.
 
-    Raises `UnknownMasterKey` where the keyring lacks the master key, else `CannotOpen` for every cause alike.
+    Raises `UnknownMasterKey` if the keyring lacks the master key, and `CannotOpen` for every other cause.
     """
     if len(sealed.iv) != IV_BYTES or len(sealed.ciphertext) < TAG_BYTES:
         raise CannotOpen
-    data_key = unwrap(sealed.wrap, sealed.format, binding.credential_id, keyring)
+    data_key = unwrap(sealed.wrap, sealed.format, binding.credential_id, ring)
     associated_data = binding.data_associated_data(sealed.format)
     key = bytearray(len(sealed.ciphertext) - TAG_BYTES)
     try:
         AESGCM(data_key).decrypt_into(sealed.iv, sealed.ciphertext, associated_data, key)
     except InvalidTag:
-        wipe(key)  # decrypted before the tag was found to be wrong
+        wipe(key)  # GCM decrypts before it compares the tag.
         raise CannotOpen from None
     finally:
         wipe(data_key)
     return key
 
 
-def is_authentic(sealed: SealedKey, binding: Binding, keyring: Keyring) -> bool:
-    """Whether a record opens in the place it stands in. For `verify_vault`: the key itself is wiped at once.
-
-    Raises `UnknownMasterKey`.
-    """
+def is_authentic(sealed: SealedRecord, binding: Binding, ring: Keyring) -> bool:
+    """True if a record opens with its binding. The key is wiped at once. Raises `UnknownMasterKey`."""
     try:
-        wipe(open_key(sealed, binding, keyring))
+        wipe(open_key(sealed, binding, ring))
     except CannotOpen:
         return False
     return True

@@ -1,59 +1,102 @@
-"""The forwarding view: look up, check limits, unseal, forward."""
+"""The forwarding view: look the endpoint up, check the token and its limits, open the sealed key, forward."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from django.conf import settings
 
 from accounts import tokens
-from credentials import keyring
+from credentials import providers
 from credentials.errors import InvalidDestination, SealError
-from credentials.keyring import Keyring
 from credentials.providers import SECRET_PLACEHOLDER, Dialect
-from credentials.sealing import wipe
-from proxy import headers, limits, paths, presented
-from proxy.errors import METHODS, MethodNotAllowed, NeedsKeyAgain, UnknownEndpoint
-from proxy.headers import Headers
-from proxy.limits import InFlight
-from proxy.lookup import Lookup, Route
-from proxy.rates import Rate, Rates
-from proxy.request import ProxyRequest
+from credentials.vault import keyring
+from credentials.vault.keyring import Keyring
+from credentials.vault.sealing import wipe
+from proxy.access import bearer_auth, browsers, policy, upload_capability
+from proxy.access.auth_throttle import AuthThrottle
+from proxy.access.in_flight import InFlight
+from proxy.access.rate_limits import Rate, RateLimits
+from proxy.access.route import Route
+from proxy.access.route_lookup import Lookup
+from proxy.access.upload_capability import Upload
+from proxy.errors import METHODS, MethodNotAllowed, NeedsKeyAgain, TokenInPath, UnknownEndpoint
+from proxy.http import headers, hop, response_urls
+from proxy.http.request import ProxyRequest
+from proxy.http.response import Response
+from proxy.http.target import build_target, check_path, check_query
+from proxy.server.asgi import Headers
 from proxy.unsealing import open_key
-from proxy.upstream import Origin, Upstream, UpstreamResponse, destination
+from proxy.upstream.pool import ConnectionPool, Origin, UpstreamResponse, destination
 
 
-class Answer(NamedTuple):
-    """What goes back to the client: a body of our own, or the upstream's as it arrives."""
+class AuthorizedRequest(NamedTuple):
+    """A request that may be forwarded. `rate` is None if the token has no rate limit.
 
-    status: int
-    headers: Headers
-    body: bytes | UpstreamResponse
-
-
-class Admitted(NamedTuple):
-    """A request that may be forwarded: its token, their row, the keyring of that moment, where its rate stands."""
+    `upload` is set if the request is for an upload URL. Then `token` is the secret in that URL.
+    """
 
     token: str
     route: Route
     ring: Keyring
     rate: Rate | None
+    upload: Upload | None = None
 
 
-class Addressed:
-    """Where a request goes, and the real key. On leaving the context, the memory that holds the key is overwritten."""
+class UpstreamTarget:
+    """Where a request is sent, and the provider key. Leaving the context overwrites the memory that holds the key."""
 
-    __slots__ = ("key_header", "netloc", "origin", "secret", "target")
+    __slots__ = ("hops", "key_header", "netloc", "origin", "route", "secret", "target")
 
     def __init__(
-        self, origin: Origin, netloc: bytes, target: bytes, key_header: tuple[bytes, bytearray], secret: bytearray
+        self,
+        origin: Origin,
+        netloc: bytes,
+        target: bytes,
+        key_header: tuple[bytes, bytearray],
+        secret: bytearray,
+        *,
+        route: Route,
+        hops: list[bytes],
     ) -> None:
         self.origin = origin
         self.netloc = netloc
         self.target = target
         self.key_header = key_header
         self.secret = secret
+        self.route = route
+        self.hops = hops
+
+    async def send(
+        self,
+        pool: ConnectionPool,
+        method: str,
+        headers: Headers,
+        body: bytes | AsyncIterator[bytes],
+        *,
+        upgrade: bool = False,
+    ) -> UpstreamResponse:
+        """Send a request with the provider key. Adds the hop marker to `headers` if a person chose the destination.
+
+        Raises as `ConnectionPool.send` does.
+        """
+        route = self.route
+        if not providers.has_fixed_destination(route.provider):
+            hop.mark(headers, self.hops)
+        return await pool.send(
+            self.origin,
+            method,
+            self.target,
+            headers,
+            self.key_header,
+            body,
+            credential_id=route.credential_id.bytes + route.iv,  # a new key has a new initialisation vector
+            owner_id=route.owner_id,
+            owner_email=route.owner_email,
+            upgrade=upgrade,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -66,72 +109,146 @@ class Addressed:
 
 
 async def forward(
-    request: ProxyRequest, *, lookup: Lookup, rates: Rates, in_flight: InFlight, upstream: Upstream
-) -> Answer:
-    """Forward one request with the real key in place of the caller's token.
+    request: ProxyRequest,
+    *,
+    auth_throttle: AuthThrottle,
+    lookup: Lookup,
+    rate_limits: RateLimits,
+    in_flight: InFlight,
+    pool: ConnectionPool,
+) -> Response:
+    """Forward a request with the provider key in place of the client's token.
 
-    Returns as soon as the head of the provider's answer is there. Raises `proxy.errors.ProxyError` for everything
-    Strake answers itself, and `ClientGone`.
+    Returns when the head of the provider's response has arrived. Raises `proxy.errors.ProxyError` and
+    `ClientDisconnected`.
     """
-    admitted = await admit(request, lookup=lookup, rates=rates, in_flight=in_flight)
+    authorized = await authorize(
+        request, auth_throttle=auth_throttle, lookup=lookup, rate_limits=rate_limits, in_flight=in_flight
+    )
     body = await request.body(settings.STRAKE_MAX_BODY_MB * 1024 * 1024)
-    with addressed(request, admitted) as to:
-        response = await upstream.send(
-            to.origin,
-            request.method,
-            to.target,
-            headers.for_upstream(request.headers, to.netloc, to.key_header[0], token=admitted.token.encode()),
-            to.key_header,
-            body,
+    with resolve_target(request, authorized) as upstream:
+        request_headers = headers.for_upstream(request.headers, upstream.netloc, upstream.key_header[0])
+        if authorized.upload is not None:
+            del request_headers[0]  # Host, which is sent in the place of the key
+        response = await upstream.send(pool, request.method, request_headers, body)
+        response_headers = headers.for_client(
+            response.headers, upstream.secret, to_browser=request.is_browser and not request.on_own_host
         )
-        answer_headers = headers.for_client(response.headers, to.secret, sandbox=not request.on_own_host)
-    if admitted.rate is not None:
-        headers.add_unless_given(answer_headers, admitted.rate.headers())
-    return Answer(response.status, answer_headers, response)
+    response_headers = await map_urls(response_headers, request, authorized, response)
+    if authorized.rate is not None:
+        headers.add_missing(response_headers, authorized.rate.headers())
+    return Response(response.status, response_headers, response)
 
 
-async def admit(request: ProxyRequest, *, lookup: Lookup, rates: Rates, in_flight: InFlight) -> Admitted:
-    """Check address, token and limits, and count the request in. Raises `proxy.errors.ProxyError`."""
+async def authorize(
+    request: ProxyRequest,
+    *,
+    auth_throttle: AuthThrottle,
+    lookup: Lookup,
+    rate_limits: RateLimits,
+    in_flight: InFlight,
+) -> AuthorizedRequest:
+    """Check the path, the token and its limits, and count the request as in flight.
+
+    Raises `proxy.errors.ProxyError`.
+    """
+    browsers.check(request)
     if not request.subdomain:
         raise UnknownEndpoint
     if request.method not in METHODS:
         raise MethodNotAllowed
-    paths.check_path(request.path)
-    paths.check_query(request.query)
-    token = presented.find_token(request.headers, request.query)
-    route = await lookup.find(request.subdomain, tokens.digest(token))
+    check_path(request.path)
+    check_query(request.query)
+    if tokens.contains(request.path):
+        raise TokenInPath
+    sealed_upload = None
+    secret = upload_capability.secret_in(request.path)
+    if secret is None:
+        token = bearer_auth.find_token(request.headers, request.query)
+        request.digest = tokens.digest(token)
+        auth_throttle.check(request)
+    else:
+        sealed_upload = await upload_capability.find(secret)
+        token, request.digest = secret, sealed_upload.token_digest
+    route = await lookup.find(request.subdomain, request.digest)
     if route is None:
         raise UnknownEndpoint
     request.route = route
-    # Of the moment the row was read: while a long body arrives, the row may be rewrapped and its old key retired.
+    # The keyring as of the look-up: while a long body arrives, the row may be rewrapped and its old master key retired.
     ring = keyring.current()
     address = request.address if route.allowed_networks else None  # parsing it costs more than most checks
-    limits.check(route, method=request.method, path=request.path, address=address)
-    in_flight.enter(route.endpoint_id, route.max_streams)
-    request.in_flight = True
+    path = request.path if sealed_upload is None else None
+    policy.check(route, method=request.method, path=path, address=address)
+    upload = None if sealed_upload is None else sealed_upload.open(route)
+    request.flight = in_flight.enter(route, request.digest, request.end)
     rate = None
     if route.token_id is not None and route.requests_per_minute is not None:
-        rate = await rates.take(route.token_id, route.requests_per_minute)
-    return Admitted(token, route, ring, rate)
+        rate = await rate_limits.take(route.token_id, route.requests_per_minute)
+    return AuthorizedRequest(token, route, ring, rate, upload)
 
 
-def addressed(request: ProxyRequest, admitted: Admitted) -> Addressed:
-    """Open the sealed key and put it where the provider wants it. Raises `NeedsKeyAgain` or `BadPath`."""
-    route = admitted.route
+async def map_urls(
+    response_headers: Headers, request: ProxyRequest, authorized: AuthorizedRequest, response: UpstreamResponse
+) -> Headers:
+    """Return response headers whose URLs lead through the endpoint. Closes the response if it raises."""
+    upload = authorized.upload
+    if upload is None and not response_urls.contains_urls(response_headers):
+        return response_headers
+    try:
+        return await response_urls.map_urls(
+            response_headers, authorized.route, subdomain=request.subdomain, token_digest=request.digest, upload=upload
+        )
+    except BaseException:
+        response.close()
+        raise
+
+
+def resolve_target(request: ProxyRequest, authorized: AuthorizedRequest) -> UpstreamTarget:
+    """Open the sealed key and put it where the provider expects it.
+
+    Raises `NeedsKeyAgain`, `BadPath`, or `Loop` for a request that has passed this Strake before.
+    """
+    route = authorized.route
+    hops = hop.passed(request.headers)
     try:
         origin, netloc, base_path = destination(route.destination_url)
     except InvalidDestination:
-        raise NeedsKeyAgain from None  # it was edited behind the seal, which would not open for it
+        raise NeedsKeyAgain from None  # edited in the database: the key is bound to the original destination
+    if authorized.upload is not None:
+        return _upload_target(request, authorized.upload, route, origin, netloc, hops)
     query = request.query
     if query:
-        query = presented.without_key(query, drop_any=request.provider_dialect is Dialect.GEMINI, token=admitted.token)
-    target = paths.target(base_path, request.path, query)
+        query = bearer_auth.without_tokens(query, drop_any_key=request.provider_dialect is Dialect.GEMINI)
+    target = build_target(base_path, request.path, query)
     if not query and request.has_empty_query:
         target += b"?"
     before_and_after_key = route.header_template.encode().split(SECRET_PLACEHOLDER.encode())
     try:
-        secret = open_key(route.sealed, route.binding, admitted.ring)
+        secret = open_key(route.sealed, route.binding, authorized.ring)
     except SealError:
         raise NeedsKeyAgain from None
-    # Joined and not replaced: that makes no copy which could not be wiped.
-    return Addressed(origin, netloc, target, (route.header_name.encode(), secret.join(before_and_after_key)), secret)
+    request.forwarded = True
+    # Joined and not replaced: `replace` would need the key as bytes, which cannot be wiped.
+    return UpstreamTarget(
+        origin,
+        netloc,
+        target,
+        (route.header_name.encode(), secret.join(before_and_after_key)),
+        secret,
+        route=route,
+        hops=hops,
+    )
+
+
+def _upload_target(
+    request: ProxyRequest, upload: Upload, route: Route, origin: Origin, netloc: bytes, hops: list[bytes]
+) -> UpstreamTarget:
+    """Return the target of an upload URL. It needs no key, so the Host header takes the place of the key's header.
+
+    Raises `InvalidToken` if the endpoint's destination has changed since.
+    """
+    target = response_urls.target_on(upload.url, origin)
+    request.headers = upload_capability.without_credentials(request.headers, upload, route.header_name)
+    request.forwarded = True
+    host, secret = (b"host", bytearray(netloc)), bytearray(upload.secret.encode())
+    return UpstreamTarget(origin, netloc, target, host, secret, route=route, hops=hops)

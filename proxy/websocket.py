@@ -1,58 +1,71 @@
-"""WebSocket connections: the handshake is checked and forwarded like any request, then two connections are joined."""
+"""WebSocket connections: handshakes are authorized and forwarded like any request, then two connections are joined."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
-from proxy import headers
+from proxy.access.bearer_auth import WEBSOCKET_PROTOCOL_PREFIX
 from proxy.errors import UpstreamIdle, UpstreamInvalid, WebSocketUnsupported
-from proxy.headers import Headers
-from proxy.presented import WEBSOCKET_PROTOCOL_PREFIX
-from proxy.request import ProxyRequest
-from proxy.tunnel import UpgradeProtocol
-from proxy.upstream import Upstream, UpstreamResponse
-from proxy.views import Admitted, addressed
+from proxy.http import headers
+from proxy.http.request import ProxyRequest
+from proxy.server.asgi import Headers
+from proxy.server.websocket import WebSocketProtocol
+from proxy.upstream.pool import ConnectionPool, UpstreamResponse
+from proxy.views import AuthorizedRequest, map_urls, resolve_target
 
 HANDSHAKE_SECONDS = 20.0
 MAX_REFUSAL_BYTES = 1024 * 1024
-# What servers answer to a WebSocket handshake for a path where they speak HTTP only, or nothing at all.
+# Statuses of servers that know only HTTP at this path, or do not know the path.
 _NO_WEBSOCKET = frozenset({404, 405, 501})
 
 
-async def forward(request: ProxyRequest, client: UpgradeProtocol, admitted: Admitted, *, upstream: Upstream) -> int:
-    """Forward a handshake and, where the provider accepts it, everything after it until the connection ends.
+async def forward(
+    request: ProxyRequest,
+    client: WebSocketProtocol,
+    authorized: AuthorizedRequest,
+    *,
+    pool: ConnectionPool,
+    opened: Callable[[], None],
+) -> int:
+    """Forward a handshake and, if the provider accepts it, everything that follows until the connection ends.
 
-    Returns the status of the provider's answer, which has been passed on. Raises `WebSocketUnsupported` where the
-    provider knows no WebSocket (a client like Codex then turns to HTTP at once), else as `proxy.views.forward` does.
+    Calls `opened` when the provider has accepted the handshake.
+    Returns the status that the provider responded with and the client has received. Raises `WebSocketUnsupported` if
+    the provider does not speak WebSocket (clients like Codex then switch to HTTP at once), `UpstreamIdle` after
+    `HANDSHAKE_SECONDS`, and otherwise what `proxy.views.forward` raises.
     """
-    with addressed(request, admitted) as to:
-        sent = headers.for_upstream(
-            _without_tokens(request.headers), to.netloc, to.key_header[0], token=admitted.token.encode()
+    with resolve_target(request, authorized) as upstream:
+        request_headers = headers.for_upstream(
+            _without_tokens(request.headers), upstream.netloc, upstream.key_header[0]
         )
-        sent[1:1] = [(b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
+        if authorized.upload is not None:
+            del request_headers[0]  # Host, which is sent in the place of the key
+        request_headers[1:1] = [(b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
-                response = await upstream.send(to.origin, "GET", to.target, sent, to.key_header, b"", upgrade=True)
+                response = await upstream.send(pool, "GET", request_headers, b"", upgrade=True)
         except TimeoutError:
             raise UpstreamIdle from None
-        passed = headers.for_client(response.headers, to.secret, sandbox=False)
+        response_headers = headers.for_client(response.headers, upstream.secret, to_browser=False)
+    response_headers = await map_urls(response_headers, request, authorized, response)
     try:
         if response.status == 101:
             if all((name.lower(), value.lower()) != (b"upgrade", b"websocket") for name, value in response.headers):
                 raise UpstreamInvalid
-            await client.join(passed, *response.detach())
+            opened()
+            await client.join(response_headers, *response.detach())
         elif response.status < 400 or response.status in _NO_WEBSOCKET:
             raise WebSocketUnsupported
         else:
-            client.respond(response.status, passed, await _whole(response))
+            client.respond(response.status, response_headers, await _read_refusal(response))
     finally:
         response.close()
-    status: int = response.status
-    return status
+    return response.status
 
 
-async def _whole(response: UpstreamResponse) -> bytes:
-    """The body of a refusal. Raises `UpstreamInvalid` where it is longer than a refusal is."""
+async def _read_refusal(response: UpstreamResponse) -> bytes:
+    """Read the body of a refusal. Raises `UpstreamInvalid` above `MAX_REFUSAL_BYTES`."""
     body = b""
     while not response.finished:
         body += await response.read()
@@ -61,16 +74,16 @@ async def _whole(response: UpstreamResponse) -> bytes:
     return body
 
 
-def _without_tokens(given: Headers) -> Headers:
-    """The headers of a handshake without the subprotocols that carry a key, and without a body's length."""
-    kept: Headers = []
-    for name, value in given:
+def _without_tokens(request_headers: Headers) -> Headers:
+    """Return a handshake's headers without Content-Length and without the subprotocols that carry a token."""
+    passed: Headers = []
+    for name, value in request_headers:
         if name == b"content-length":
             continue
         if name == b"sec-websocket-protocol":
             protocols = [protocol.strip() for protocol in value.split(b",")]
-            value = b", ".join(one for one in protocols if not one.startswith(WEBSOCKET_PROTOCOL_PREFIX))
+            value = b", ".join(protocol for protocol in protocols if not protocol.startswith(WEBSOCKET_PROTOCOL_PREFIX))
             if not value:
                 continue
-        kept.append((name, value))
-    return kept
+        passed.append((name, value))
+    return passed

@@ -1,1 +1,1 @@
-__version__ = "0.1.0"  # as in pyproject.toml; a test holds them together
+__version__ = "0.1.0"  # the same as in pyproject.toml, which a test checks

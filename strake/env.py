@@ -1,12 +1,12 @@
-"""Typed readers for environment variables. Unknown words and missing secrets stop the process, never default."""
+"""Typed readers for environment variables. An invalid value stops the process, and never means the default."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -14,7 +14,10 @@ LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Secret(str):
-    """A string that `repr` hides, wherever it is nested: in settings, frames, and `manage.py diffsettings`."""
+    """A string with a masked `repr`, for settings, stack frames, and `manage.py diffsettings`.
+
+    Pass `str(secret)` to libraries that check the exact type.
+    """
 
     __slots__ = ()
 
@@ -23,7 +26,7 @@ class Secret(str):
 
 
 class Environment:
-    """Reads one environment; every reader raises `ImproperlyConfigured` with a message that says what to do."""
+    """Reads one environment. Every reader raises `ImproperlyConfigured` with a message that says what to do."""
 
     def __init__(self, values: Mapping[str, str] | None = None) -> None:
         self.values = os.environ if values is None else values
@@ -39,22 +42,18 @@ class Environment:
             raise ImproperlyConfigured(f"{name} must be a whole number from {low} to {high}.")
         return int(raw)
 
-    def switch(self, name: str, default: bool = False) -> bool:
-        raw = self.text(name).lower()
-        if not raw:
-            return default
-        if raw in {"1", "true", "yes", "on"}:
-            return True
-        if raw in {"0", "false", "no", "off"}:
-            return False
-        raise ImproperlyConfigured(f"{name} must be true or false.")
+    def choice(self, name: str, default: str, choices: Collection[str]) -> str:
+        value = self.text(name, default)
+        if value not in choices:
+            raise ImproperlyConfigured(f"{name} must be one of: {', '.join(sorted(filter(None, choices)))}.")
+        return value
 
     def words(self, name: str) -> list[str]:
-        """Comma-separated words, empty ones dropped."""
+        """Return comma-separated words, without empty ones."""
         return [word for part in self.text(name).split(",") if (word := part.strip())]
 
     def secret(self, name: str) -> Secret | None:
-        """The secret from `NAME_FILE` (a path; preferred, since a file is not shown by /proc) or `NAME`."""
+        """Return the secret in the file `NAME_FILE`, or else in `NAME`. Other processes may read `NAME` in /proc."""
         path = self.text(f"{name}_FILE")
         if path:
             try:
@@ -68,7 +67,7 @@ class Environment:
         return Secret(text) if text else None
 
     def origin(self, name: str, default: str) -> SplitResult:
-        """A bare origin, `scheme://host[:port]`; plain http on loopback only."""
+        """Return an origin, `scheme://host[:port]`. Plain http is for loopback only."""
         # A mistyped value can hold a password, so no message repeats it.
         raw = self.text(name, default)
         try:
@@ -85,25 +84,8 @@ class Environment:
         return parts
 
 
-def database_config(url: str) -> dict[str, Any]:
-    """Django's settings for a `postgres://user:password@host:port/name?option=value` URL."""
-    parts = _service_url(url, "DATABASE_URL", {"postgres", "postgresql"}, "postgres://user:password@host:5432/strake")
-    name = unquote(parts.path.lstrip("/"))
-    if not name:
-        raise ImproperlyConfigured("DATABASE_URL names no database: add /strake after the host.")
-    return {
-        "ENGINE": "django.db.backends.postgresql",
-        "NAME": name,
-        "USER": unquote(parts.username or ""),
-        "PASSWORD": Secret(unquote(parts.password or "")),
-        "HOST": unquote(parts.hostname or ""),
-        "PORT": str(parts.port or ""),
-        "OPTIONS": dict(parse_qsl(parts.query)),
-    }
-
-
 def email_config(url: str) -> dict[str, Any]:
-    """Django's e-mail settings for `smtp://` (no TLS), `smtp+tls://` (STARTTLS) or `smtps://` (TLS from the start)."""
+    """Return Django's email settings for `smtp://` (no TLS), `smtp+tls://` (STARTTLS) or `smtps://` (implicit TLS)."""
     parts = _service_url(
         url, "EMAIL_URL", {"smtp", "smtps", "smtp+tls"}, "smtp+tls://user:password@mail.example.org:587"
     )

@@ -1,4 +1,4 @@
-"""Logging: one line per event on standard error, constant text with ids, no request line, no header, no secret."""
+"""Logging to standard error: one line per event, with constant text and ids, without paths, headers and secrets."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from django.utils.safestring import SafeString
 from django.views.debug import ExceptionReporter, SafeExceptionReporterFilter
 from gunicorn.glogging import Logger
 
+from accounts.plain_text import escape_unsafe
+
 
 class LineFormatter(logging.Formatter):
-    """One line per record. Of an exception it says which and where, never its text, which may quote input."""
+    """Formats a record as one line. For an exception it names the type and the source lines.
+
+    It never prints the text of an exception, which may quote input, and it escapes control characters.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
         record = logging.makeLogRecord(record.__dict__)
-        record.exc_text = None  # another handler may have left the exception's text here
+        record.exc_text = None  # another handler may have cached the exception's text here
         if hasattr(record, "status_code") and record.name.startswith("django."):
             _drop_path(record)
-        return super().format(record).replace("\n", " | ")
+        return escape_unsafe(super().format(record).replace("\n", " | "))
 
     def formatException(self, ei: Any) -> str:
         kind, _, trace = ei
@@ -34,16 +39,16 @@ class LineFormatter(logging.Formatter):
 
 
 def _drop_path(record: logging.LogRecord) -> None:
-    """Django's records of refused and failed requests quote the path, and a path can hold a sign-in link."""
+    """Replace the message: Django's records of failed requests quote the path, which can contain a sign-in link."""
     request = getattr(record, "request", None)
     match = getattr(request, "resolver_match", None)
     method = request.method if isinstance(request, HttpRequest) else None
-    record.msg = "answered status=%s method=%s view=%s"
+    record.msg = "response status=%s method=%s view=%s"
     record.args = (record.__dict__["status_code"], method or "-", match.view_name if match else "-")
 
 
 class ServerLogger(Logger):
-    """gunicorn's and uvicorn's messages in the same form, without the text of exceptions."""
+    """Formats the messages of gunicorn and uvicorn the same way."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
@@ -52,9 +57,9 @@ class ServerLogger(Logger):
 
 
 class BlindReporter(ExceptionReporter):
-    """Error reports that say which exception passed which places, and nothing else.
+    """Error reports with the exception's type and its stack of source lines, and nothing else.
 
-    Django's own reports also hold the exception's text, source lines, the URL with its query, and the settings.
+    Django's own reports also contain the exception's text, source code, the URL with its query, and the settings.
     """
 
     def get_traceback_text(self) -> SafeString:
@@ -70,8 +75,8 @@ class BlindReporter(ExceptionReporter):
 class BlindReporterFilter(SafeExceptionReporterFilter):
     """Error reports without local variables, query strings, bodies, cookies and headers.
 
-    Django's own filter hides by name what looks secret; here nothing is shown, since locals of the forwarding path
-    hold keys under ordinary names.
+    Django's own filter hides values whose names look secret. Local variables of the forwarding path hold keys under
+    ordinary names, so this filter shows no value at all.
     """
 
     def get_post_parameters(self, request: HttpRequest | None) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""One settings module, read from the environment. docs/configuration.md lists every variable.
+"""The only settings module, read from the environment. docs/configuration.md lists every variable.
 
-The embedded default (SQLite, no Redis, no mail server, secrets made in STRAKE_HOME) holds only while STRAKE_BASE_URL is
-a loopback origin. Any other origin demands explicit secrets and refuses to start without them.
+The embedded configuration (SQLite, no Redis, no mail server, secrets created in STRAKE_HOME) applies only if
+STRAKE_BASE_URL is a loopback origin. Any other origin requires explicit secrets. Importing this module creates nothing:
+strake/data_dir.py creates the files that it reads.
 """
 
 from __future__ import annotations
@@ -10,49 +11,89 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
-from credentials.egress import Holes
-from strake.env import LOOPBACK_HOSTS, Environment, Secret, database_config, email_config
-from strake.home import Home
+from credentials.egress_allowlist import EgressAllowlist
+from strake import __version__
+from strake.data_dir import DataDir
+from strake.database_url import database_config
+from strake.env import LOOPBACK_HOSTS, Environment, Secret, email_config
+from strake.processes import listen, runtime
 
 env = Environment()
 
 ROOT = Path(__file__).resolve().parent.parent
+STRAKE_VERSION = __version__  # for lower packages, which cannot import this one
+
+# --- This process ----------------------------------------------------------------------------------------------------
+
+STRAKE_PROCESS = env.choice("STRAKE_PROCESS", "", {"", "proxy", "web"})  # which half this is, or "" for a command
 
 # --- Where Strake is reached ---------------------------------------------------------------------------------------
 
 PORT = env.number("PORT", 8000, low=1, high=65535)
-WEB_CONCURRENCY = env.number("WEB_CONCURRENCY", 0, low=0, high=256)  # 0: chosen by `manage.py serve`
+WEB_CONCURRENCY = env.number("WEB_CONCURRENCY", 0, low=0, high=256)  # 0: chosen in proxy_server.py
+STRAKE_WEB_WORKERS = env.number("STRAKE_WEB_WORKERS", 1, low=1, high=64)
+STRAKE_BIND = listen.parse(env.text("STRAKE_BIND"), port=PORT)
 STRAKE_BASE = env.origin("STRAKE_BASE_URL", f"http://localhost:{PORT}")
 STRAKE_BASE_URL = STRAKE_BASE.geturl()
 STRAKE_PROXY_DOMAIN = env.text("STRAKE_PROXY_DOMAIN").lower().strip(".")
 STRAKE_EMBEDDED = STRAKE_BASE.hostname in LOOPBACK_HOSTS
 HTTPS = STRAKE_BASE.scheme == "https"
 
-# The link in a mail, cookies and redirects follow STRAKE_BASE_URL alone, never a header of the request.
+# Links in emails, cookies and redirects use STRAKE_BASE_URL and never a header of the request.
 ALLOWED_HOSTS = [STRAKE_BASE.hostname or ""]
 if STRAKE_EMBEDDED:
     ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 USE_X_FORWARDED_HOST = False
 STRAKE_TRUSTED_PROXIES = env.number("STRAKE_TRUSTED_PROXIES", 0, low=0, high=16)
+STRAKE_DRAIN_SECONDS = env.number("STRAKE_DRAIN_SECONDS", 0 if STRAKE_EMBEDDED else 5, low=0, high=300)
 
 # --- Secrets -------------------------------------------------------------------------------------------------------
 
-STRAKE_HOME = Home(env.text("STRAKE_HOME", str(ROOT / ".strake")))
-STRAKE_MASTER_KEYS_FILE = env.text("STRAKE_MASTER_KEYS_FILE")
-STRAKE_MASTER_KEYS = Secret("" if STRAKE_MASTER_KEYS_FILE else env.text("STRAKE_MASTER_KEYS"))
-_secret_key = env.secret("STRAKE_SECRET_KEY")
-if STRAKE_EMBEDDED:
-    STRAKE_HOME.prepare()
-    SECRET_KEY = _secret_key or Secret(STRAKE_HOME.read(STRAKE_HOME.secret_key))
-    if not STRAKE_MASTER_KEYS and not STRAKE_MASTER_KEYS_FILE:
+# Each half reads its own secrets only: the proxy half the master keys, the web half the secret key and the mail server.
+STRAKE_HOME = DataDir.configured(env)
+STRAKE_MASTER_KEYS_FILE = ""
+STRAKE_MASTER_KEYS = Secret("")
+SECRET_KEY = Secret("")  # Django refuses to use an empty key
+_is_new = STRAKE_EMBEDDED and STRAKE_HOME.is_new  # nothing has been created in the data folder yet
+if STRAKE_PROCESS != "web":
+    STRAKE_MASTER_KEYS_FILE = env.text("STRAKE_MASTER_KEYS_FILE")
+    STRAKE_MASTER_KEYS = Secret("" if STRAKE_MASTER_KEYS_FILE else env.text("STRAKE_MASTER_KEYS"))
+    if STRAKE_EMBEDDED and not STRAKE_MASTER_KEYS and not STRAKE_MASTER_KEYS_FILE:
         STRAKE_MASTER_KEYS_FILE = str(STRAKE_HOME.master_keys)
-elif _secret_key is None or len(_secret_key) < 50:
+elif env.text("STRAKE_MASTER_KEYS") or env.text("STRAKE_MASTER_KEYS_FILE"):
     raise ImproperlyConfigured(
-        "STRAKE_SECRET_KEY (or STRAKE_SECRET_KEY_FILE) must hold at least 50 random characters, since STRAKE_BASE_URL "
-        "is not a loopback address. Make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(50))'"
+        "The web half must not know master keys. Remove STRAKE_MASTER_KEYS and STRAKE_MASTER_KEYS_FILE from its "
+        "environment."
     )
+if STRAKE_PROCESS != "proxy":
+    SECRET_KEY = env.secret("STRAKE_SECRET_KEY") or Secret("")
+    if STRAKE_EMBEDDED:
+        SECRET_KEY = SECRET_KEY or Secret(STRAKE_HOME.read(STRAKE_HOME.secret_key))
+    elif len(SECRET_KEY) < 50 and (SECRET_KEY or STRAKE_PROCESS == "web"):
+        raise ImproperlyConfigured(
+            "STRAKE_SECRET_KEY (or STRAKE_SECRET_KEY_FILE) must hold at least 50 random characters, since "
+            "STRAKE_BASE_URL is not a loopback address. Create one with: "
+            "python3 -c 'import secrets; print(secrets.token_urlsafe(50))'"
+        )
+
+# --- Between the halves ----------------------------------------------------------------------------------------------
+
+STRAKE_WEB_USER = env.text("STRAKE_WEB_USER")
+STRAKE_RUNTIME = runtime.located(
+    Path(env.text("STRAKE_RUNTIME", str(STRAKE_HOME.run) if STRAKE_EMBEDDED else "/run/strake")).absolute(),
+    STRAKE_HOME.path,
+    create=False,
+)
+STRAKE_WEB_SOCKET = STRAKE_RUNTIME.web_socket
+STRAKE_PROXY_SOCKET = STRAKE_RUNTIME.proxy_socket
+STRAKE_WRAP_SOCKET = STRAKE_RUNTIME.wrap_socket
+# The web half holds no master key, so it asks the proxy half to wrap, and has no keyring to check.
+if STRAKE_PROCESS == "web":
+    STRAKE_KEY_WRAPPER = "credentials.vault.socket_wrapper.SocketKeyWrapper"
+    STRAKE_KEYRING_CHECKS = ""
 else:
-    SECRET_KEY = _secret_key
+    STRAKE_KEY_WRAPPER = "credentials.vault.local_wrapper.LocalKeyWrapper"
+    STRAKE_KEYRING_CHECKS = "credentials.checks"
 
 DEBUG = False
 
@@ -60,6 +101,7 @@ DEBUG = False
 
 DATABASE_URL = env.secret("DATABASE_URL") or ""
 REDIS_URL = env.secret("REDIS_URL") or ""
+STRAKE_PLAINTEXT_HOSTS = env.words("STRAKE_PLAINTEXT_HOSTS")  # for strake/deploy_checks.py
 if not STRAKE_EMBEDDED and not (DATABASE_URL and REDIS_URL):
     raise ImproperlyConfigured(
         "DATABASE_URL (PostgreSQL) and REDIS_URL are required, since STRAKE_BASE_URL is not a loopback address."
@@ -68,18 +110,20 @@ if not STRAKE_EMBEDDED and not (DATABASE_URL and REDIS_URL):
 if DATABASE_URL:
     DATABASES = {"default": database_config(DATABASE_URL)}
     DATABASES["default"]["CONN_MAX_AGE"] = 0
-    DATABASES["default"]["OPTIONS"].setdefault("pool", {"min_size": 1, "max_size": 8, "timeout": 5})
+    DATABASES["default"]["OPTIONS"]["pool"] = {"min_size": 1, "max_size": 8, "timeout": 5}
 else:
     DATABASES = {
         "default": {
             "ENGINE": "django.db.backends.sqlite3",
-            "NAME": str(STRAKE_HOME.database),
+            # Only commands that create nothing get here with a new folder, or with one of an older version before its
+            # files have been moved. They see an empty database.
+            "NAME": ":memory:" if _is_new or STRAKE_HOME.is_older else str(STRAKE_HOME.database),
             "OPTIONS": {
-                # Take the write lock when a transaction begins: one that upgrades half-way fails at once under load.
+                # Take the write lock when a transaction begins: under load, upgrading a read lock fails at once.
                 "transaction_mode": "IMMEDIATE",
                 "timeout": 10,
-                # FULL: at NORMAL a power failure would undo the last commits, and with them a revocation that was told.
-                # MEMORY: what a big statement sets aside would go into files in /var/tmp otherwise.
+                # synchronous=FULL: with NORMAL, a power failure could undo a revocation that had been confirmed.
+                # temp_store=MEMORY: otherwise large statements write temporary files to /var/tmp.
                 "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=ON; "
                 "PRAGMA temp_store=MEMORY;",
             },
@@ -95,17 +139,18 @@ if REDIS_URL:
             "LOCATION": REDIS_URL,
             "KEY_PREFIX": "strake",
             "OPTIONS": {
-                # The default serialiser is pickle, which turns write access to Redis into code execution here.
+                # The default serializer is pickle, which turns write access to Redis into code execution.
                 "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
                 "SOCKET_CONNECT_TIMEOUT": 2,
                 "SOCKET_TIMEOUT": 2,
             },
         }
     }
-    SESSION_ENGINE = "accounts.session_cache"
+    SESSION_ENGINE = "accounts.sessions.cache"
 else:
-    CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": "strake"}}
-    SESSION_ENGINE = "accounts.session_database"
+    # Not in memory: rate limits must survive a restart.
+    CACHES = {"default": {"BACKEND": "accounts.database_cache.DatabaseCache"}}
+    SESSION_ENGINE = "accounts.sessions.database"
 
 # --- Applications --------------------------------------------------------------------------------------------------
 
@@ -126,21 +171,21 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    "django.middleware.clickjacking.XFrameOptionsMiddleware",  # out here, so that no answer goes without it
-    "strake.static_files.StaticFiles",
-    "strake.middleware.Compression",
-    "strake.middleware.PageHeaders",
-    "csp.middleware.CSPMiddleware",
-    "credentials.api_errors.ApiErrors",
-    "accounts.middleware.SessionMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",  # outermost, so that every response carries it
+    "strake.pages.static_files.StaticFiles",
+    "strake.pages.middleware.Compression",
+    "strake.pages.middleware.PageHeaders",
+    "strake.pages.middleware.ContentSecurityPolicy",
+    "credentials.api.errors.ApiErrors",
+    "accounts.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
-    "accounts.middleware.AuthenticationMiddleware",
+    "accounts.sessions.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
 ]
 
 ROOT_URLCONF = "strake.urls"
-ASGI_APPLICATION = "strake.asgi.application"
+WSGI_APPLICATION = "strake.wsgi.application"
 
 TEMPLATES = [
     {
@@ -162,6 +207,14 @@ TEMPLATES = [
     }
 ]
 
+# --- Limits of one person --------------------------------------------------------------------------------------------
+
+STRAKE_MAX_ENDPOINTS = env.number("STRAKE_MAX_ENDPOINTS", 100, low=1, high=1_000_000)
+STRAKE_MAX_TOKENS = env.number("STRAKE_MAX_TOKENS", 1000, low=1, high=1_000_000)
+STRAKE_MAX_ACCESS_TOKENS = env.number("STRAKE_MAX_ACCESS_TOKENS", 50, low=1, high=1_000_000)
+STRAKE_CHECKS_PER_MINUTE = env.number("STRAKE_CHECKS_PER_MINUTE", 20, low=1, high=1_000_000)
+STRAKE_WEB_THREADS = 8  # of one worker of the web half; half of them may wait for providers
+
 # --- Sign-in -------------------------------------------------------------------------------------------------------
 
 AUTH_USER_MODEL = "accounts.User"
@@ -171,27 +224,30 @@ LOGIN_REDIRECT_URL = "credentials:endpoints"
 STRAKE_SIGNUP = env.words("STRAKE_SIGNUP") or ["open"]
 STRAKE_LINK_MINUTES = env.number("STRAKE_LINK_MINUTES", 15, low=1, high=15)
 
-# Notices live in a cookie, so that showing one does not make a session for somebody who is not signed in.
-MESSAGE_STORAGE = "django.contrib.messages.storage.cookie.CookieStorage"
+# On https, browsers accept `__Host-` cookies from this very host only, not from another one in its domain. On loopback
+# there is no https. Cookies do not belong to a port, so the name does: two Strakes do not overwrite each other's.
+STRAKE_COOKIE = "__Host-strake-{}" if HTTPS else f"strake-{{}}-{STRAKE_BASE.port or 80}"
+# Messages live in a cookie, so that showing one does not create a session for somebody who is not signed in.
+MESSAGE_STORAGE = "accounts.sign_in.cookies.MessageStorage"
 SESSION_COOKIE_AGE = 30 * 24 * 3600
-SESSION_COOKIE_NAME = "__Host-strake-session" if HTTPS else "strake-session"
+SESSION_COOKIE_NAME = STRAKE_COOKIE.format("session")
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SECURE = HTTPS
 SESSION_COOKIE_SAMESITE = "Lax"
-CSRF_COOKIE_NAME = "__Host-strake-csrf" if HTTPS else "strake-csrf"
+CSRF_COOKIE_NAME = STRAKE_COOKIE.format("csrf")
 CSRF_COOKIE_HTTPONLY = True
 CSRF_COOKIE_SECURE = HTTPS
 CSRF_COOKIE_SAMESITE = "Lax"
-CSRF_FAILURE_VIEW = "strake.error_pages.csrf_failure"
+CSRF_FAILURE_VIEW = "strake.pages.error_pages.csrf_failure"
 CSRF_TRUSTED_ORIGINS = [STRAKE_BASE_URL]
 
-# --- Mail ----------------------------------------------------------------------------------------------------------
+# --- Email ---------------------------------------------------------------------------------------------------------
 
-_email_url = env.secret("EMAIL_URL")
+_email_url = env.secret("EMAIL_URL") if STRAKE_PROCESS != "proxy" else None
 if _email_url:
     _email = email_config(_email_url)
-elif STRAKE_EMBEDDED:
-    _email = {"EMAIL_BACKEND": "accounts.mail.TerminalBackend"}
+elif STRAKE_EMBEDDED or STRAKE_PROCESS != "web":
+    _email = {"EMAIL_BACKEND": "accounts.sign_in.mail.TerminalBackend"}
 else:
     raise ImproperlyConfigured("EMAIL_URL is required, since STRAKE_BASE_URL is not a loopback address.")
 EMAIL_BACKEND = _email["EMAIL_BACKEND"]
@@ -208,12 +264,16 @@ DEFAULT_FROM_EMAIL = STRAKE_MAIL_FROM
 # --- The proxy -----------------------------------------------------------------------------------------------------
 
 STRAKE_ALLOWED_PRIVATE_UPSTREAMS = env.words("STRAKE_ALLOWED_PRIVATE_UPSTREAMS")
-Holes(STRAKE_ALLOWED_PRIVATE_UPSTREAMS)  # a word that makes no sense stops the process here, not its first request
+EgressAllowlist(STRAKE_ALLOWED_PRIVATE_UPSTREAMS)  # an invalid entry stops the process here, not at its first request
 STRAKE_MAX_BODY_MB = env.number("STRAKE_MAX_BODY_MB", 512, low=1, high=65536)
 STRAKE_MAX_STREAMS = env.number("STRAKE_MAX_STREAMS", 2000, low=1, high=1_000_000)
+STRAKE_MAX_STREAMS_PER_PERSON = env.number(
+    "STRAKE_MAX_STREAMS_PER_PERSON", 3 * STRAKE_MAX_STREAMS, low=1, high=3_000_000
+)
+STRAKE_STORE_GRACE = env.number("STRAKE_STORE_GRACE", 60, low=1, high=86400)
 STRAKE_IDLE_SECONDS = env.number("STRAKE_IDLE_SECONDS", 600, low=1, high=86400)
 STRAKE_RETENTION_DAYS = env.number("STRAKE_RETENTION_DAYS", 30, low=1, high=3650)
-STRAKE_DEMO_PORT = int(STRAKE_HOME.read(STRAKE_HOME.demo_port)) if STRAKE_EMBEDDED else 0
+STRAKE_DEMO_PORT = int(STRAKE_HOME.read(STRAKE_HOME.demo_port) or 0) if STRAKE_EMBEDDED else 0
 if STRAKE_DEMO_PORT:
     STRAKE_ALLOWED_PRIVATE_UPSTREAMS.append(f"127.0.0.1:{STRAKE_DEMO_PORT}")
 
@@ -228,44 +288,52 @@ STATIC_URL = "/static/"
 STATICFILES_DIRS: list[Path] = []
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "staticfiles": {"BACKEND": "strake.static_files.HashedStorage"},
+    "staticfiles": {"BACKEND": "strake.pages.static_files.HashedStorage"},
 }
 WHITENOISE_USE_FINDERS = True
 
+# Endpoints may be on the origin of the pages, below /p/, so 'self' would include what providers send. Nothing below
+# /static/ redirects, since a browser ignores the path of a source after a redirect. A source cannot be an IPv6 address.
+_static = ["'self'" if "[" in STRAKE_BASE.netloc else STRAKE_BASE_URL + STATIC_URL]
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
         "default-src": ["'none'"],
-        "script-src": ["'self'"],
-        "style-src": ["'self'"],
-        "img-src": ["'self'"],
-        "font-src": ["'self'"],
+        "script-src": _static,
+        "style-src": _static,
+        "img-src": _static,
+        "font-src": _static,
         "connect-src": ["'self'"],
+        "frame-src": ["'none'"],
+        "worker-src": ["'none'"],  # it would default to script-src
         "form-action": ["'self'"],
         "base-uri": ["'none'"],
         "frame-ancestors": ["'none'"],
     }
 }
 SECURE_CONTENT_TYPE_NOSNIFF = True
-# Other sites learn nothing. Not "no-referrer": browsers then send `Origin: null` with our own forms, which are refused.
+# Other sites receive no referrer. With "no-referrer", browsers would send `Origin: null` with Strake's forms, and
+# Django's CSRF check would refuse them.
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS
 SECURE_HSTS_PRELOAD = False
-# TLS ends at the proxy in front, which also redirects http. Strake itself never sees plain http from outside.
+# The reverse proxy terminates TLS and redirects plain HTTP.
 SECURE_SSL_REDIRECT = False
 X_FRAME_OPTIONS = "DENY"
-DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024  # the biggest form is a pasted key
+DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024  # the largest form holds a pasted key
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 100
 
 SILENCED_SYSTEM_CHECKS = [
     "security.W008",  # SECURE_SSL_REDIRECT: see above
-    "security.W021",  # HSTS preload binds a whole domain for ever: the operator's decision, not ours
-    "django_ratelimit.E003",  # the in-process cache of the embedded default is atomic within its one process
-    "django_ratelimit.W001",
+    "security.W021",  # HSTS preload binds a whole domain permanently: the operator decides
+    "django_ratelimit.W001",  # it knows atomic caches by name, and accounts.database_cache is not among them
 ]
+if _is_new and str(STRAKE_HOME.master_keys) == STRAKE_MASTER_KEYS_FILE:
+    # The keyring does not exist yet. The first command that needs it creates it.
+    SILENCED_SYSTEM_CHECKS += ["credentials.E001"]
 if not HTTPS:
-    # Loopback only (strake.env.origin): there is no TLS to demand here.
+    # Only a loopback origin may use plain HTTP (`Environment.origin`), so TLS is not required.
     SILENCED_SYSTEM_CHECKS += ["security.W004", "security.W012", "security.W016"]
 
 # --- Logs ----------------------------------------------------------------------------------------------------------
@@ -277,14 +345,14 @@ LOGGING = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {
-        # Django's own handlers would print a second time, with the text of exceptions.
+        # Django's default handlers would print each record again, with the text of exceptions.
         "django": {"handlers": [], "level": "INFO", "propagate": True},
-        # One warning per attempt to reach a database that is down; the request's own error says so once.
+        # It warns at every attempt to reach a database that is down. The error of the request is enough.
         "psycopg.pool": {"level": "ERROR"},
-        # Their INFO and DEBUG records hold URLs and headers, and with them keys.
+        # Their INFO and DEBUG records contain URLs and headers, and therefore keys.
         **{
             name: {"level": "WARNING"}
-            for name in ("httpx", "httpcore", "aiohttp", "asyncio", "urllib3", "uvicorn.access", "gunicorn.access")
+            for name in ("httpx", "httpcore", "asyncio", "urllib3", "uvicorn.access", "gunicorn.access")
         },
     },
 }

@@ -1,6 +1,6 @@
-"""What every test stands on: an environment of its own, the cast, and the services of this machine.
+"""Fixtures for every test: a clean environment, people, and services.
 
-This file runs before Django reads its settings, so the settings module is named here and not in pyproject.toml.
+This file runs before Django reads its settings, so it names the settings module instead of pyproject.toml.
 """
 
 from __future__ import annotations
@@ -9,21 +9,17 @@ import itertools
 import os
 import secrets
 import shutil
-import socket
 import ssl
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
-# A developer's own configuration must neither steer the tests nor be touched by them.
+# The developer's configuration must not affect the tests, and they must not touch it.
 STRAKE_VARIABLES = ("DATABASE_URL", "REDIS_URL", "EMAIL_URL", "PORT", "WEB_CONCURRENCY")
 REQUIRE_SERVICES = os.environ.get("STRAKE_REQUIRE_SERVICES", "") == "1"
-POSTGRES_URL = os.environ.get("STRAKE_TEST_POSTGRES_URL", "postgres://postgres@127.0.0.1:5432/postgres")
 
 _OUTER = {name: os.environ[name] for name in os.environ if name.startswith("STRAKE_") or name in STRAKE_VARIABLES}
 for _name in _OUTER:
@@ -34,51 +30,66 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "strake.settings"
 
 import django  # noqa: E402
 
+from credentials.vault import keyring  # noqa: E402
+from strake import data_dir  # noqa: E402
+
+data_dir.prepare(keyring.new_document)  # as manage.py does
 django.setup()  # the imports below reach models
 
+import httpx._config  # noqa: E402
 import hypothesis  # noqa: E402
 import psycopg  # noqa: E402
 import pytest  # noqa: E402
 from django.core.cache import cache  # noqa: E402
 from django.db import connection  # noqa: E402
-from django.test import TransactionTestCase  # noqa: E402
+from django.test import Client, TransactionTestCase  # noqa: E402
 from psycopg import sql  # noqa: E402
 
-from accounts import append_only, background  # noqa: E402
-from accounts.background import BackgroundQueue  # noqa: E402
+from accounts import outbox  # noqa: E402
+from accounts.database_cache import DatabaseCache  # noqa: E402
 from accounts.models import User  # noqa: E402
-from tests import factories  # noqa: E402
-from tests.running import Endpoint, Strake  # noqa: E402
-from tests.upstream import Upstream, fixed  # noqa: E402
+from credentials import resolver  # noqa: E402
+from tests.support import factories, fronts, postgres  # noqa: E402
+from tests.support.pages import FROM_LOOPBACK  # noqa: E402
+from tests.support.postgres import Cluster  # noqa: E402
+from tests.support.running import Endpoint, Strake  # noqa: E402
+from tests.support.services import RedisServer  # noqa: E402
+from tests.support.serving import serving_proxy  # noqa: E402
+from tests.support.upstream import Upstream, fixed  # noqa: E402
 
-# The same examples in every run: a failure in CI is a failure here. No deadline: the machine may be busy.
+# The same examples in every run, so that failures in CI can be repeated. No deadline, since the machine may be busy.
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("ci")
 
-
-_empty_all_tables = TransactionTestCase._fixture_teardown
-
-
-def _empty_all_tables_but_for_triggers(case: TransactionTestCase) -> None:
-    """A test with real transactions is cleaned up by emptying every table, which the audit trail's triggers refuse."""
-    append_only.remove(connection)
-    _empty_all_tables(case)
-    append_only.install(connection)
+# By default, httpx gives up after five seconds.
+_patience = httpx._config.DEFAULT_TIMEOUT_CONFIG
+_patience.connect = _patience.read = _patience.write = _patience.pool = 60
 
 
-TransactionTestCase._fixture_teardown = _empty_all_tables_but_for_triggers
+_empty_all_tables = TransactionTestCase._fixture_teardown  # type: ignore[attr-defined]
+
+
+def _empty_all_tables_despite_triggers(case: TransactionTestCase) -> None:
+    """Drop the audit log's triggers while a test with real transactions empties every table: they refuse DELETE."""
+    with connection.cursor() as cursor:
+        triggers = cursor.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        for name, _ in triggers:
+            cursor.execute(f"DROP TRIGGER {name}")
+        try:
+            _empty_all_tables(case)
+        finally:
+            for _, statement in triggers:
+                cursor.execute(statement)
+
+
+TransactionTestCase._fixture_teardown = _empty_all_tables_despite_triggers  # type: ignore[attr-defined]
 
 
 # --- Services ------------------------------------------------------------------------------------------------------
 
 
 def _postgres_missing() -> str:
-    try:
-        psycopg.connect(POSTGRES_URL, connect_timeout=2, autocommit=True).close()
-    except psycopg.OperationalError:
-        parts = urlsplit(POSTGRES_URL)
-        return f"no PostgreSQL answers at {parts.hostname}:{parts.port}"
-    return ""
+    return "" if postgres.programs() else "PostgreSQL's initdb is not installed"
 
 
 def _redis_missing() -> str:
@@ -93,17 +104,37 @@ def _npm_missing() -> str:
     return "" if shutil.which("npm") else "npm is not installed"
 
 
+def _systemd_missing() -> str:
+    return "" if shutil.which("systemd-analyze") else "systemd-analyze is not installed"
+
+
+def _strace_missing() -> str:
+    return "" if shutil.which("strace") else "strace is not installed"
+
+
+def _namespaces_missing() -> str:
+    command = ["unshare", "-Urnm", "true"]
+    allowed = shutil.which("unshare") and not subprocess.run(command, capture_output=True, check=False).returncode
+    return "" if allowed else "unshare is not installed, or this system allows no user namespaces"
+
+
 SERVICES = {
+    "nginx": lambda: fronts.missing("nginx"),
+    "caddy": lambda: fronts.missing("caddy"),
+    "haproxy": lambda: fronts.missing("haproxy"),
     "postgres": _postgres_missing,
     "redis": _redis_missing,
     "browser": _browser_missing,
     "npm": _npm_missing,
+    "systemd": _systemd_missing,
+    "strace": _strace_missing,
+    "namespaces": _namespaces_missing,
 }
 MISSING = pytest.StashKey[dict[str, str]]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Find out which services the collected tests need and this machine lacks; skip, unless they are required."""
+    """Skip tests whose services this machine lacks, unless STRAKE_REQUIRE_SERVICES=1."""
     needed = {name for item in items for name in SERVICES if item.get_closest_marker(name)}
     missing = {name: reason for name in sorted(needed) if (reason := SERVICES[name]())}
     config.stash[MISSING] = missing
@@ -122,11 +153,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name every test that did not run: a number alone is easily overlooked."""
+    """List every skipped test, since a number is easily overlooked."""
     skipped = terminalreporter.getreports("skipped")
     if not skipped:
         return
-    terminalreporter.section("not run here")
+    terminalreporter.section("skipped")
     for report in sorted(skipped, key=lambda report: report.nodeid):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else "no reason given"
         terminalreporter.line(f"{report.nodeid}: {reason.removeprefix('Skipped: ')}")
@@ -134,7 +165,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes() -> None:
-    """Processes that share the tests start as this one did: each makes an environment of its own."""
+    """Give the xdist workers the environment that this process had. Each creates its own data folder."""
     del os.environ["STRAKE_HOME"], os.environ["DJANGO_SETTINGS_MODULE"]
     os.environ.update(_OUTER)
 
@@ -143,60 +174,36 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(HOME, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def postgres_cluster() -> Iterator[Cluster]:
+    """A PostgreSQL cluster with passwords and TLS, for every test of this process. Do not stop it."""
+    with postgres.cluster() as running:
+        yield running
+
+
 @pytest.fixture
-def postgres_url() -> Iterator[str]:
+def postgres_url(postgres_cluster: Cluster) -> Iterator[str]:
     """The URL of a new, empty PostgreSQL database, dropped afterwards."""
     name = f"strake_test_{secrets.token_hex(6)}"
-    with psycopg.connect(POSTGRES_URL, autocommit=True) as connection:
+    with psycopg.connect(postgres_cluster.url, autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        yield urlunsplit(urlsplit(POSTGRES_URL)._replace(path=f"/{name}"))
+        yield postgres_cluster.url_of(name)
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @pytest.fixture
 def redis_url(tmp_path: Path) -> Iterator[str]:
-    """The URL of a Redis server of this test's own, so that it can be filled, flushed and stopped at will."""
-    port = free_port()
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(tmp_path)]
-    process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
-    try:
-        wait_for_port(port)
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-class OwnRedis:
-    """A Redis server of one test, which can be stopped and started again with what it held."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, free_port()
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def start(self) -> None:
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--appendonly", "yes", "--appendfsync", "always"]
-        self.process = subprocess.Popen(
-            ["redis-server", *options, "--save", "", "--dir", str(self.folder)], stdout=subprocess.DEVNULL
-        )
-        wait_for_port(self.port)
-
-    def stop(self) -> None:
-        """Kill it, as an outage would."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(10)
-            self.process = None
+    """The URL of a new Redis server."""
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server.url
+    server.stop()
 
 
 @pytest.fixture
-def redis(tmp_path: Path, settings: Any) -> Iterator[OwnRedis]:
-    """The session and limit store of a real installation."""
-    server = OwnRedis(tmp_path)
+def redis(tmp_path: Path, settings: Any) -> Iterator[RedisServer]:
+    """A new Redis server that the settings use for sessions and limits, as in production."""
+    server = RedisServer(tmp_path)
     server.start()
     settings.CACHES = {
         "default": {
@@ -210,9 +217,9 @@ def redis(tmp_path: Path, settings: Any) -> Iterator[OwnRedis]:
             },
         }
     }
-    settings.SESSION_ENGINE = "accounts.session_cache"
+    settings.SESSION_ENGINE = "accounts.sessions.cache"
     yield server
-    if server.process is not None:
+    if server.is_running:
         cache.clear()
     del settings.CACHES
     server.stop()
@@ -220,14 +227,14 @@ def redis(tmp_path: Path, settings: Any) -> Iterator[OwnRedis]:
 
 @pytest.fixture(scope="session")
 def strake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strake]:
-    """A running Strake on SQLite that all tests share. Connect endpoints of your own to it."""
+    """A running Strake on SQLite that all tests share. Connect a new endpoint for each test."""
     with Strake(tmp_path_factory.mktemp("running") / "strake") as running:
         yield running
 
 
 @pytest.fixture
 def run_strake(tmp_path: Path) -> Iterator[Callable[..., Strake]]:
-    """`run_strake(DATABASE_URL=…)` starts a Strake of the test's own with further variables of the environment."""
+    """`run_strake(DATABASE_URL=…)` starts another Strake with these environment variables."""
     with ExitStack() as stack:
         numbers = itertools.count(1)
         yield lambda **environment: stack.enter_context(Strake(tmp_path / f"strake-{next(numbers)}", environment))
@@ -241,7 +248,7 @@ def _upstream() -> Iterator[Upstream]:
 
 @pytest.fixture
 def upstream(_upstream: Upstream) -> Iterator[Upstream]:
-    """A scriptable provider on loopback, without scripts and records of other tests."""
+    """A scripted provider on loopback. It forgets scripts and requests between tests."""
     _upstream.clear()
     yield _upstream
     _upstream.clear()
@@ -249,7 +256,7 @@ def upstream(_upstream: Upstream) -> Iterator[Upstream]:
 
 @pytest.fixture
 def tls_upstream(tmp_path: Path) -> Iterator[tuple[Upstream, Path]]:
-    """An upstream that speaks TLS, and the certificate to trust."""
+    """An upstream with TLS, and the path of its certificate."""
     certificate, private_key = tmp_path / "certificate.pem", tmp_path / "private-key.pem"
     command = (
         "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
@@ -266,61 +273,58 @@ def tls_upstream(tmp_path: Path) -> Iterator[tuple[Upstream, Path]]:
 
 @pytest.fixture
 def endpoint(strake: Strake, upstream: Upstream) -> Endpoint:
-    """An endpoint of the shared Strake in front of `upstream`; the key goes out as `Authorization: Bearer`."""
+    """An endpoint of the shared Strake that forwards to `upstream` with `Authorization: Bearer`."""
     return strake.connect(upstream.url)
 
 
-def free_port() -> int:
-    """A loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+@pytest.fixture
+def proxy_socket(tmp_path: Path, settings: Any, transactional_db: None) -> Iterator[Path]:
+    """The socket of a proxy in this process, for the connection tests of pages."""
+    settings.STRAKE_PROXY_SOCKET = tmp_path / "proxy.sock"
+    with serving_proxy(settings.STRAKE_PROXY_SOCKET):
+        yield settings.STRAKE_PROXY_SOCKET
 
 
-def wait_for_port(port: int, seconds: float = 20) -> None:
-    """Return once something listens on a loopback port. Raises `TimeoutError`."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.02)
-    raise TimeoutError(f"nothing listens on 127.0.0.1:{port} after {seconds} s")
-
-
-# --- The cast ------------------------------------------------------------------------------------------------------
+# --- People --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def alice(db: None) -> User:
-    """The owner of whatever a test is about."""
+    """The owner of the endpoints in a test."""
     return factories.make_user("alice@example.org")
 
 
 @pytest.fixture
 def bob(db: None) -> User:
-    """Somebody else who uses Strake, with things of his own."""
+    """Another user."""
     return factories.make_user("bob@example.org")
 
 
 @pytest.fixture
 def charlie(db: None) -> User:
-    """A stranger: signed in, owner of nothing, curious."""
+    """A user who owns nothing."""
     return factories.make_user("charlie@example.org")
 
 
 @pytest.fixture(autouse=True)
-def held_queue(monkeypatch: pytest.MonkeyPatch) -> BackgroundQueue:
-    """Background work waits until a test calls `run_due`: a thread would write beside the test's own transaction."""
-    queue = BackgroundQueue(retry_seconds=())
-    monkeypatch.setattr(queue, "_start", lambda: None)
-    monkeypatch.setattr(background, "queue", queue)
-    return queue
+def _held_outbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Emails wait for `outbox.run_due`, since a thread would write outside the transaction of the test."""
+    monkeypatch.setattr(outbox, "start", lambda: None)
 
 
 @pytest.fixture(autouse=True)
-def _empty_cache() -> Iterator[None]:
-    """Limits and sessions of one test are not those of the next."""
-    yield
-    cache.clear()
+def _unpurged_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache deletes expired entries once a minute, which would be one query more in some test."""
+    monkeypatch.setattr(DatabaseCache, "_last_purge", float("inf"))
+
+
+@pytest.fixture(autouse=True)
+def _forgotten_names() -> None:
+    """No test uses what another one has looked up."""
+    resolver.shared.cache_clear()
+
+
+@pytest.fixture
+def client() -> Client:
+    """A browser, with the address that the proxy half sends along."""
+    return Client(headers=FROM_LOOPBACK)

@@ -1,28 +1,34 @@
-"""Whatever changes something writes who did it, in the same transaction: every verb of the code, every route."""
+"""Every service and every route that changes something writes an audit event in the same transaction."""
 
 from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError
 from django.db.models import Model
 from django.test import Client
 from django.utils import timezone
 
-from accounts import access_tokens, audit, links, sessions, users
-from accounts.audit import Actor
+from accounts import access_tokens, audit, users
+from accounts.actors import OPERATOR, Person
 from accounts.models import AccessToken, AuditEvent, BrowserSession, SignInLink, User
+from accounts.sessions import service as sessions
+from accounts.sign_in import magic_links
 from credentials import key_check, services
+from credentials.api.routes import api
 from credentials.errors import KeyRefused
-from credentials.models import BearerToken, Credential, Endpoint
-from tests import factories
-from tests.factories import Connected
-from tests.test_urls_sweep import ROUTES, Route, address
+from credentials.models import BearerToken, Credential, Endpoint, SealedKey
+from tests.support import factories
+from tests.support.factories import Connected
+from tests.support.pages import FROM_LOOPBACK
+from tests.support.rolled_back import rolled_back
+from tests.test_urls_sweep import ROUTES, Route, url_of
 
 pytestmark = pytest.mark.django_db
 
@@ -33,16 +39,17 @@ WATCHED: tuple[type[Model], ...] = (
     BrowserSession,
     Endpoint,
     Credential,
+    SealedKey,
     BearerToken,
 )
-# Not deeds of anybody: when something was used last.
-_NOTES = {"last_seen_at", "last_used_at"}
+# Times of use, which are not audited.
+_UNAUDITED = {"last_seen_at", "last_used_at"}
 
 
 def everything() -> dict[str, list[dict[str, Any]]]:
     return {
         model.__name__: [
-            {name: value for name, value in row.items() if name not in _NOTES}
+            {name: value for name, value in row.items() if name not in _UNAUDITED}
             for row in model._default_manager.order_by("pk").values()
         ]
         for model in WATCHED
@@ -51,7 +58,7 @@ def everything() -> dict[str, list[dict[str, Any]]]:
 
 @dataclass
 class World:
-    """A person with one of everything."""
+    """A person who owns one of everything."""
 
     user: User
     connected: Connected
@@ -59,6 +66,8 @@ class World:
     access_token: AccessToken
     session: BrowserSession
     link: str
+    suspended: User
+    staff: User
 
     @property
     def subdomain(self) -> str:
@@ -75,17 +84,19 @@ def world(alice: User, monkeypatch: pytest.MonkeyPatch) -> World:
         alice,
         factories.make_endpoint(owner=alice),
         paused,
-        access_tokens.create_access_token(actor=Actor(alice), user=alice, label="old").token,
+        access_tokens.create_access_token(actor=Person(alice), user=alice, label="old").token,
         BrowserSession.objects.get(),
-        links.operator_link(email=alice.email).split("/")[-2],
+        magic_links.operator_link(email=alice.email).split("/")[-2],
+        User.objects.create(email="suspended@example.org", suspended_at=timezone.now()),
+        factories.make_user(is_staff=True),
     )
 
 
-# --- Every verb ----------------------------------------------------------------------------------------------------
+# --- Every service --------------------------------------------------------------------------------------------------
 
-Verb = Callable[[World, Actor], object]
-KEY = {"api_key": "sk-other", "unchecked": True}
-VERBS: dict[str, tuple[Verb, list[str]]] = {
+Service = Callable[[World, Person], object]
+KEY: dict[str, Any] = {"api_key": "sk-other", "unchecked": True}
+SERVICES: dict[str, tuple[Service, list[str]]] = {
     "services.connect": (
         lambda w, a: services.connect(
             actor=a, owner=w.user, provider="custom", destination_url="https://api.example.com", **KEY
@@ -136,37 +147,81 @@ VERBS: dict[str, tuple[Verb, list[str]]] = {
         lambda w, a: access_tokens.revoke_access_token(actor=a, token_id=w.access_token.pk),
         ["access_token.revoked"],
     ),
-    "sessions.end_session": (
+    "service.end_session": (
         lambda w, a: sessions.end_session(actor=a, session_id=w.session.pk),
         ["session.ended"],
     ),
-    "sessions.end_other_sessions": (
+    "service.end_other_sessions": (
         lambda w, a: sessions.end_other_sessions(actor=a, keep=None),
         ["session.others_ended"],
     ),
-    "sessions.revoke_sessions": (
+    "service.revoke_sessions": (
         lambda w, a: sessions.revoke_sessions(actor=a, user=w.user),
         ["session.all_revoked"],
+    ),
+    "access_tokens.revoke_access_tokens": (
+        lambda w, a: access_tokens.revoke_access_tokens(actor=OPERATOR, user=w.user),
+        ["access_token.revoked"],
+    ),
+    "users.suspend": (
+        lambda w, a: users.suspend(actor=OPERATOR, user=w.user),
+        ["user.suspended", "session.all_revoked"],
+    ),
+    "users.resume": (lambda w, a: users.resume(actor=OPERATOR, user=w.suspended), ["user.resumed"]),
+    "users.demote": (lambda w, a: users.demote(actor=OPERATOR, user=w.staff), ["user.demoted"]),
+    "users.erase": (
+        lambda w, a: users.erase(actor=OPERATOR, user=w.user),
+        ["user.deleted", "session.all_revoked"],
     ),
     "users.delete_account": (
         lambda w, a: users.delete_account(actor=a, confirmation=w.user.email),
         ["user.deleted", "session.all_revoked"],
     ),
-    "links.redeem_link": (
-        lambda w, a: links.redeem_link(token=w.link, ip=a.ip, start_session=lambda user: None),
+    "magic_links.redeem_link": (
+        lambda w, a: magic_links.redeem_link(token=w.link, ip=a.ip, start_session=lambda user: None),
         ["signin.succeeded"],
     ),
-    "links.operator_link": (
-        lambda w, a: links.operator_link(email="new@example.org", staff=True),
+    "magic_links.operator_link": (
+        lambda w, a: magic_links.operator_link(email="new@example.org", staff=True),
         ["user.created", "user.made_staff", "signin.link_made"],
     ),
 }
-OF_OPERATORS = {"links.operator_link"}
+BY_OPERATORS = {
+    "magic_links.operator_link",
+    "access_tokens.revoke_access_tokens",
+    "users.suspend",
+    "users.resume",
+    "users.demote",
+    "users.erase",
+}
+# What an event must say beside who, what and where. The others have nothing to add.
+DETAILS = {
+    "endpoint.connected": {"provider", "destination", "header"},
+    "endpoint.renamed": {"from", "to"},
+    "endpoint.resumed": {"paused_at"},
+    "endpoint.limited": {"from", "to"},
+    "endpoint.deleted": {"provider", "tokens"},
+    "destination.changed": {"from", "to"},
+    "token.rotated": {"from", "to"},
+    "token.revoked": {"preview"},
+    "access_token.created": {"expires_at"},
+    "access_token.revoked": {"last_used_at"},
+    "session.ended": {"session", "browser", "address"},
+    "session.others_ended": {"sessions"},
+    "session.all_revoked": {"sessions"},
+    "signin.succeeded": {"browser"},
+    "signin.link_made": {"expires_at"},
+    "user.suspended": {"from", "to"},
+    "user.resumed": {"from", "to", "suspended_at"},
+    "user.made_staff": {"from", "to"},
+    "user.demoted": {"from", "to"},
+    "user.deleted": {"endpoints", "browser_sessions", "access_tokens"},
+}
 
 
-def test_no_verb_is_missing() -> None:
-    """Whatever takes an actor acts, but for what only looks."""
-    verbs = {
+def test_every_service_is_listed() -> None:
+    """Functions with an actor change something, except those that only read."""
+    services_with_actor = {
         f"{module.__name__.rpartition('.')[2]}.{name}"
         for module in (services, access_tokens, sessions, users)
         for name, function in inspect.getmembers(module, inspect.isfunction)
@@ -174,29 +229,53 @@ def test_no_verb_is_missing() -> None:
         and name[0] != "_"
         and "actor" in inspect.signature(function).parameters
     }
-    looks = {"services.get_endpoint", "services.endpoints_for", "access_tokens.access_tokens_for"}
-    assert verbs - looks == set(VERBS) - {"links.redeem_link", "links.operator_link"}
+    only_read = {"services.get_endpoint"}
+    assert services_with_actor - only_read == set(SERVICES) - {"magic_links.redeem_link", "magic_links.operator_link"}
 
 
-@pytest.mark.parametrize("name", VERBS)
-def test_verb_tells_who_did_what_from_where(name: str, world: World) -> None:
-    verb, actions = VERBS[name]
+@pytest.mark.parametrize("name", SERVICES)
+def test_service_audits_actor_action_and_address(name: str, world: World) -> None:
+    service, actions = SERVICES[name]
     last = AuditEvent.objects.latest("pk").pk
     user_id = world.user.pk
-    verb(world, Actor(world.user, "192.0.2.7"))
+    service(world, Person(world.user, "192.0.2.7", "session abc123"))
     events = list(AuditEvent.objects.filter(pk__gt=last).order_by("pk"))
     assert [event.action for event in events] == actions
     for event in events:
         assert event.subject_type
         assert event.subject_id
-        if name not in OF_OPERATORS:
+        if name not in BY_OPERATORS:
             assert (event.actor_id, event.account_id, event.ip) == (user_id, user_id, "192.0.2.7")
+            assert event.via == ("" if name == "magic_links.redeem_link" else "session abc123")
+        assert event.details.keys() >= DETAILS.get(event.action, set())
 
 
-@pytest.mark.parametrize("name", VERBS)
-def test_verb_whose_event_cannot_be_written_changes_nothing(
-    name: str, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_limits_and_destinations_are_in_the_event(world: World) -> None:
+    actor = Person(world.user)
+    services.change_destination(
+        actor=actor, subdomain=world.subdomain, destination_url="https://other.example.com", **KEY
+    )
+    changed = AuditEvent.objects.filter(action="destination.changed").latest("pk").details
+    assert changed["to"] == "https://other.example.com"
+    assert changed["from"] != changed["to"]
+    services.issue_token(actor=actor, subdomain=world.subdomain, requests_per_minute=9, allowed_paths=["/v1/*"])
+    issued = AuditEvent.objects.filter(action="token.issued").latest("pk").details
+    assert issued == {"requests_per_minute": 9, "allowed_paths": ["* /v1/*"]}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_event_contains_a_secret(name: str, world: World) -> None:
+    """Neither the pasted key nor any token, whole or with its checksum cut off."""
+    result = SERVICES[name][0](world, Person(world.user, "192.0.2.7", "session abc123"))
+    secrets = {"sk-other", world.link, getattr(result, "plaintext", None) or "no plaintext"}
+    for event in AuditEvent.objects.values():
+        shown = json.dumps(event, default=str)
+        assert not [secret for secret in secrets if secret in shown or secret[:-6] in shown], event["action"]
+        assert not re.search(r"(strk|pat|link)_[0-9A-Za-z]{5}", shown), event["action"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_failing_audit_event_undoes_the_change(name: str, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     before = everything()
 
     def fail(*_: object, **__: object) -> None:
@@ -204,22 +283,21 @@ def test_verb_whose_event_cannot_be_written_changes_nothing(
 
     monkeypatch.setattr(audit, "record", fail)
     with pytest.raises(DatabaseError):
-        VERBS[name][0](world, Actor(world.user))
+        SERVICES[name][0](world, Person(world.user))
     assert everything() == before
 
 
-@pytest.mark.parametrize("name", VERBS)
-def test_verb_that_is_rolled_back_leaves_no_event(name: str, world: World) -> None:
+@pytest.mark.parametrize("name", SERVICES)
+def test_rolled_back_change_leaves_no_event(name: str, world: World) -> None:
     events, before = AuditEvent.objects.count(), everything()
-    with transaction.atomic():
-        VERBS[name][0](world, Actor(world.user))
+    with rolled_back():
+        SERVICES[name][0](world, Person(world.user))
         assert AuditEvent.objects.count() > events
-        transaction.set_rollback(True)
     assert AuditEvent.objects.count() == events
     assert everything() == before
 
 
-def test_refused_key_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_key_is_audited(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: object) -> None:
         raise KeyRefused("no")
 
@@ -227,7 +305,7 @@ def test_refused_key_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> N
     before = everything()
     for name in ("services.connect", "services.replace_key", "services.change_destination"):
         with pytest.raises(KeyRefused):
-            VERBS[name][0](world, Actor(world.user, "192.0.2.7"))
+            SERVICES[name][0](world, Person(world.user, "192.0.2.7"))
     events = AuditEvent.objects.filter(action="key.refused", actor=world.user, account=world.user, ip="192.0.2.7")
     assert list(events.order_by("pk").values_list("subject_type", flat=True)) == ["provider", "endpoint", "endpoint"]
     assert everything() == before
@@ -235,7 +313,7 @@ def test_refused_key_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> N
 
 # --- Every route ---------------------------------------------------------------------------------------------------
 
-# Routes that change something if they are sent what they want. The others change nothing, whatever they are sent.
+# Routes that change something if the form is valid. The others change nothing, whatever they receive.
 CHANGING = {
     "accounts:confirm",
     "accounts:sign_out",
@@ -261,7 +339,7 @@ CHANGING_CALLS = {"connect", "delete_endpoint", "issue_token", "rotate_token", "
 
 
 def path_of(route: Route, world: World) -> str:
-    path = address(route, world.connected)
+    path: str = url_of(route, world.connected)
     if "session_id" in route.parameters:
         path = path.replace("/1/", f"/{world.session.pk}/")
     if route.name == "accounts:revoke_access_token":
@@ -272,20 +350,22 @@ def path_of(route: Route, world: World) -> str:
 @pytest.mark.parametrize(
     "name", [name for name in ROUTES if name not in {"admin:None", "admin:app_list", "admin:view_on_site"}]
 )
-def test_route_that_changes_something_tells_it(name: str, world: World) -> None:
-    """One form that suits every page: what it brings about stands in the trail, and looking brings about nothing."""
+def test_changing_route_writes_an_event(name: str, world: World) -> None:
+    """One form is valid for every page. A change by POST is audited, and other methods change nothing."""
     if name == "credentials:resume":
-        services.pause(actor=Actor(world.user), subdomain=world.subdomain)
+        services.pause(actor=Person(world.user), subdomain=world.subdomain)
     world.user.is_staff = name.startswith("admin:")
     world.user.save()
     browser = Client(raise_request_exception=False)
     browser.force_login(world.user)
     path = path_of(ROUTES[name], world)
+    before = everything()
+    changes = AuditEvent.objects.exclude(action="audit.read")  # staff read other people's records
     for method in ("GET", "HEAD", "OPTIONS"):
-        before, events = everything(), AuditEvent.objects.count()
+        before, events = everything(), changes.count()
         browser.generic(method, path)
         assert everything() == before, method
-        assert AuditEvent.objects.count() == events, method
+        assert changes.count() == events, method
     form = {
         "label": "new",
         "confirmation": world.user.email if name.startswith("accounts:") else world.subdomain,
@@ -296,16 +376,29 @@ def test_route_that_changes_something_tells_it(name: str, world: World) -> None:
         "max_streams": "5",
         **KEY,
     }
-    told = AuditEvent.objects.count()
+    events = changes.count()
     browser.post(path, form)
     changed = everything() != before
     assert changed == (name in CHANGING)
-    assert (AuditEvent.objects.count() > told) == changed
+    assert (changes.count() > events) == changed
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in ROUTES if re.fullmatch(r"admin:\w+_(changelist|change|history)", name)]
+)
+def test_staff_reading_records_is_audited(name: str, world: World) -> None:
+    browser = Client(headers=FROM_LOOPBACK)
+    browser.force_login(world.staff)
+    path = path_of(ROUTES[name], world)
+    for _ in range(2):
+        browser.get(path)
+    [event] = AuditEvent.objects.filter(action="audit.read")
+    assert (event.actor, event.account, event.ip) == (world.staff, world.staff, "127.0.0.1")
+    assert event.via.startswith("session ")
+    assert event.subject_label.startswith("Records: ")
 
 
 def api_calls() -> list[tuple[str, str, str]]:
-    from tests.credentials.test_api import api
-
     return [
         (method.upper(), path, str(operation["operationId"]).rpartition("_api_")[2])
         for path, methods in api.get_openapi_schema(path_prefix="/api/v1")["paths"].items()
@@ -314,8 +407,8 @@ def api_calls() -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(("method", "path", "name"), api_calls())
-def test_call_that_changes_something_tells_it(method: str, path: str, name: str, world: World) -> None:
-    bearer = access_tokens.create_access_token(actor=Actor(world.user), user=world.user, label="script").plaintext
+def test_changing_api_call_writes_an_event(method: str, path: str, name: str, world: World) -> None:
+    bearer = access_tokens.create_access_token(actor=Person(world.user), user=world.user, label="script").plaintext
     body = {
         "connect": {"provider": "custom", "destination_url": "https://api.example.com", **KEY},
         "replace_key": KEY,

@@ -1,12 +1,15 @@
-"""What all commands have in common: help, and one clear line for a mistake in the configuration."""
+"""Properties of every command: --help, and one clear line for a mistake in the configuration."""
 
 from __future__ import annotations
 
+import ast
 import base64
 import contextlib
+import io
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -15,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import httpx
@@ -22,10 +26,12 @@ import pytest
 from django.conf import settings
 from django.core.management import call_command, get_commands, load_command_class
 from django.core.management.base import CommandError
-from django.db import OperationalError
+from django.db import OperationalError, connection
 
-from strake.management.commands import serve
-from tests.conftest import free_port, wait_for_port
+from accounts.commands import OperatorCommand
+from strake.processes import serve
+from tests.support import users
+from tests.support.services import free_port, wait_for_port
 
 ROOT: Path = settings.ROOT
 PACKAGES = ("accounts", "credentials", "proxy", "strake")
@@ -45,28 +51,73 @@ DEPLOYED = {
 }
 
 
+# --- Output --------------------------------------------------------------------------------------------------------
+
+
+def test_commands_print_through_one_function() -> None:
+    """`OperatorCommand.print` escapes control characters. Nothing else of a command writes to the terminal."""
+    paths = [path for package in PACKAGES for path in (ROOT / package).glob("management/commands/[a-z]*.py")]
+    assert {path.stem for path in paths} == set(OWN_COMMANDS)
+    for path in paths:
+        tree = ast.parse(path.read_text())
+        [command] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Command"]
+        assert [ast.unparse(base) for base in command.bases] == ["OperatorCommand"], path
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called != "print", path
+                assert not re.search(r"(stdout|stderr)\.write|call_command", called), (path, called)
+
+
+def test_control_characters_are_escaped_in_output() -> None:
+    out = StringIO()
+    command = OperatorCommand(stdout=out)
+    command.print("a\x1b[2Jb\nroot (c): all open.\x9b\u202e", "tab\tx")
+    command.print_json({"label": "\x1b[2J\x7f"})
+    assert out.getvalue() == ('a\\x1b[2Jb\\nroot (c): all open.\\x9b\\u202e\ntab\\tx\n{"label": "\\u001b[2J\\u007f"}\n')
+
+
+def test_errors_of_commands_are_escaped() -> None:
+    class Failing(OperatorCommand):
+        requires_system_checks = ()
+
+        def handle(self, *args: object, **options: object) -> None:
+            raise CommandError("no \x1b[31muser", returncode=3)
+
+    with pytest.raises(CommandError) as caught:
+        call_command(Failing())
+    assert (str(caught.value), caught.value.returncode) == ("no \\x1b[31muser", 3)
+
+
+def test_output_survives_another_encoding() -> None:
+    raw = io.BytesIO()
+    terminal = io.TextIOWrapper(raw, "ascii", write_through=True)
+    OperatorCommand(stdout=terminal).print("Zoë …")
+    assert raw.getvalue() == b"Zo\\xeb \\u2026\n"
+
+
 # --- Help ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", OWN_COMMANDS)
-def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as ended:
+def test_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
         call_command(name, "--help")
-    assert ended.value.code in {0, None}
+    assert exited.value.code in {0, None}
     command = load_command_class(get_commands()[name], name)
     assert len(command.help) > 20
     assert " ".join(command.help.split()[:3]) in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("name", sorted(CHANGE_MANY_ROWS & set(OWN_COMMANDS)))
-def test_commands_that_change_many_rows_have_a_dry_run(name: str, capsys: pytest.CaptureFixture[str]):
+def test_command_that_changes_many_rows_has_a_dry_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         call_command(name, "--help")
     assert "--dry-run" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", OWN_COMMANDS)
-def test_an_unknown_option_is_refused_before_anything_happens(name: str):
+def test_unknown_option_is_refused(name: str) -> None:
     with pytest.raises((CommandError, TypeError)):
         call_command(name, "--no-such-option")
 
@@ -75,66 +126,73 @@ def test_an_unknown_option_is_refused_before_anything_happens(name: str):
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class Result:
+    """The exit code and output of a process."""
+
     code: int
     out: str
     err: str
 
 
-def manage(home: Path, *arguments: str, user: str = "", **environment: str) -> Ended:
-    """Run `manage.py` in a process of its own, with nothing but these variables."""
+def manage(home: Path, *arguments: str, user: str = "", **environment: str) -> Result:
+    """Run `manage.py` in a new process with these environment variables only."""
     command = [sys.executable, str(ROOT / "manage.py"), *arguments]
     if user:
-        command = ["setpriv", f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--clear-groups", *command]
+        command = [*users.prefix(user, "nogroup", ["nogroup"]), *command]
     done = subprocess.run(
         command,
         env={"PATH": os.environ["PATH"], "STRAKE_HOME": str(home), **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
-    return Ended(done.returncode, done.stdout, done.stderr)
+    return Result(done.returncode, done.stdout, done.stderr)
 
 
-def assert_one_clear_line(ended: Ended, *words: str) -> None:
-    """One line on standard error, with these words, no traceback and no secret, and a code scripts can use."""
-    shown = ended.out + ended.err
+def assert_one_clear_line(result: Result, *words: str) -> None:
+    """Require one line on standard error with these words, a specific exit code, no traceback and no secret."""
+    shown = result.out + result.err
     assert "Traceback" not in shown
     assert SECRET not in shown
     assert MASTER_KEY not in shown
-    assert ended.code not in {0, 1}, shown
-    assert len(ended.err.strip().splitlines()) == 1, ended.err
+    assert result.code not in {0, 1}, shown
+    assert len(result.err.strip().splitlines()) == 1, result.err
     for word in words:
-        assert word in ended.err
+        assert word in result.err
 
 
 @pytest.fixture(scope="module")
 def used_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("used") / "home"
-    ended = manage(folder, "migrate", "--verbosity=0")
-    assert ended.code == 0, ended.err
+    result = manage(folder, "migrate", "--verbosity=0")
+    assert result.code == 0, result.err
     return folder
 
 
 @pytest.fixture
 def home(used_home: Path, tmp_path: Path) -> Path:
-    """A data folder that has been used: secrets and a migrated database."""
+    """A data folder with secrets and a migrated database."""
     return Path(shutil.copytree(used_home, tmp_path / "home"))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """What may not change: everything but the files SQLite comes and goes with."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.endswith(("-wal", "-shm"))}
+    """Every file except SQLite's temporary ones."""
+    return {path: (folder / path).read_bytes() for path in files_in(folder)}
+
+
+def files_in(folder: Path) -> list[str]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [str(path.relative_to(folder)) for path in paths if not path.name.endswith(("-wal", "-shm"))]
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         ("{", "not valid JSON"),
         (
             json.dumps({"primary": "a", "keys": {"a": base64.b64encode(bytes(range(31))).decode()}}),
-            "31 bytes; it must have 32",
+            "31 bytes. It must have 32",
         ),
         (json.dumps({"primary": "a", "keys": {"a": "no base64!"}}), "base64"),
         (json.dumps({"primary": "b", "keys": {"a": MASTER_KEY}}), "'b'"),
@@ -142,71 +200,71 @@ def contents(folder: Path) -> dict[str, bytes]:
     ],
     ids=["cut", "short", "no base64", "no primary", "empty"],
 )
-def test_an_unusable_keyring_stops_the_server_and_is_left_as_it_is(home: Path, content: str, says: str):
-    (home / "master-keys.json").write_text(content)
+def test_unusable_keyring_stops_serve_and_is_unchanged(home: Path, content: str, message: str) -> None:
+    (home / "vault/master-keys.json").write_text(content)
     before = contents(home)
-    ended = manage(home, "serve", PORT=str(free_port()))
-    assert_one_clear_line(ended, "credentials.E001", says)
+    result = manage(home, "serve", PORT=str(free_port()))
+    assert_one_clear_line(result, "credentials.E001", message)
     assert contents(home) == before
 
 
-def test_a_lost_keyring_stops_the_server_and_no_new_one_is_made_in_its_place(home: Path):
-    (home / "master-keys.json").unlink()
-    ended = manage(home, "serve", PORT=str(free_port()))
-    assert_one_clear_line(ended, "credentials.E001", "does not exist", "backup")
-    assert not (home / "master-keys.json").exists()
+def test_lost_keyring_stops_serve_and_is_not_replaced(home: Path) -> None:
+    (home / "vault/master-keys.json").unlink()
+    result = manage(home, "serve", PORT=str(free_port()))
+    assert_one_clear_line(result, "credentials.E001", "does not exist", "backup")
+    assert not (home / "vault/master-keys.json").exists()
 
 
-def test_a_keyring_that_others_can_read_stops_the_server(home: Path):
-    (home / "master-keys.json").chmod(0o644)
-    ended = manage(home, "serve", PORT=str(free_port()))
-    assert_one_clear_line(ended, "credentials.E001", "chmod 600")
+def test_readable_keyring_stops_serve(home: Path) -> None:
+    (home / "vault/master-keys.json").chmod(0o644)
+    result = manage(home, "serve", PORT=str(free_port()))
+    assert_one_clear_line(result, "credentials.E001", "chmod 600")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_a_keyring_of_another_user_stops_the_server(home: Path):
+def test_keyring_of_another_user_stops_serve(home: Path) -> None:
     nobody = pwd.getpwnam("nobody")
-    # Where tests have their folders, nobody else may look.
+    # Other users cannot open the folders of tmp_path.
     with tempfile.TemporaryDirectory() as reachable:
         Path(reachable).chmod(0o755)
         moved = Path(shutil.copytree(home, Path(reachable) / "home"))
-        for path in (moved, *moved.iterdir()):
+        for path in (moved, *moved.rglob("*")):
             if path.name != "master-keys.json":
                 os.chown(path, nobody.pw_uid, nobody.pw_gid)
-        ended = manage(moved, "serve", user="nobody", PORT=str(free_port()))
-        assert_one_clear_line(ended, "credentials.E001", f"chown {nobody.pw_uid} {moved}/master-keys.json")
+        result = manage(moved, "serve", user="nobody", PORT=str(free_port()))
+        assert_one_clear_line(result, "credentials.E001", f"chown {nobody.pw_uid} {moved}/vault/master-keys.json")
 
 
-def test_a_taken_port_stops_a_second_server_before_it_touches_anything(home: Path):
+def test_taken_port_stops_serve_before_any_change(home: Path) -> None:
     before = contents(home)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        ended = manage(home, "serve", PORT=str(port))
-    assert_one_clear_line(ended, f"Port {port} is taken", f"PORT={port + 1} make run")
+        result = manage(home, "serve", PORT=str(port))
+    assert_one_clear_line(result, f"Port {port} is taken", f"PORT={port + 1} make run")
     assert contents(home) == before
 
 
-@pytest.mark.parametrize("command", ["serve", "check", "migrate", "signin_link"])
-def test_a_data_folder_below_a_file_is_one_clear_line(tmp_path: Path, command: str):
+@pytest.mark.parametrize("command", ["serve", "migrate", "signin_link"])
+def test_data_folder_below_a_file_is_one_clear_line(tmp_path: Path, command: str) -> None:
     (tmp_path / "file").touch()
-    ended = manage(tmp_path / "file" / "home", command, *(["a@example.org"] if command == "signin_link" else []))
-    assert_one_clear_line(ended, "STRAKE_HOME is", "cannot be used", "set STRAKE_HOME to another one")
-    assert ended.code == EX_CONFIG
+    result = manage(tmp_path / "file" / "home", command, *(["a@example.org"] if command == "signin_link" else []))
+    assert_one_clear_line(result, "STRAKE_HOME is", "cannot be used", "set STRAKE_HOME to another folder")
+    assert result.code == EX_CONFIG
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not write")
-def test_a_data_folder_of_somebody_else_is_one_clear_line(tmp_path: Path):
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_data_folder_of_another_user_is_one_clear_line(tmp_path: Path) -> None:
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o755)
     tmp_path.chmod(0o755)
-    ended = manage(folder / "home", "check", user="nobody")
-    assert_one_clear_line(ended, "STRAKE_HOME is", "Permission denied")
-    assert ended.code == EX_CONFIG
+    result = manage(folder / "home", "migrate", user="nobody")
+    assert_one_clear_line(result, "STRAKE_HOME is", "Permission denied")
+    assert result.code == EX_CONFIG
     assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "says"),
+    ("variable", "value", "message"),
     [
         ("PORT", "http", "PORT must be a whole number from 1 to 65535"),
         ("STRAKE_BASE_URL", "http://strake.example.org", "STRAKE_BASE_URL must use https"),
@@ -220,52 +278,58 @@ def test_a_data_folder_of_somebody_else_is_one_clear_line(tmp_path: Path):
         ("STRAKE_ALLOWED_PRIVATE_UPSTREAMS", "ollama", "neither a network like 10.1.0.0/16 nor host:port"),
     ],
 )
-def test_a_value_that_makes_no_sense_is_one_clear_line(tmp_path: Path, variable: str, value: str, says: str):
-    ended = manage(tmp_path / "home", "serve", **{"PORT": str(free_port()), variable: value})
-    assert_one_clear_line(ended, says)
+def test_invalid_value_is_one_clear_line(tmp_path: Path, variable: str, value: str, message: str) -> None:
+    result = manage(tmp_path / "home", "serve", **{"PORT": str(free_port()), variable: value})
+    assert_one_clear_line(result, message)
 
 
-@pytest.mark.parametrize("missing", DEPLOYED.keys() - {"STRAKE_BASE_URL"})
-def test_a_deployed_server_without_one_of_its_secrets_or_services_does_not_start(tmp_path: Path, missing: str):
-    environment = {name: value for name, value in DEPLOYED.items() if name != missing}
-    ended = manage(tmp_path / "home", "serve", PORT=str(free_port()), **environment)
-    assert_one_clear_line(ended, missing)
-    assert not (tmp_path / "home").exists(), "nothing is made for a deployed server"
+@pytest.mark.parametrize(
+    ("half", "missing"),
+    [("proxy", name) for name in ("DATABASE_URL", "REDIS_URL", "STRAKE_MASTER_KEYS")]
+    + [("web", name) for name in ("DATABASE_URL", "REDIS_URL", "STRAKE_SECRET_KEY", "EMAIL_URL")],
+)
+def test_deployed_half_requires_each_of_its_variables(tmp_path: Path, half: str, missing: str) -> None:
+    foreign = {"STRAKE_MASTER_KEYS"} if half == "web" else {"STRAKE_SECRET_KEY", "EMAIL_URL"}
+    environment = {name: value for name, value in DEPLOYED.items() if name not in {missing, *foreign}}
+    environment |= {"PORT": str(free_port()), "STRAKE_RUNTIME": str(tmp_path / "run")}
+    result = manage(tmp_path / "home", "serve", f"--only={half}", **environment)
+    assert_one_clear_line(result, missing)
+    assert not (tmp_path / "home").exists(), "a deployed Strake has no data folder"
 
 
-def test_a_short_secret_key_is_refused(tmp_path: Path):
-    ended = manage(tmp_path / "home", "check", **{**DEPLOYED, "STRAKE_SECRET_KEY": SECRET})
-    assert_one_clear_line(ended, "at least 50 random characters")
+def test_short_secret_key_is_refused(tmp_path: Path) -> None:
+    result = manage(tmp_path / "home", "check", **{**DEPLOYED, "STRAKE_SECRET_KEY": SECRET})
+    assert_one_clear_line(result, "at least 50 random characters")
 
 
-def test_a_database_that_does_not_answer_is_one_clear_line(tmp_path: Path):
-    ended = manage(tmp_path / "home", "serve", PORT=str(free_port()), **DEPLOYED)
-    assert_one_clear_line(ended, "The database cannot be used", "is DATABASE_URL right?")
-    assert ended.code == os.EX_TEMPFAIL
+def test_unreachable_database_is_one_clear_line(tmp_path: Path) -> None:
+    result = manage(tmp_path / "home", "serve", PORT=str(free_port()), **DEPLOYED)
+    assert_one_clear_line(result, "The database cannot be used", "is DATABASE_URL right?")
+    assert result.code == os.EX_TEMPFAIL
 
 
-def test_a_damaged_database_is_one_clear_line_and_left_as_it_is(home: Path):
-    (home / "strake.sqlite3").write_bytes(b"not a database, but somebody's only copy of something" * 100)
+def test_damaged_database_stops_serve_and_is_unchanged(home: Path) -> None:
+    (home / "data/strake.sqlite3").write_bytes(b"not a database, but somebody's only copy of something" * 100)
     before = contents(home)
-    ended = manage(home, "serve", PORT=str(free_port()))
-    assert_one_clear_line(ended, "strake.sqlite3 cannot be used", "Restore it from your backup")
+    result = manage(home, "serve", PORT=str(free_port()))
+    assert_one_clear_line(result, "strake.sqlite3 cannot be used", "Restore it from your backup")
     assert contents(home) == before
 
 
-def test_a_database_that_something_else_holds_is_not_called_broken(monkeypatch: pytest.MonkeyPatch):
+def test_locked_database_is_not_reported_as_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
     def locked(*_: object, **__: object) -> None:
         raise OperationalError("database is locked")
 
-    monkeypatch.setattr(serve.connection, "ensure_connection", locked)
-    with pytest.raises(CommandError, match=r"database is locked\. Something else is writing to it; try again\."):
-        serve._prepare_database()
+    monkeypatch.setattr(connection, "ensure_connection", locked)
+    with pytest.raises(serve.StartupError, match=r"database is locked\. Another process is writing to it\. Try again"):
+        serve.prepare_database()
 
 
 @pytest.mark.postgres
-def test_a_deployed_server_does_not_migrate_by_itself_and_says_what_to_run(tmp_path: Path, postgres_url: str):
-    ended = manage(tmp_path / "home", "serve", PORT=str(free_port()), **{**DEPLOYED, "DATABASE_URL": postgres_url})
-    assert_one_clear_line(ended, "The database is not up to date. Run: manage.py migrate")
-    assert ended.code == EX_CONFIG
+def test_deployed_serve_does_not_migrate(tmp_path: Path, postgres_url: str) -> None:
+    result = manage(tmp_path / "home", "serve", PORT=str(free_port()), **{**DEPLOYED, "DATABASE_URL": postgres_url})
+    assert_one_clear_line(result, "The database is not up to date. Run: manage.py migrate")
+    assert result.code == EX_CONFIG
 
 
 # --- A server that starts ------------------------------------------------------------------------------------------
@@ -273,7 +337,7 @@ def test_a_deployed_server_does_not_migrate_by_itself_and_says_what_to_run(tmp_p
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """`manage.py serve` in a new data folder, as the first `make run` starts it."""
+    """`manage.py serve` in a new data folder, like the first `make run`."""
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "manage.py"), "serve"],
@@ -285,8 +349,8 @@ def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     )
     try:
         wait_for_port(port)
-        # The socket listens before the worker is ready; the answer comes once it is.
-        assert httpx.get(f"http://localhost:{port}/healthz", timeout=30).json() == {"status": "ok"}
+        # The socket listens before the worker is ready to respond.
+        assert httpx.get(f"http://localhost:{port}/healthz", timeout=60).json() == {"status": "ok"}
         yield process, port
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -294,28 +358,28 @@ def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
         process.communicate()
 
 
-@pytest.mark.parametrize("end", [os.kill, os.killpg])  # a service manager's signal, and Ctrl+C in a terminal
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_start_makes_everything_prints_a_link_and_ends_cleanly(
+@pytest.mark.parametrize("send", [os.kill, os.killpg])  # a service manager's signal, and Ctrl+C in a terminal
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_first_start_prints_a_link_and_ends_cleanly(
     server: tuple[subprocess.Popen[str], int],
     tmp_path: Path,
-    ending: signal.Signals,
-    end: Callable[[int, int], None],
-):
+    number: signal.Signals,
+    send: Callable[[int, int], None],
+) -> None:
     process, port = server
-    end(process.pid, ending)
-    out, err = process.communicate(timeout=20)
+    send(process.pid, number)
+    out, err = process.communicate(timeout=90)
     assert process.returncode == 0
     assert f"http://localhost:{port}" in out
     assert f"http://localhost:{port}/signin/link/link_" in out
     assert err == ""
-    assert sorted(path.name for path in (tmp_path / "home").iterdir() if not path.name.endswith(("-wal", "-shm"))) == [
-        "demo-port",
-        "master-keys.json",
-        "secret-key",
-        "strake.sqlite3",
+    assert files_in(tmp_path / "home") == [
+        "data/demo-port",
+        "data/secret-key",
+        "data/strake.sqlite3",
+        "vault/master-keys.json",
     ]
 
 
-def test_the_tools_these_tests_need_are_there():
+def test_setpriv_is_installed() -> None:
     assert os.geteuid() != 0 or shutil.which("setpriv")

@@ -1,4 +1,4 @@
-"""The documents say what is: every variable, command, check and error code, every link, and every promise."""
+"""The documents match the code: variables, commands, checks, error codes, files, rooms, links and promises."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ import pytest
 from django.conf import settings
 from django.core.management import get_commands
 
+from strake import __version__
+
 ROOT: Path = settings.ROOT
 PACKAGES = ("accounts", "credentials", "proxy", "strake")
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 OPERATIONS = ROOT / "docs" / "operations.md"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
-ENVIRONMENT_READERS = {"text", "number", "switch", "words", "secret", "origin"}
+ENVIRONMENT_READERS = {"text", "number", "words", "secret", "origin"}
+READS_ENVIRONMENT = ("strake/settings.py", "strake/data_dir.py")
 
 
 def sources() -> list[Path]:
@@ -23,7 +27,7 @@ def sources() -> list[Path]:
 
 
 def code_words(text: str) -> set[str]:
-    """What stands in `backticks` outside of code blocks."""
+    """The words in `backticks` outside of code blocks."""
     return set(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)))
 
 
@@ -33,9 +37,9 @@ def first_cells(text: str) -> list[str]:
 
 
 def variables_read() -> set[str]:
-    """Every environment variable that the settings read."""
+    """Every environment variable that Strake reads."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse((ROOT / "strake" / "settings.py").read_text())):
+    for node in (node for file in READS_ENVIRONMENT for node in ast.walk(ast.parse((ROOT / file).read_text()))):
         match node:
             case ast.Call(
                 func=ast.Attribute(value=ast.Name(id="env"), attr=reader), args=[ast.Constant(value=str(name)), *_]
@@ -58,51 +62,51 @@ def check_ids() -> set[str]:
 def error_codes() -> set[tuple[int, str]]:
     from proxy import errors
 
-    def tree(kind: type[errors.ProxyError]) -> list[type[errors.ProxyError]]:
-        return [kind, *(deeper for child in kind.__subclasses__() for deeper in tree(child))]
+    def with_subclasses(error: type[errors.ProxyError]) -> list[type[errors.ProxyError]]:
+        return [error, *(deeper for child in error.__subclasses__() for deeper in with_subclasses(child))]
 
-    return {(kind.status, kind.code) for kind in tree(errors.ProxyError)}
-
-
-def test_the_settings_read_variables_in_a_form_these_tests_understand():
-    assert {"STRAKE_BASE_URL", "PORT", "DATABASE_URL_FILE", "STRAKE_SIGNUP"} <= variables_read()
+    return {(error.status, error.code) for error in with_subclasses(errors.ProxyError)}
 
 
-def test_only_the_settings_and_the_process_entries_read_the_environment():
-    # They set DJANGO_SETTINGS_MODULE, are the reader itself, or wipe what it has read.
-    entries = {"asgi.py", "gunicorn_config.py", "env.py", "hardening.py"}
+def test_environment_variables_are_found() -> None:
+    assert {"STRAKE_HOME", "STRAKE_BASE_URL", "PORT", "DATABASE_URL_FILE", "STRAKE_SIGNUP"} <= variables_read()
+
+
+def test_only_process_entries_touch_os_environ() -> None:
+    # They set DJANGO_SETTINGS_MODULE, are the reader itself, or wipe secrets.
+    entries = {"asgi.py", "wsgi.py", "env.py", "hardening.py"}
     found = {path.name for path in sources() if re.search(r"os\.(environ|getenv)", path.read_text())}
     assert found <= entries
 
 
-def test_every_variable_is_in_the_configuration_page_and_nothing_else_is():
+def test_configuration_page_lists_every_variable() -> None:
     listed = {word for cell in first_cells(CONFIGURATION.read_text()) for word in code_words(cell)}
     assert listed == variables_read()
 
 
-def test_every_variable_is_in_the_configuration_table_of_the_readme():
+def test_readme_lists_every_variable() -> None:
     listed = code_words((ROOT / "README.md").read_text())
     assert {name.removesuffix("_FILE") for name in variables_read()} <= listed
 
 
-def test_every_command_is_in_the_operators_page_and_nothing_else_is():
+def test_operations_page_lists_every_command() -> None:
     section = OPERATIONS.read_text().split("\n## Commands\n")[1].split("\n## ")[0]
     listed = {word for cell in first_cells(section) for word in code_words(cell)}
     assert listed == own_commands()
 
 
-def test_every_system_check_is_in_the_operators_page_and_nothing_else_is():
+def test_operations_page_lists_every_system_check() -> None:
     listed = {word for word in code_words(OPERATIONS.read_text()) if re.fullmatch(r"[a-z]+\.[EW]\d{3}", word)}
     assert listed == check_ids()
 
 
-def test_every_error_code_of_the_proxy_is_in_the_operators_page_with_its_status():
+def test_operations_page_lists_every_error_code() -> None:
     listed = re.findall(r"^\| (\d{3}) \| `(\w+)` \|", OPERATIONS.read_text(), flags=re.MULTILINE)
     assert {(int(status), code) for status, code in listed} == error_codes()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_link_to_a_file_leads_somewhere(document: Path):
+def test_links_to_files_lead_somewhere(document: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)", document.read_text())
     missing = [
         target for target in targets if "://" not in target and not (document.parent / target).resolve().exists()
@@ -111,7 +115,7 @@ def test_every_link_to_a_file_leads_somewhere(document: Path):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_file_a_document_names_exists(document: Path):
+def test_named_files_exist(document: Path) -> None:
     named = {
         word for word in code_words(document.read_text()) if re.fullmatch(r"[\w./-]+/[\w.-]+\.(py|md|html|toml)", word)
     }
@@ -119,21 +123,56 @@ def test_every_file_a_document_names_exists(document: Path):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_make_target_a_document_names_exists(document: Path):
+def test_named_make_targets_exist(document: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     named = re.findall(r"\bmake ([a-z]+)\b(?=[`\s]*(?:$|[`#]| T=| PORT))", document.read_text(), flags=re.MULTILINE)
     assert set(named) <= targets
 
 
-def test_every_module_has_its_place_in_the_architecture_page():
-    table = (ROOT / "docs" / "architecture.md").read_text().split("## Where is what")[1]
-    self_explaining = {"__init__.py", "apps.py", "urls.py"}
-    modules = {
-        str(path.relative_to(ROOT))
-        for path in sources()
-        if path.name not in self_explaining and not {"migrations", "commands"} & set(path.parts)
-    }
-    assert not modules - code_words(table), "say in docs/architecture.md what these are for"
+# --- The architecture page -----------------------------------------------------------------------------------------
+
+NOT_ROOMS = {"migrations", "management", "__pycache__"}
+SELF_EXPLANATORY = {"__init__.py", "apps.py", "urls.py"}
+
+
+def rooms_and_modules() -> set[str]:
+    """The sub-packages of the four packages, such as `proxy/http/`, and the modules beside them."""
+    found: set[str] = set()
+    for package in PACKAGES:
+        for path in (ROOT / package).iterdir():
+            if path.is_dir() and path.name not in NOT_ROOMS and list(path.glob("*.py")):
+                found.add(f"{package}/{path.name}/")
+            elif path.suffix == ".py" and path.name not in SELF_EXPLANATORY:
+                found.add(f"{package}/{path.name}")
+    return found
+
+
+def test_architecture_page_names_every_room() -> None:
+    table = ARCHITECTURE.read_text().split("## Where is what")[1]
+    assert not rooms_and_modules() - code_words(table), "say in docs/architecture.md what these are for"
+
+
+def test_architecture_page_names_no_missing_path() -> None:
+    tops = "|".join((*PACKAGES, "templates", "tests", "docs", "bench"))
+    paths = {word for word in code_words(ARCHITECTURE.read_text()) if re.fullmatch(rf"(?:{tops})/[\w./-]*", word)}
+    assert paths
+    assert not {path for path in paths if not (ROOT / path).exists()}
+
+
+# --- Releases and hooks --------------------------------------------------------------------------------------------
+
+
+def test_changelog_starts_with_this_version() -> None:
+    first = re.search(r"^## (\S+) — (?:unreleased|\d{4}-\d\d-\d\d)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert first
+    assert first[1] == __version__
+
+
+def test_pre_commit_hooks_are_steps_of_make_check() -> None:
+    steps = re.findall(r"^\t(\$\(BIN\)/.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    hooks = re.findall(r"^ +entry: (.+)$", (ROOT / ".pre-commit-config.yaml").read_text(), re.MULTILINE)
+    assert hooks
+    assert not set(hooks) - {step.replace("$(BIN)", ".venv/bin") for step in steps}
 
 
 # --- The promises --------------------------------------------------------------------------------------------------
@@ -145,13 +184,13 @@ def promises() -> dict[str, set[str]]:
     return {promise: set(re.findall(r"`([^`]+)`", tests)) for promise, tests in rows}
 
 
-def test_every_promise_names_a_test():
+def test_every_promise_names_a_test() -> None:
     table = promises()
-    assert list(table) == [f"P{number}" for number in range(1, 20)]
+    assert list(table) == [f"P{number}" for number in range(1, 24)]
     assert not [promise for promise, tests in table.items() if not tests]
 
 
-def test_every_promise_is_on_the_page_that_people_see():
+def test_security_page_shows_every_promise() -> None:
     page = (ROOT / "templates" / "strake" / "security.html").read_text()
     assert sorted(re.findall(r'<dt id="p(\d+)">', page), key=int) == [promise[1:] for promise in promises()]
 
@@ -159,7 +198,7 @@ def test_every_promise_is_on_the_page_that_people_see():
 @pytest.mark.parametrize(
     ("promise", "tests"), promises().items(), ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_every_test_a_promise_names_exists(promise: str, tests: set[str]):
+def test_tests_named_by_a_promise_exist(promise: str, tests: set[str]) -> None:
     assert not {test for test in tests if not is_a_test(test)}
 
 

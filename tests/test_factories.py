@@ -1,4 +1,4 @@
-"""The stage itself: what other tests silently rely on."""
+"""The fixtures and factories themselves."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from django.conf import settings
 
 from accounts import tokens
 from accounts.models import User
-from credentials import keyring
+from credentials.vault import keyring
 from proxy.unsealing import open_key
-from tests import factories
+from tests.support import factories
 
 
-def test_tests_live_in_a_folder_of_their_own():
+def test_tests_use_a_temporary_data_folder() -> None:
     assert settings.STRAKE_HOME.path == Path(os.environ["STRAKE_HOME"])
     assert settings.ROOT not in settings.STRAKE_HOME.path.parents
 
 
-def test_no_variable_of_the_outer_environment_reaches_the_settings():
+def test_outer_environment_does_not_reach_the_settings() -> None:
     outer = {name for name in os.environ if name.startswith("STRAKE_")} - {"STRAKE_HOME"}
     assert not outer
     assert "DATABASE_URL" not in os.environ
 
 
-def test_a_made_endpoint_opens_to_the_key_it_was_made_with(alice: User):
+def test_created_endpoint_opens_to_its_key(alice: User) -> None:
     made = factories.make_endpoint(owner=alice, key="sk-of-alice")
     made.credential.refresh_from_db()
     assert open_key(made.credential.sealed(), made.credential.binding(), keyring.current()) == b"sk-of-alice"
@@ -34,7 +34,7 @@ def test_a_made_endpoint_opens_to_the_key_it_was_made_with(alice: User):
 
 
 @pytest.mark.postgres
-def test_a_postgres_test_gets_an_empty_database(postgres_url: str):
+def test_postgresql_database_is_empty(postgres_url: str) -> None:
     import psycopg
 
     with psycopg.connect(postgres_url) as connection:
@@ -43,7 +43,7 @@ def test_a_postgres_test_gets_an_empty_database(postgres_url: str):
 
 
 @pytest.mark.redis
-def test_a_redis_test_gets_a_server_of_its_own(redis_url: str):
+def test_redis_server_is_empty(redis_url: str) -> None:
     import redis
 
     with redis.Redis.from_url(redis_url) as client:

@@ -1,4 +1,4 @@
-"""The whole product through success and every fault it can make; then a search of everything it wrote or said."""
+"""Use the whole product, provoke every failure, and then search everything that Strake wrote or sent for secrets."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import httpx
 import pytest
 import redis
 
-from tests.accounts.test_mail import SmtpServer
-from tests.canaries import Canary, leaks
-from tests.conftest import free_port
-from tests.running import Endpoint, Strake
-from tests.upstream import Upstream, fixed, raw, silence, sse
+from tests.accounts.smtp import SmtpServer
+from tests.support.canaries import Canary, leaks
+from tests.support.running import Endpoint, Strake
+from tests.support.services import free_port
+from tests.support.upstream import Upstream, eventually, fixed, raw, silence, sse
 
 pytestmark = [pytest.mark.redis, pytest.mark.slow]
 
@@ -31,21 +31,24 @@ def secret(prefix: str) -> str:
 
 
 class Transcript:
-    """Everything that came back over HTTP, and the few answers that may show a new secret once."""
+    """Every HTTP response. Those that may show a new secret once are taken out."""
 
     def __init__(self) -> None:
-        self.answers: list[tuple[str, bytes]] = []
-        self.shown_once: list[bytes] = []
+        self.responses: list[tuple[str, bytes]] = []
 
-    def keep(self, response: httpx.Response) -> None:
+    def record(self, response: httpx.Response) -> None:
         response.read()
         head = "\n".join(f"{name}: {value}" for name, value in response.headers.multi_items())
-        answer = f"{response.status_code}\n{head}\n\n".encode() + response.content
-        self.answers.append((f"{response.request.method} {response.request.url.path}", answer))
+        text = f"{response.status_code}\n{head}\n\n".encode() + response.content
+        self.responses.append((f"{response.request.method} {response.request.url.path}", text))
+
+    def drop_last(self) -> None:
+        """Drop the last response, which shows a new secret as it should."""
+        self.responses.pop()
 
 
 class Story:
-    """One installation, its person and its operator, and every secret that is used on the way."""
+    """One Strake, a person who uses it, its operator, and every secret that they use."""
 
     def __init__(self, strake: Strake, upstream: Upstream, smtp: SmtpServer) -> None:
         self.strake, self.upstream, self.smtp = strake, upstream, smtp
@@ -53,7 +56,7 @@ class Story:
         self.canaries: dict[str, str] = {}
         self.outputs: list[tuple[str, str]] = []
         self.browser = httpx.Client(
-            base_url=strake.url, timeout=30, event_hooks={"response": [self.transcript.keep]}, follow_redirects=False
+            base_url=strake.url, timeout=60, event_hooks={"response": [self.transcript.record]}, follow_redirects=False
         )
 
     def manage(self, *arguments: str, stdin: str = "") -> str:
@@ -62,62 +65,61 @@ class Story:
         return done.stdout
 
     def post(self, path: str, data: dict[str, str], *, at: str = "") -> httpx.Response:
-        """Post a form of the page `at` (or of the same path), as a browser does."""
+        """Submit a form of the page `at`, by default of the same path, as a browser does."""
         page = self.browser.get(at or path)
         token = re.search(r'name="csrfmiddlewaretoken" value="([^"]+)"', page.text)
         assert token, f"{at or path} has no form"
         hidden = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', page.text))
         return self.browser.post(path, data={**hidden, **data, "csrfmiddlewaretoken": token[1]})
 
-    def call(self, endpoint: Endpoint, path: str, method: str = "GET", **how: object) -> None:
-        hooks = {"response": [self.transcript.keep]}
-        with suppress(httpx.HTTPError), httpx.Client(timeout=5, event_hooks=hooks) as client:
-            client.request(method, endpoint.url + path, headers=endpoint.bearer, **how)  # type: ignore[arg-type]
+    def call(self, endpoint: Endpoint, path: str, method: str = "GET", content: bytes | None = None) -> None:
+        hooks = {"response": [self.transcript.record]}
+        with suppress(httpx.HTTPError), httpx.Client(timeout=30, event_hooks=hooks) as client:
+            client.request(method, endpoint.url + path, headers=endpoint.bearer, content=content)
 
 
 def sign_in(story: Story) -> None:
     story.post("/signin/", {"email": "alice@example.org"})
-    end = time.monotonic() + 20
-    while not story.smtp.messages:
-        assert time.monotonic() < end, "no mail came"
-        time.sleep(0.05)
+    eventually(lambda: story.smtp.messages)
     mail = story.smtp.messages[-1].replace("=\n", "").replace("=\r\n", "").replace("=3D", "=")
     link = re.search(r"(/signin/link/(link_[0-9A-Za-z]{49})/)", mail)
-    assert link, "the mail holds no link"
+    assert link, "the email has no link"
     story.canaries["a link token"] = link[2]
     story.browser.get(link[1][:-4] + "xxxx/")  # mangled
     story.browser.get(link[1])
-    answer = story.post("/signin/confirm/", {})
-    assert answer.status_code == 303
-    story.canaries["a session key"] = story.browser.cookies["strake-session"]
+    response = story.post("/signin/confirm/", {})
+    assert response.status_code == 303
+    story.canaries["a session key"] = story.browser.cookies[story.strake.session_cookie]
     story.browser.get(link[1])  # used
 
 
 def connect_in_the_browser(story: Story) -> Endpoint:
     key = story.canaries["the provider key"] = secret("sk-canary-")
-    answer = story.post(
+    response = story.post(
         "/endpoints/connect/custom/",
         {"api_key": key, "destination_url": story.upstream.url, "unchecked": "on", "label": "Story"},
     )
-    assert answer.status_code == 201, answer.status_code
-    token = re.search(r"strk_[0-9A-Za-z]{49}", answer.text)
-    subdomain = re.search(r"/p/([a-z0-9]{12})", answer.text)
+    assert response.status_code == 201, response.status_code
+    token = re.search(r"strk_[0-9A-Za-z]{49}", response.text)
+    subdomain = re.search(r"/p/([a-z0-9]{12})", response.text)
     assert token
     assert subdomain
     story.canaries["a bearer token"] = token[0]
-    story.transcript.shown_once.append(story.transcript.answers.pop()[1])
+    story.transcript.drop_last()
     return Endpoint(f"{story.strake.url}/p/{subdomain[1]}", subdomain[1], token[0], "")
 
 
 def paste_bad_keys(story: Story, endpoint: Endpoint) -> None:
     bad = story.canaries["a pasted key"] = secret("sk-pasted-")
-    for spoilt in (f"{bad}\nX-Injected: 1", f"{bad} {bad}", f"{bad}\u200b", bad * 300, f"\x00{bad}"):
+    for invalid in (f"{bad}\nX-Injected: 1", f"{bad} {bad}", f"{bad}\u200b", bad * 300, f"\x00{bad}"):
         for path in ("/endpoints/connect/custom/", f"/endpoints/{endpoint.subdomain}/key/"):
-            story.post(path, {"api_key": spoilt, "destination_url": story.upstream.url})
+            story.post(path, {"api_key": invalid, "destination_url": story.upstream.url})
     for address in ("http://10.0.0.1", "https://169.254.169.254/", "not a url", "https://user:password@x.example"):
         story.post("/endpoints/connect/custom/", {"api_key": bad, "destination_url": address})
     story.manage("connect", "--email=a@example.org", "--provider=custom", "--key-stdin", stdin=f"{bad}\nx")
-    story.manage("connect", "--email=a@example.org", "--provider=openai", "--key-stdin", stdin=bad)  # unreachable here
+    story.manage(
+        "connect", "--email=a@example.org", "--provider=openai", "--key-stdin", stdin=bad
+    )  # no network in tests
 
 
 def use_the_api(story: Story) -> None:
@@ -125,7 +127,7 @@ def use_the_api(story: Story) -> None:
         "create_access_token", "--email", "alice@example.org", "--label", "script", check=True
     ).stdout.split()[-1]
     key = story.canaries["a key given to the API"] = secret("sk-api-")
-    hooks = {"response": [story.transcript.keep]}
+    hooks = {"response": [story.transcript.record]}
     with httpx.Client(
         base_url=story.strake.url, headers={"Authorization": f"Bearer {token}"}, event_hooks=hooks
     ) as api:
@@ -135,7 +137,7 @@ def use_the_api(story: Story) -> None:
         )
         assert made.status_code == 201
         story.canaries["a bearer token of the API"] = made.json()["token"]["plaintext"]
-        story.transcript.answers.pop()
+        story.transcript.drop_last()
         subdomain = made.json()["endpoint"]["subdomain"]
         for path in ("/api/v1/endpoints", f"/api/v1/endpoints/{subdomain}", "/api/v1/me", "/api/v1/nothing"):
             api.get(path)
@@ -146,7 +148,7 @@ def use_the_api(story: Story) -> None:
         api.delete(f"/api/v1/endpoints/{subdomain}")
 
 
-def call_through_every_fault(story: Story, endpoint: Endpoint, other: dict[str, Endpoint]) -> None:
+def cause_every_upstream_failure(story: Story, endpoint: Endpoint, other: dict[str, Endpoint]) -> None:
     key, upstream = story.canaries["the provider key"], story.upstream
     upstream.default = fixed(200, body=b"{}")
     upstream.on("/stream", sse([b"data: x\n\n"] * 5))
@@ -169,14 +171,14 @@ def call_through_every_fault(story: Story, endpoint: Endpoint, other: dict[str, 
         {"Authorization": "Basic abc"},
         {},
     ):
-        with httpx.Client(event_hooks={"response": [story.transcript.keep]}) as client:
+        with httpx.Client(event_hooks={"response": [story.transcript.record]}) as client:
             client.get(f"{endpoint.url}/ok", headers=headers)
     for broken in other.values():
         story.call(broken, "/v1/models")
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
     for path in ("/ok", "/reset", "/401", "/nonsense"):
         for target in (endpoint, other["untrusted"]):
-            with suppress(httpx.HTTPError), httpx.Client(event_hooks={"response": [story.transcript.keep]}) as client:
+            with suppress(httpx.HTTPError), httpx.Client(event_hooks={"response": [story.transcript.record]}) as client:
                 handshake = {**upgrade, "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", **target.bearer}
                 client.get(target.url + path, headers=handshake)
 
@@ -188,7 +190,7 @@ def rotate_and_delete(story: Story, endpoint: Endpoint) -> None:
     token = re.search(r"strk_[0-9A-Za-z]{49}", rotated.text)
     assert token, rotated.status_code
     story.canaries["a rotated token"] = token[0]
-    story.transcript.answers.pop()
+    story.transcript.drop_last()
     story.post(f"{page}tokens/{token_id}/revoke/", {}, at=page)
     story.call(Endpoint(endpoint.url, endpoint.subdomain, token[0], token_id), "/ok")
     story.post(f"{page}key/", {"api_key": story.canaries["a pasted key"], "unchecked": "on"})
@@ -196,9 +198,9 @@ def rotate_and_delete(story: Story, endpoint: Endpoint) -> None:
 
 
 def break_the_store(story: Story) -> None:
-    """Errors of our own, with a key in the hands of the failing code: tables that are gone, a row that is refused."""
+    """Make Strake fail while it handles a key: tables are missing, and the database refuses a row."""
     for table in ("accounts_auditevent", "credentials_credential", "credentials_masterkeycheck"):
-        with changed_database(story.strake, rename(table, f"{table}_gone"), rename(f"{table}_gone", table)):
+        with changed_database(story.strake, rename(table, f"{table}_missing"), rename(f"{table}_missing", table)):
             assert connect_with_a_pasted_key(story) == 503
     refuse = "CREATE TRIGGER refuse BEFORE INSERT ON credentials_credential BEGIN SELECT RAISE(ABORT, 'refused'); END"
     with changed_database(story.strake, refuse, "DROP TRIGGER refuse"):
@@ -224,7 +226,7 @@ def rename(table: str, name: str) -> str:
 @contextmanager
 def changed_database(strake: Strake, change: str, undo: str) -> Iterator[None]:
     def execute(statement: str) -> None:
-        with closing(sqlite3.connect(strake.home / "strake.sqlite3", timeout=20)) as database:
+        with closing(sqlite3.connect(strake.home / "data/strake.sqlite3", timeout=60)) as database:
             database.execute("PRAGMA legacy_alter_table=ON")
             database.execute(statement)
 
@@ -243,19 +245,19 @@ def smtp() -> Iterator[SmtpServer]:
     server.listener.close()
 
 
-def test_nothing_that_strake_writes_or_says_holds_a_secret(
+def test_no_output_of_strake_contains_a_secret(
     tmp_path: Path,
     upstream: Upstream,
     tls_upstream: tuple[Upstream, Path],
     smtp: SmtpServer,
     redis_url: str,
-):
+) -> None:
     untrusted, _ = tls_upstream
     (tmp_path / "tmp").mkdir()
     strake = Strake(
         tmp_path / "strake",
         {
-            "DJANGO_SETTINGS_MODULE": "tests.debug_settings",
+            "DJANGO_SETTINGS_MODULE": "tests.support.debug_settings",
             "REDIS_URL": redis_url,
             "EMAIL_URL": f"smtp://127.0.0.1:{smtp.port}",
             "STRAKE_IDLE_SECONDS": "1",
@@ -269,14 +271,14 @@ def test_nothing_that_strake_writes_or_says_holds_a_secret(
             endpoint = connect_in_the_browser(story)
             use_the_api(story)
             key = story.canaries["the provider key"]
-            tls_of_a_plain_server = upstream.url.replace("http://", "https://")
+            https_url = upstream.url.replace("http://", "https://")
             other = {
                 "refused": strake.connect(f"http://127.0.0.1:{free_port()}", key=key),
-                "no TLS": strake.connect(tls_of_a_plain_server, key=key),
+                "no TLS": strake.connect(https_url, key=key),
                 "untrusted": strake.connect(untrusted.url, key=key),
                 "no such name": strake.connect("https://nothing.invalid", key=key),
             }
-            call_through_every_fault(story, endpoint, other)
+            cause_every_upstream_failure(story, endpoint, other)
             paste_bad_keys(story, endpoint)
             break_the_store(story)
             for page in ("/endpoints/", f"/endpoints/{endpoint.subdomain}/", "/activity/", "/settings/", "/nothing/"):
@@ -292,22 +294,22 @@ def test_nothing_that_strake_writes_or_says_holds_a_secret(
                 story.manage(command)
             rotate_and_delete(story, endpoint)
             story.post("/signout/", {}, at="/endpoints/")
-        time.sleep(1)  # the journal is written every half second
+        time.sleep(1)  # the request log is written every half second
         stores = dict(redis_contents(redis_url))
-        master_keys = json.loads((strake.home / "master-keys.json").read_text())["keys"].values()
-        wal = (strake.home / "strake.sqlite3-wal").read_bytes()
+        master_keys = json.loads((strake.home / "vault/master-keys.json").read_text())["keys"].values()
+        wal = (strake.home / "data/strake.sqlite3-wal").read_bytes()
 
-    assert upstream.exchanges, "requests did arrive"
+    assert upstream.exchanges, "the provider received requests"
     canaries = [Canary(name, value.encode()) for name, value in story.canaries.items()]
     for number, text in enumerate(master_keys):
         canaries += [
             Canary(f"master key {number}", base64.b64decode(text)),
             Canary(f"master key {number}", text.encode()),
         ]
-    canaries.append(Canary("the secret key", (strake.home / "secret-key").read_bytes().strip()))
+    canaries.append(Canary("the secret key", (strake.home / "data/secret-key").read_bytes().strip()))
     written = {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert "strake/strake.sqlite3" in written
-    assert len(written["strake.log"]) > 10_000, "DEBUG logging is on"
+    assert "strake/data/strake.sqlite3" in written
+    assert len(written["strake.log"]) > 10_000, "DEBUG logging is off"
     places = {
         **{
             f"file {name}": data
@@ -316,45 +318,48 @@ def test_nothing_that_strake_writes_or_says_holds_a_secret(
         },
         "the write-ahead log": wal,
         **{f"Redis {name}": data for name, data in stores.items()},
-        **{f"answer {number} to {what}": data for number, (what, data) in enumerate(story.transcript.answers)},
+        **{
+            f"response {number} to {request}": data for number, (request, data) in enumerate(story.transcript.responses)
+        },
         **{f"output of {command}": text.encode() for command, text in story.outputs},
     }
-    assert stores, "sessions and limits are in Redis"
+    assert stores, "Redis holds no sessions and limits"
     assert found_in(places, canaries, allowed=ALLOWED) == []
     mails = [text_of_mail(message) for message in smtp.messages]
     reports = [mail for mail in mails if b"To: operator@example.org" in mail]
-    assert any(b"<pre>IntegrityError" in report for report in reports), "error reports came, also as HTML"
+    assert any(b"<pre>IntegrityError" in report for report in reports), "no error report with HTML was sent"
     for mail in mails:
-        assert {what.split(" (")[0] for what in leaks(canaries, mail)} <= (
-            set() if mail in reports else {"a link token"}
-        )
+        allowed = set() if mail in reports else {"a link token"}
+        assert {leak.split(" (")[0] for leak in leaks(canaries, mail)} <= allowed
 
 
 def text_of_mail(message: str) -> bytes:
-    """A mail as it was sent, and once more with its parts decoded: quoted-printable and base64 break lines."""
+    """Return an email and its decoded parts, since quoted-printable and base64 break lines."""
     parts = email.message_from_string(message).walk()
     return "\n".join([message, *(str(part.get_payload(decode=True)) for part in parts)]).encode()
 
 
-# A person's own cookie and the page a link opens are where these belong.
+# These belong into the person's cookie and into the page that a link opens.
 ALLOWED = [
-    (r"answer \d+ to (GET|POST) /", "a session key", b"set-cookie: strake-session="),
-    (r"answer \d+ to GET /signin/link/", "a link token", b"set-cookie: "),
-    (r"answer \d+ to GET /signin/confirm/", "a link token", b'<input type="hidden" name="token"'),
+    (r"response \d+ to (GET|POST) /", "a session key", b"set-cookie: strake-session-"),
+    (r"response \d+ to GET /signin/link/", "a link token", b"set-cookie: "),
+    (r"response \d+ to GET /signin/confirm/", "a link token", b'<input type="hidden" name="token"'),
 ]
 
 
 def found_in(places: dict[str, bytes], canaries: list[Canary], allowed: list[tuple[str, str, bytes]]) -> list[str]:
     return [
-        f"{what} in {place}"
+        f"{leak} in {place}"
         for place, data in places.items()
-        for what in leaks(canaries, data)
-        if not any(re.match(where, place) and what.startswith(name) and why in data for where, name, why in allowed)
+        for leak in leaks(canaries, data)
+        if not any(
+            re.match(pattern, place) and leak.startswith(name) and text in data for pattern, name, text in allowed
+        )
     ]
 
 
 def redis_contents(url: str) -> Iterator[tuple[str, bytes]]:
-    """Every key of a Redis server with its value, as they lie there."""
+    """Yield every key of a Redis server with its value."""
     with redis.Redis.from_url(url) as connection:
         for key in connection.scan_iter():
             read = {

@@ -1,6 +1,6 @@
-"""Every route there is, as everybody who may call it, with every method: no answer holds a key.
+"""No response of any route contains a key, with every method and for every kind of caller.
 
-The routes come from the URLconf. A new one is swept by itself; one with a parameter this file does not know fails.
+The routes come from the URLconf. A route with an unknown parameter fails: add values for it to `paths_of`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 import pytest
 from django.apps import apps
 from django.conf import settings
-from django.db import transaction
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, resolve
 
-from accounts import access_tokens, background
-from accounts.audit import Actor
-from accounts.models import User
-from credentials import keyring, sealing
-from tests import factories
-from tests.canaries import Canary, leaks
+from accounts import access_tokens
+from accounts.actors import Person
+from accounts.models import AccessToken, User
+from credentials.vault import keyring, unwrapping
+from tests.support import factories
+from tests.support.canaries import Canary, leaks
+from tests.support.rolled_back import rolled_back
 
 KEY = "sk-canary-7Qm2Xv9LpT4wZ8Rb"
 PASTED = "sk-pasted-3Hn6Yc1KsD5uJ0Fe"
@@ -34,7 +34,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 @dataclass
 class Scene:
-    """Alice's endpoint with the canary key behind it, and who looks: nobody, alice, bob, an operator."""
+    """Alice's endpoint with the canary key, and the callers: nobody, Alice, Bob and an operator."""
 
     made: factories.Connected
     people: dict[str, User | None]
@@ -43,25 +43,23 @@ class Scene:
 
 
 @pytest.fixture
-def scene(alice: User, bob: User, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    # Mail that is asked for here is not sent: its thread would look for rows that have been rolled back.
-    monkeypatch.setattr(background.BackgroundQueue, "_start", lambda queue: None)
+def scene(alice: User, bob: User) -> Scene:
     made = factories.make_endpoint(
         owner=alice, key=KEY, destination_url="https://api.example.com", header_template="Bearer {{secret}}"
     )
     operator = factories.make_user("operator@example.org", is_staff=True)
-    token = access_tokens.create_access_token(actor=Actor(alice), user=alice, label="sweep").plaintext
+    token = access_tokens.create_access_token(actor=Person(alice), user=alice, label="sweep").plaintext
     ring = keyring.current()
-    master_key = ring.key(ring.primary_id)
+    master_key = bytes(ring.key(ring.primary_id))
     sealed = made.credential.sealed()
-    data_key = bytes(sealing.unwrap(sealed.wrap, sealed.format, made.credential.pk, ring))
+    data_key = bytes(unwrapping.unwrap(sealed.wrap, sealed.format, made.credential.pk, ring))
     canaries = [
         Canary("the provider key", KEY.encode()),
         Canary("half of the provider key", KEY[10:22].encode()),
         Canary("the last characters of the provider key", KEY[-8:].encode()),
         Canary("a pasted key", PASTED.encode()),
-        Canary("the master key", master_key),
-        Canary("the master key as its file has it", base64.b64encode(master_key)),
+        Canary("the master key", bytes(master_key)),
+        Canary("the master key in base64", base64.b64encode(master_key)),
         Canary("the data key", data_key),
         Canary("the secret key", settings.SECRET_KEY.encode()),
         Canary("a bearer token", made.plaintext.encode()),
@@ -77,7 +75,7 @@ def scene(alice: User, bob: User, monkeypatch: pytest.MonkeyPatch) -> Scene:
 
 @cache
 def routes() -> list[str]:
-    """Every route of the URLconf, with its parameters as `<converter:name>`."""
+    """Return every route of the URLconf, with its parameters as `<converter:name>`."""
 
     def walk(resolver: URLResolver, prefix: str) -> Iterator[str]:
         for pattern in resolver.url_patterns:
@@ -95,11 +93,11 @@ PARAMETER = re.compile(r"<(?:\w+:)?(\w+)>|\(\?P<(\w+)>[^)]*\)")
 
 
 def paths_of(route: str, scene: Scene) -> list[str]:
-    """The paths to call for a route, each with real values; fails for a parameter nobody has taught this sweep."""
+    """Return the paths to call for a route, with real values. Fails for an unknown parameter."""
     endpoint = scene.made.endpoint
     values: dict[str, list[str]] = {
         "subdomain": [endpoint.subdomain],
-        "token_id": [scene.made.token.pk, str(access_tokens.access_tokens_for(Actor(endpoint.owner)).get().pk)],
+        "token_id": [scene.made.token.pk, str(AccessToken.objects.visible_to(Person(endpoint.owner)).get().pk)],
         "provider": ["custom", "openai"],
         "token": ["link_" + "0" * 49],
         "slug": ["curl"],
@@ -117,7 +115,7 @@ def paths_of(route: str, scene: Scene) -> list[str]:
     position = 0
     for found in PARAMETER.finditer(route):
         name = found[1] or found[2]
-        assert name in values, f"{route}: teach the sweep a value for {name!r}"
+        assert name in values, f"{route}: add values for {name!r}"
         paths = [path + route[position : found.start()] + value for path in paths for value in values[name]]
         position = found.end()
     paths = [path + route[position:] for path in paths]
@@ -145,12 +143,12 @@ FORM = {
 }
 
 
-# Routes whose only answer is that there is nothing.
-FIND_NOTHING = {"/api/v1/"}
+# Routes that only return 404 or 405.
+NOT_FOUND_ONLY = {"/api/v1/"}
 
 
 def everything(response: Any) -> bytes:
-    """Status line, headers, cookies and body."""
+    """Return the status, headers, cookies and body of a response."""
     body = b"".join(response.streaming_content) if response.streaming else response.content
     head = "\n".join(f"{name}: {value}" for name, value in response.headers.items())
     return f"{response.status_code}\n{head}\n{response.cookies.output()}\n\n".encode() + body
@@ -166,20 +164,18 @@ def browsers(scene: Scene) -> Iterator[tuple[str, Client]]:
 
 
 def call(client: Client, method: str, path: str, data: dict[str, str], *, as_json: bool) -> bytes:
-    """One call; whatever it changes is rolled back, so that every route is swept in the same scene."""
-    with transaction.atomic():
+    """Call a path, and roll back what it changes, so that every route sees the same scene."""
+    with rolled_back():
         if as_json:
             response = client.generic(method, path, json.dumps(data), content_type="application/json")
         elif method == "POST":
             response = client.post(path, data)
         else:
             response = client.generic(method, path)
-        answer = everything(response)
-        transaction.set_rollback(True)
-    return answer
+        return everything(response)
 
 
-def test_the_urlconf_is_swept_at_all():
+def test_routes_include_every_kind() -> None:
     swept = routes()
     assert len(swept) > 20
     for known in ("/endpoints/<slug:subdomain>/", "/signin/", "/security/"):
@@ -189,29 +185,30 @@ def test_the_urlconf_is_swept_at_all():
 
 
 @pytest.mark.parametrize("route", routes())
-def test_no_answer_of_a_route_holds_a_key(route: str, scene: Scene):
+def test_no_response_contains_a_key(route: str, scene: Scene) -> None:
     statuses = set()
     for path in paths_of(route, scene):
-        assert resolve(path).route.replace("^", "") == route[1:].replace("^", ""), "this path calls another route"
+        assert resolve(path).route.replace("^", "") == route[1:].replace("^", ""), "this path belongs to another route"
         for name, client in browsers(scene):
             for method in METHODS:
                 for as_json in (False, True) if method in {"POST", "PUT", "PATCH"} else (False,):
-                    answer = call(client, method, path, FORM, as_json=as_json)
-                    found = list(leaks(scene.canaries, answer))
+                    response = call(client, method, path, FORM, as_json=as_json)
+                    found = list(leaks(scene.canaries, response))
                     assert not found, f"{method} {path} as {name}: {found}"
-                    statuses.add(int(answer[:3]))
-    found_nothing = route in FIND_NOTHING
-    assert bool(statuses - {404, 405}) != found_nothing, f"nobody got beyond {statuses}"
+                    statuses.add(int(response[:3]))
+    assert bool(statuses - {404, 405}) == (route not in NOT_FOUND_ONLY), f"the only statuses are {statuses}"
     assert 500 not in statuses
 
 
-def test_a_form_that_is_wrong_does_not_send_the_pasted_key_back(scene: Scene):
+def test_invalid_form_does_not_return_the_key(scene: Scene) -> None:
     client = Client()
-    client.force_login(scene.people["alice"])
+    alice = scene.people["alice"]
+    assert alice is not None
+    client.force_login(alice)
     path = "/endpoints/connect/custom/"
-    answer = call(client, "POST", path, {**FORM, "api_key": PASTED + "\nsecond line"}, as_json=False)
-    assert b"api_key" in answer, "the form is shown again"
-    assert not list(leaks(scene.canaries, answer))
+    response = call(client, "POST", path, {**FORM, "api_key": PASTED + "\nsecond line"}, as_json=False)
+    assert b"api_key" in response, "the page has no form"
+    assert not list(leaks(scene.canaries, response))
 
 
 @pytest.mark.parametrize(
@@ -219,7 +216,7 @@ def test_a_form_that_is_wrong_does_not_send_the_pasted_key_back(scene: Scene):
     [{"api_key": [PASTED]}, {"api_key": {"value": PASTED}}, {"provider": PASTED}, {PASTED: 1}, [PASTED], PASTED],
     ids=["list", "object", "another field", "name", "no object", "text"],
 )
-def test_the_api_does_not_send_a_key_back_that_stands_in_the_wrong_place(scene: Scene, body: object):
+def test_api_does_not_return_a_misplaced_key(scene: Scene, body: object) -> None:
     script = Client(raise_request_exception=False, headers={"authorization": f"Bearer {scene.access_token}"})
     subdomain = scene.made.endpoint.subdomain
     for path in ("/api/v1/endpoints", f"/api/v1/endpoints/{subdomain}/credential/rotate"):
@@ -228,13 +225,13 @@ def test_the_api_does_not_send_a_key_back_that_stands_in_the_wrong_place(scene: 
         assert not list(leaks(scene.canaries, everything(response)))
 
 
-def test_the_sweep_would_notice(scene: Scene):
-    shown = {
+def test_leaks_are_noticed(scene: Scene) -> None:
+    texts = {
         "plain": f"key={KEY}",
         "base64": base64.b64encode(f"Bearer {KEY}".encode()).decode(),
         "hex": KEY.encode().hex(),
         "half": f"…{KEY[8:24]}…",
         "data key": scene.canaries[6].value.hex(),
     }
-    for how, text in shown.items():
-        assert list(leaks(scene.canaries, text.encode())), how
+    for encoding, text in texts.items():
+        assert list(leaks(scene.canaries, text.encode())), encoding

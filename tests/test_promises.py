@@ -1,11 +1,10 @@
-"""Promises of SECURITY.md that only a whole, running Strake can break. The others are tested where they are kept."""
+"""Promises of SECURITY.md that only a running Strake can break. The others are tested with their modules."""
 
 from __future__ import annotations
 
-import base64
 import os
 import sqlite3
-import time
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,61 +16,56 @@ from django.db import connection
 from psycopg import sql
 
 from accounts import tokens
-from accounts.audit import Actor
+from accounts.actors import Person
 from accounts.models import User
 from accounts.users import delete_account
 from credentials import models, services
-from proxy.models import RequestRecord, RequestRollup
-from tests import factories
-from tests.running import Endpoint, Strake
-from tests.upstream import Upstream, fixed, sse
+from proxy.models import RefusalCount, RequestRecord, RequestRollup
+from tests.support import factories
+from tests.support.canaries import Canary, leaks
+from tests.support.running import Endpoint, Strake
+from tests.support.upstream import Upstream, eventually, fixed, sse
 
 PLAINTEXT_KEY = "sk-canary-5p0ken-0nly-1nside-one-request"
 
 
 @pytest.fixture
-def running(run_strake: Callable[..., Strake], tmp_path: Path) -> Strake:
-    """A Strake that writes whatever it writes below `tmp_path`."""
+def running(run_strake: Callable[..., Strake], tmp_path: Path) -> Iterator[Strake]:
+    """A Strake that writes all its files below `tmp_path`, and its sockets in a folder with a short path."""
     (tmp_path / "tmp").mkdir()
-    return run_strake(TMPDIR=str(tmp_path / "tmp"))
-
-
-def spellings(secret: str) -> set[bytes]:
-    """A secret as it is, and as base64 at each of the three offsets it can stand at."""
-    raw = secret.encode()
-    return {raw, raw.hex().encode(), *(base64.b64encode(b"_" * n + raw)[4:-4] for n in range(3))}
+    with tempfile.TemporaryDirectory(prefix="strake-run-") as runtime:
+        yield run_strake(TMPDIR=str(tmp_path / "tmp"), STRAKE_RUNTIME=f"{runtime}/run")
 
 
 def files_with(folder: Path, secret: str) -> list[str]:
-    """The files below a folder that hold a secret in some spelling."""
-    needles = spellings(secret)
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return [path.name for path in files if any(needle in path.read_bytes() for needle in needles)]
+    """Return the files below a folder that contain a secret in any encoding."""
+    canary = Canary("secret", secret.encode())
+    return [path.name for path in folder.rglob("*") if path.is_file() and any(leaks([canary], path.read_bytes()))]
 
 
-def journal_is_written(strake: Strake, endpoint: Endpoint, count: int) -> None:
-    end = time.monotonic() + 10
-    while len(strake.call("records", subdomain=endpoint.subdomain)["records"]) < count:
-        assert time.monotonic() < end, "the journal was not written"
-        time.sleep(0.05)
+def wait_for_records(strake: Strake, endpoint: Endpoint, count: int) -> None:
+    """Wait until the request log of an endpoint has `count` records."""
+    eventually(lambda: len(strake.call("records", subdomain=endpoint.subdomain)["records"]) >= count)
 
 
 # --- P4 ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_plaintext_key_is_in_no_file_log_or_answer(running: Strake, upstream: Upstream, tmp_path: Path):
+def test_plaintext_key_is_in_no_file_or_response(running: Strake, upstream: Upstream, tmp_path: Path) -> None:
     endpoint = running.connect(upstream.url, key=PLAINTEXT_KEY)
     upstream.on("/echo-in-header", fixed(200, [("X-Debug", f"Bearer {PLAINTEXT_KEY}"), ("X-Id", "1")], b"{}"))
     upstream.on("/refused", fixed(401, [("WWW-Authenticate", f"Bearer {PLAINTEXT_KEY}")], b"{}"))
-    answers = [
+    responses = [
         httpx.request(method, endpoint.url + path, headers=endpoint.bearer)
         for method, path in (("POST", "/fine"), ("GET", "/echo-in-header"), ("GET", "/refused"), ("GET", "/bad//path"))
     ]
-    assert upstream.exchanges[0].header("authorization") == f"Bearer {PLAINTEXT_KEY}".encode(), "the key did arrive"
-    assert [answer.status_code for answer in answers] == [200, 200, 401, 400]
-    assert answers[1].headers["x-id"] == "1"
-    for answer in answers[1:]:
-        assert PLAINTEXT_KEY not in repr(answer.headers) + answer.text
+    assert upstream.exchanges[0].header("authorization") == f"Bearer {PLAINTEXT_KEY}".encode(), (
+        "the provider received the key"
+    )
+    assert [response.status_code for response in responses] == [200, 200, 401, 400]
+    assert responses[1].headers["x-id"] == "1"
+    for response in responses[1:]:
+        assert PLAINTEXT_KEY not in repr(response.headers) + response.text
     outputs = [
         running.manage("verify_vault"),
         running.manage("dumpdata", "accounts", "credentials", "proxy"),
@@ -80,7 +74,7 @@ def test_the_plaintext_key_is_in_no_file_log_or_answer(running: Strake, upstream
     ]
     assert [done.returncode == 0 for done in outputs] == [True, True, False, True]
     assert not [done.args for done in outputs if PLAINTEXT_KEY in done.stdout + done.stderr]
-    journal_is_written(running, endpoint, 3)
+    wait_for_records(running, endpoint, 3)  # the fourth was refused
     assert running.stop() == 0
     assert files_with(tmp_path, PLAINTEXT_KEY) == []
 
@@ -88,18 +82,20 @@ def test_the_plaintext_key_is_in_no_file_log_or_answer(running: Strake, upstream
 # --- P9, P10 -------------------------------------------------------------------------------------------------------
 
 
-def test_a_stolen_database_holds_no_token(running: Strake, upstream: Upstream, tmp_path: Path):
+def test_stolen_database_holds_no_token(running: Strake, upstream: Upstream, tmp_path: Path) -> None:
     endpoint = running.connect(upstream.url)
     rotated = running.rotate(endpoint)
     assert httpx.get(f"{rotated.url}/x", headers=rotated.bearer).status_code == 200
-    journal_is_written(running, endpoint, 1)
+    wait_for_records(running, endpoint, 1)
     assert running.stop() == 0
     for token in (endpoint.token, rotated.token):
         assert files_with(tmp_path, token) == []
-    assert tokens.digest(rotated.token) in (running.home / "strake.sqlite3").read_bytes(), "the look would find it"
+    assert tokens.digest(rotated.token) in (running.home / "data/strake.sqlite3").read_bytes(), (
+        "the search would find it"
+    )
 
 
-def test_there_is_no_password_anywhere(alice: User):
+def test_there_are_no_passwords(alice: User) -> None:
     columns = [
         f"{table}.{column.name}"
         for table in connection.introspection.table_names()
@@ -117,7 +113,7 @@ PROMPT = "canary-prompt-never-to-be-seen"
 COMPLETION = "canary-completion-never-to-be-seen"
 
 
-def test_bodies_touch_no_disk_and_no_log(running: Strake, upstream: Upstream, tmp_path: Path):
+def test_bodies_reach_no_disk_or_log(running: Strake, upstream: Upstream, tmp_path: Path) -> None:
     endpoint = running.connect(upstream.url)
     upstream.on("/v1/chat", sse([f"data: {COMPLETION} {n}\n\n".encode() for n in range(50)]))
     open_files: set[str] = set()
@@ -127,45 +123,45 @@ def test_bodies_touch_no_disk_and_no_log(running: Strake, upstream: Upstream, tm
             yield PROMPT.encode() * 2000
             open_files.update(regular_files_of(running.workers[0]))
 
-    answer = httpx.post(f"{endpoint.url}/v1/chat", headers=endpoint.bearer, content=body(), timeout=60)
-    assert answer.text.count(COMPLETION) == 50
+    response = httpx.post(f"{endpoint.url}/v1/chat", headers=endpoint.bearer, content=body(), timeout=60)
+    assert response.text.count(COMPLETION) == 50
     assert upstream.last.body_size == 200 * 2000 * len(PROMPT)
-    # Its database, its log, and the empty file by which gunicorn sees that a worker lives.
+    # The database, the log, and the empty file by which gunicorn sees that a worker is alive.
     expected = ("strake.sqlite3", running.log_path.name, "wgunicorn-")
     assert not [name for name in open_files if not name.startswith(expected)]
-    journal_is_written(running, endpoint, 1)
+    wait_for_records(running, endpoint, 1)
     assert running.stop() == 0
     assert files_with(tmp_path, PROMPT) == []
     assert files_with(tmp_path, COMPLETION) == []
 
 
 def regular_files_of(pid: int) -> set[str]:
-    """The names of the ordinary files a process has open; what it runs from, it only reads."""
+    """Return the names of the files that a process has open, except its code."""
     found = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         try:
             target = os.readlink(descriptor)
         except OSError:
-            continue  # closed meanwhile
+            continue  # closed since then
         if target.startswith("/") and not target.startswith(("/dev/", "/proc/", "/usr/")):
             found.add(Path(target).name)
     return found
 
 
-def test_path_query_headers_and_address_are_recorded_nowhere(running: Strake, upstream: Upstream, tmp_path: Path):
+def test_path_query_and_headers_are_not_recorded(running: Strake, upstream: Upstream, tmp_path: Path) -> None:
     endpoint = running.connect(upstream.url)
-    answer = httpx.get(
+    response = httpx.get(
         f"{endpoint.url}/canary-path?canary-query=1", headers={**endpoint.bearer, "X-Canary-Header": "canary-value"}
     )
-    assert answer.status_code == 200
+    assert response.status_code == 200
     assert b"canary-path" in upstream.last.target
-    journal_is_written(running, endpoint, 1)
+    wait_for_records(running, endpoint, 1)
     assert running.stop() == 0
     for canary in ("canary-path", "canary-query", "canary-header", "canary-value"):
         assert files_with(tmp_path, canary) == []
 
 
-def test_a_request_record_has_room_for_routing_metadata_only():
+def test_request_records_hold_only_routing_metadata() -> None:
     assert {field.name for field in RequestRecord._meta.get_fields()} == {
         "id",
         "endpoint",
@@ -174,6 +170,17 @@ def test_a_request_record_has_room_for_routing_metadata_only():
         "latency_ms",
         "first_byte_ms",
         "at",
+        "error",
+        "phase",
+    }
+    assert {field.name for field in RefusalCount._meta.get_fields()} == {
+        "id",
+        "endpoint",
+        "token",
+        "minute",
+        "code",
+        "count",
+        "last_at",
     }
     assert {field.name for field in RequestRollup._meta.get_fields()} == {
         "id",
@@ -188,26 +195,24 @@ def test_a_request_record_has_room_for_routing_metadata_only():
 # --- P17 -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_deleted_endpoint_leaves_nothing_of_its_sealed_key_in_the_live_database(
-    running: Strake, upstream: Upstream, tmp_path: Path
-):
+def test_deleted_endpoint_leaves_no_ciphertext(running: Strake, upstream: Upstream) -> None:
     kept, deleted = running.connect(upstream.url), running.connect(upstream.url)
     sealed = {endpoint: sealed_bytes(running, endpoint) for endpoint in (kept, deleted)}
     assert holds_bytes(running.home, sealed[deleted])
     assert httpx.get(f"{deleted.url}/x", headers=deleted.bearer).status_code == 200
     running.call("delete", subdomain=deleted.subdomain)
     assert httpx.get(f"{deleted.url}/x", headers=deleted.bearer).status_code == 404
-    assert holds_bytes(running.home, sealed[kept]), "the look would find it"
+    assert holds_bytes(running.home, sealed[kept]), "the search would find it"
     assert not holds_bytes(running.home, sealed[deleted])
     assert httpx.get(f"{kept.url}/x", headers=kept.bearer).status_code == 200
 
 
 def sealed_bytes(strake: Strake, endpoint: Endpoint) -> list[bytes]:
-    """Ciphertext and wrapped data key of an endpoint, read from the file while Strake runs."""
-    with sqlite3.connect(f"file:{strake.home / 'strake.sqlite3'}?mode=ro", uri=True) as database:
+    """Read the ciphertext and the wrapped data key of an endpoint from the database file."""
+    with sqlite3.connect(f"file:{strake.home / 'data/strake.sqlite3'}?mode=ro", uri=True) as database:
         row = database.execute(
-            "SELECT ciphertext, wrapped_dek FROM credentials_credential c JOIN credentials_endpoint e"
-            " ON e.id = c.endpoint_id WHERE e.subdomain = ?",
+            "SELECT ciphertext, wrapped_dek FROM credentials_sealedkey s JOIN credentials_credential c"
+            " ON c.id = s.credential_id JOIN credentials_endpoint e ON e.id = c.endpoint_id WHERE e.subdomain = ?",
             [endpoint.subdomain],
         ).fetchone()
     database.close()
@@ -215,35 +220,36 @@ def sealed_bytes(strake: Strake, endpoint: Endpoint) -> list[bytes]:
 
 
 def holds_bytes(home: Path, needles: list[bytes]) -> bool:
-    return any(needle in path.read_bytes() for path in home.iterdir() for needle in needles)
+    return any(needle in path.read_bytes() for path in home.rglob("*") if path.is_file() for needle in needles)
 
 
 @pytest.mark.django_db(transaction=True)
-def test_deleting_an_account_empties_the_write_ahead_log_too():
+def test_deleting_an_account_empties_the_wal() -> None:
     leaver = factories.make_user()
     factories.make_endpoint(owner=leaver)
     log = Path(f"{connection.settings_dict['NAME']}-wal")
     assert log.stat().st_size > 0
-    delete_account(actor=Actor(leaver), confirmation=leaver.email)
+    delete_account(actor=Person(leaver), confirmation=leaver.email)
     assert log.stat().st_size == 0
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_replaced_key_leaves_nothing_of_its_seal_in_the_files():
+def test_replaced_key_leaves_no_ciphertext() -> None:
     owner = factories.make_user()
     made = factories.make_endpoint(owner=owner)
-    old = [bytes(made.credential.ciphertext), bytes(made.credential.wrapped_dek)]
+    sealed = made.credential.sealed()
+    old = [sealed.ciphertext, sealed.wrap.wrapped_dek]
     file = Path(connection.settings_dict["NAME"])
     files = [file, file.with_name(f"{file.name}-wal")]
-    assert any(old[0] in path.read_bytes() for path in files), "the look would find it"
+    assert any(old[0] in path.read_bytes() for path in files), "the search would find it"
     services.replace_key(
-        actor=Actor(owner), subdomain=made.endpoint.subdomain, api_key="sk-another-key", unchecked=True
+        actor=Person(owner), subdomain=made.endpoint.subdomain, api_key="sk-another-key", unchecked=True
     )
     assert not [path for path in files for needle in old if needle in path.read_bytes()]
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_log_that_a_reader_keeps_from_being_emptied_is_reported(caplog: pytest.LogCaptureFixture):
+def test_wal_that_cannot_be_emptied_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     leaver = factories.make_user()
     factories.make_endpoint(owner=leaver)
     reader = sqlite3.connect(connection.settings_dict["NAME"])
@@ -251,43 +257,49 @@ def test_a_log_that_a_reader_keeps_from_being_emptied_is_reported(caplog: pytest
     reader.execute("SELECT count(*) FROM credentials_credential").fetchone()
     with connection.cursor() as cursor:
         cursor.execute("PRAGMA busy_timeout = 20")
-    delete_account(actor=Actor(leaver), confirmation=leaver.email)
+    delete_account(actor=Person(leaver), confirmation=leaver.email)
     reader.close()
-    connection.close()  # the next one waits as long as usual
+    connection.close()  # the next connection has the usual timeout again
     assert "write_ahead_log_not_emptied" in caplog.text
 
 
 @pytest.mark.postgres
-def test_on_postgresql_no_table_holds_anything_of_what_was_deleted(tmp_path: Path, postgres_url: str):
+def test_postgresql_holds_no_deleted_endpoint(tmp_path: Path, postgres_url: str) -> None:
     strake = Strake(tmp_path / "home", {"DATABASE_URL": postgres_url})
     strake.manage("migrate", "-v0", check=True)
     try:
         kept, deleted = (strake.connect("https://api.example.com") for _ in range(2))
         with psycopg.connect(postgres_url, autocommit=True) as database:
-            secrets = {
-                endpoint: database.execute(
-                    "SELECT encode(ciphertext, 'hex'), encode(wrapped_dek, 'hex'), encode(digest, 'hex')"
-                    " FROM credentials_endpoint e JOIN credentials_credential c ON c.endpoint_id = e.id"
-                    " JOIN credentials_bearertoken t ON t.endpoint_id = e.id WHERE subdomain = %s",
-                    [endpoint.subdomain],
-                ).fetchone()
-                for endpoint in (kept, deleted)
-            }
+            values = {endpoint: encrypted_columns(database, endpoint) for endpoint in (kept, deleted)}
             strake.call("delete", subdomain=deleted.subdomain)
             tables = database.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
             rows = "".join(
                 str(database.execute(sql.SQL("SELECT t::text FROM {} t").format(sql.Identifier(table))).fetchall())
                 for (table,) in tables
             )
-        assert all(value in rows for value in secrets[kept]), "the look would find it"
-        assert not [value for value in secrets[deleted] if value in rows]
-        assert "endpoint.deleted" in rows, "the audit trail stays"
+        assert all(value in rows for value in values[kept]), "the search would find it"
+        assert not [value for value in values[deleted] if value in rows]
+        assert "endpoint.deleted" in rows, "the audit log stays"
     finally:
         strake.hang_up()
 
 
-def test_deleting_takes_every_row_along(alice: User):
+def encrypted_columns(database: psycopg.Connection, endpoint: Endpoint) -> tuple[str, ...]:
+    """Read the ciphertext, the wrapped data key and the token digest of an endpoint in hex."""
+    row = database.execute(
+        "SELECT encode(ciphertext, 'hex'), encode(wrapped_dek, 'hex'), encode(digest, 'hex')"
+        " FROM credentials_endpoint e JOIN credentials_credential c ON c.endpoint_id = e.id"
+        " JOIN credentials_sealedkey s ON s.credential_id = c.id"
+        " JOIN credentials_bearertoken t ON t.endpoint_id = e.id WHERE subdomain = %s",
+        [endpoint.subdomain],
+    ).fetchone()
+    assert row is not None
+    return row
+
+
+def test_deleting_an_endpoint_deletes_its_rows(alice: User) -> None:
     made = factories.make_endpoint(owner=alice)
     subdomain = made.endpoint.subdomain
-    services.delete_endpoint(actor=Actor(alice), subdomain=subdomain, confirmation=subdomain)
-    assert [model.objects.count() for model in (models.Endpoint, models.Credential, models.BearerToken)] == [0, 0, 0]
+    services.delete_endpoint(actor=Person(alice), subdomain=subdomain, confirmation=subdomain)
+    left = (models.Endpoint, models.Credential, models.SealedKey, models.BearerToken)
+    assert not [model for model in left if model._default_manager.exists()]

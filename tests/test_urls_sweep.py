@@ -1,4 +1,4 @@
-"""Every route there is: public on purpose, or closed to the anonymous; and never open to somebody else's things."""
+"""Every route: public on purpose or closed to anonymous requests, and never open to the objects of other people."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from itertools import product
 from urllib.parse import urlencode
 
 import pytest
-from django.http import HttpResponse
+from django.http.response import HttpResponseBase
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
 from accounts import access_tokens
-from accounts.audit import Actor
+from accounts.actors import Person
 from accounts.models import AuditEvent, User
-from credentials.models import BearerToken, Credential, Endpoint
-from tests import factories
-from tests.factories import Connected
+from credentials.models import BearerToken, Credential, Endpoint, SealedKey
+from tests.support import factories
+from tests.support.factories import Connected
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 FORM = "application/x-www-form-urlencoded"
 
-# What anybody may see, each for a reason. Everything else needs a person.
+# Routes that anybody may open, with the reason. All others require a person.
 PUBLIC = {
-    "front_page",  # leads to the sign-in or the endpoints
+    "front_page",  # redirects to sign-in or the endpoints
     "healthz",  # for load balancers
-    "security",  # what Strake promises
+    "security",
     "privacy",
-    "docs",  # how to use an endpoint; filled in with one's own only after signing in
+    "docs",  # shows the reader's own endpoints only after signing in
     "docs_errors",
     "docs_tool",
-    "api_docs",  # the same document for people
-    "api:openapi-json",  # what scripts may call; holds nobody's data
-    "api:api-root",  # a 404
+    "api_docs",  # the same as a page
+    "api:openapi-json",  # contains no data of people
+    "api:api-root",  # returns 404
     "accounts:sign_in",
     "accounts:link_sent",
-    "accounts:open_link",  # the link itself is the credential
+    "accounts:open_link",  # the link is the credential
     "accounts:confirm",
-    "accounts:sign_out",  # there is nothing to refuse to somebody who is not signed in
+    "accounts:sign_out",  # has no effect without a session
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One URL pattern, with the names of its parameters."""
+    """A URL pattern and the names of its parameters."""
 
     name: str
     route: str
@@ -66,7 +66,7 @@ ROUTES = {route.name: route for route in routes()}
 CLOSED = [name for name in ROUTES if name not in PUBLIC and not name.startswith("admin:")]
 
 
-def address(route: Route, made: Connected) -> str:
+def url_of(route: Route, made: Connected) -> str:
     values = {
         "subdomain": made.endpoint.subdomain,
         "token_id": made.token.pk,
@@ -77,43 +77,43 @@ def address(route: Route, made: Connected) -> str:
     return reverse(route.name, kwargs={name: values.get(name, "1") for name in route.parameters})
 
 
-def is_refusal(response: HttpResponse) -> bool:
+def is_refusal(response: HttpResponseBase) -> bool:
     if response.status_code in {301, 302, 303}:
         return response.headers["Location"].startswith(("/signin/", "/admin/login/"))
     return response.status_code in {401, 403}
 
 
-def test_public_routes_are_routes():
+def test_public_routes_exist() -> None:
     assert set(ROUTES) >= PUBLIC
 
 
-def test_no_two_routes_share_a_name():
+def test_no_two_routes_share_a_name() -> None:
     names = [route.name for route in routes() if not route.name.startswith("admin:")]
     assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize("name", CLOSED)
-def test_the_anonymous_are_refused(name: str, client: Client, alice: User):
-    path = address(ROUTES[name], factories.make_endpoint(owner=alice))
-    answers = {method: client.generic(method, path) for method in METHODS}
-    assert any(is_refusal(answer) for answer in answers.values()), "no method got as far as being refused"
+def test_anonymous_requests_are_refused(name: str, client: Client, alice: User) -> None:
+    path = url_of(ROUTES[name], factories.make_endpoint(owner=alice))
+    responses = {method: client.generic(method, path) for method in METHODS}
+    assert any(is_refusal(response) for response in responses.values()), "every method returned 405"
     assert not [
-        f"{method} {answer.status_code}"
-        for method, answer in answers.items()
-        if not is_refusal(answer) and answer.status_code != 405
+        f"{method} {response.status_code}"
+        for method, response in responses.items()
+        if not is_refusal(response) and response.status_code != 405
     ]
 
 
-# --- Of two people -------------------------------------------------------------------------------------------------
+# --- Two people ----------------------------------------------------------------------------------------------------
 
 ID_PARAMETERS = frozenset({"subdomain", "token_id", "session_id"})
-NO_ID = frozenset({"provider", "slug", "token"})  # a word of ours, or a secret of its own
-OF_SOMEBODY = [name for name in CLOSED if ROUTES[name].parameters & ID_PARAMETERS and not name.startswith("api:")]
+NO_ID = frozenset({"provider", "slug", "token"})  # public names and a secret
+OWNED = [name for name in CLOSED if ROUTES[name].parameters & ID_PARAMETERS and not name.startswith("api:")]
 
 
 @dataclass(frozen=True)
 class Belongings:
-    """What one person has, by the parameter that names it in a route."""
+    """The objects of one person, and their ids by route parameter."""
 
     connected: Connected
     access_token: str
@@ -129,16 +129,17 @@ def belongings(user: User) -> Belongings:
     Client().force_login(user)
     return Belongings(
         factories.make_endpoint(owner=user, label=f"endpoint of {user.email}"),
-        access_tokens.create_access_token(actor=Actor(user), user=user, label="script").token.pk,
+        access_tokens.create_access_token(actor=Person(user), user=user, label="script").token.pk,
         user.browser_sessions.get().pk,
     )
 
 
-def things_of(user: User) -> list[object]:
-    """All that is stored for one person."""
+def rows_of(user: User) -> list[object]:
+    """All rows of one person."""
     found = [
         Endpoint.objects.filter(owner=user),
         Credential.objects.filter(endpoint__owner=user),
+        SealedKey.objects.filter(credential__endpoint__owner=user),
         BearerToken.objects.filter(endpoint__owner=user),
         user.access_tokens.all(),
         user.browser_sessions.all(),
@@ -147,17 +148,17 @@ def things_of(user: User) -> list[object]:
     return [list(rows.order_by("pk").values()) for rows in found]
 
 
-def test_every_parameter_of_a_route_is_an_id_or_known_to_be_none():
+def test_every_route_parameter_is_classified() -> None:
     parameters = {name for route in ROUTES.values() if not route.name.startswith("admin:") for name in route.parameters}
     assert parameters == ID_PARAMETERS | NO_ID
 
 
-@pytest.mark.parametrize("name", OF_SOMEBODY)
-def test_what_is_somebody_elses_is_as_good_as_not_there(name: str, alice: User, charlie: User):
-    """Every mixture of one's own ids and another's, whatever is sent along, is answered as if it were invented."""
+@pytest.mark.parametrize("name", OWNED)
+def test_objects_of_other_people_look_nonexistent(name: str, alice: User, charlie: User) -> None:
+    """Every mixture of own and foreign ids gets the same response as invented ids, with and without form data."""
     route = ROUTES[name]
     hers, his = belongings(alice).ids(route), belongings(charlie).ids(route)
-    before = things_of(alice)
+    before = rows_of(alice)
     browser = Client()
     browser.force_login(charlie)
     mixtures = product(*((("her", hers[name]), ("his", his[name])) for name in hers))
@@ -179,47 +180,48 @@ def test_what_is_somebody_elses_is_as_good_as_not_there(name: str, alice: User, 
         seen = set()
         for method in METHODS:
             for data in ({}, form):
-                answers = [browser.generic(method, url, urlencode(data), FORM) for url in (path, invented)]
-                assert [answer.status_code for answer in answers] in ([404, 404], [405, 405]), f"{method} {path}"
-                assert alice.email not in answers[0].content.decode()
-                seen.add(answers[0].status_code)
+                responses = [browser.generic(method, url, urlencode(data), FORM) for url in (path, invented)]
+                statuses = [response.status_code for response in responses]
+                assert statuses in ([404, 404], [405, 405]), f"{method} {path}"
+                assert alice.email not in responses[0].content.decode()
+                seen.add(responses[0].status_code)
         assert 404 in seen
-    assert things_of(alice) == before
+    assert rows_of(alice) == before
 
 
 @pytest.mark.parametrize("query", ["endpoint={}", "q={}", "text={}", "everybody=on"])
 @pytest.mark.parametrize("name", [name for name in CLOSED if not ROUTES[name].parameters])
-def test_lists_hold_only_ones_own_whatever_is_asked_for(name: str, query: str, alice: User, charlie: User):
+def test_lists_contain_only_own_objects(name: str, query: str, alice: User, charlie: User) -> None:
     hers = belongings(alice)
     browser = Client()
     browser.force_login(charlie)
-    answer = browser.get(f"{reverse(name)}?{query.format(hers.connected.endpoint.subdomain)}")
-    body = (b"".join(answer) if answer.streaming else answer.content).decode()
+    response = browser.get(f"{reverse(name)}?{query.format(hers.connected.endpoint.subdomain)}")
+    body = (b"".join(response) if response.streaming else response.content).decode()
     assert alice.email not in body
     assert hers.connected.token.pk not in body
     assert hers.session not in body
 
 
-OF_OPERATORS = [name for name in ROUTES if name.startswith("admin:") and not ROUTES[name].parameters]
-OF_OPERATORS.remove("admin:logout")  # ends a session; there is nothing to refuse
+ADMIN = [name for name in ROUTES if name.startswith("admin:") and not ROUTES[name].parameters]
+ADMIN.remove("admin:logout")  # has no effect without a session
 
 
-@pytest.mark.parametrize("name", OF_OPERATORS)
+@pytest.mark.parametrize("name", ADMIN)
 @pytest.mark.parametrize("who", ["anonymous", "charlie"])
-def test_the_operators_pages_are_closed_to_everybody_else(
+def test_admin_pages_are_closed_to_everybody_else(
     name: str, who: str, client: Client, request: pytest.FixtureRequest, db: None
-):
+) -> None:
     if who == "charlie":
         client.force_login(request.getfixturevalue("charlie"))
-    answer = client.get(reverse(name), follow=False)
-    assert is_refusal(answer) or answer.status_code in {404, 405}
+    response = client.get(reverse(name), follow=False)
+    assert is_refusal(response) or response.status_code in {404, 405}
 
 
 @pytest.mark.parametrize("path", ["/admin/", "/admin/login/"])
-def test_operators_sign_in_by_link_too(path: str, client: Client, db: None, charlie: User):
-    answer = client.get(path, follow=True)
-    assert answer.redirect_chain[-1][0].startswith("/signin/?next=/admin/")
-    assert 'type="password"' not in answer.content.decode()
+def test_operators_sign_in_by_link(path: str, client: Client, db: None, charlie: User) -> None:
+    response = client.get(path, follow=True)
+    assert response.redirect_chain[-1][0].startswith("/signin/?next=/admin/")
+    assert 'type="password"' not in response.content.decode()
     client.force_login(charlie)
     assert client.get(path, follow=True).status_code == 403
     operator = Client()

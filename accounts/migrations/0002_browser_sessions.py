@@ -17,7 +17,7 @@ class Migration(migrations.Migration):
             name='BrowserSession',
             fields=[
                 ('id', models.CharField(default=accounts.models._session_id, editable=False, max_length=32, primary_key=True, serialize=False)),
-                ('key_digest', models.CharField(help_text="accounts.stores.session_digest of the session's key.", max_length=40)),
+                ('key_digest', models.CharField(help_text="Digest of the session key.", max_length=40)),
                 ('browser', models.CharField(max_length=64)),
                 ('ip', models.GenericIPAddressField(null=True)),
                 ('created_at', models.DateTimeField()),

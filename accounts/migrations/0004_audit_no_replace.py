@@ -1,15 +1,23 @@
 from django.db import migrations
 
-from accounts import append_only
+# INSERT OR REPLACE deletes the conflicting row without firing the trigger that refuses DELETE.
+NO_REPLACE = """CREATE TRIGGER IF NOT EXISTS accounts_auditevent_no_replace BEFORE INSERT ON accounts_auditevent
+            WHEN EXISTS (SELECT 1 FROM accounts_auditevent WHERE id = NEW.id)
+            BEGIN SELECT RAISE(ABORT, 'audit events are append-only'); END"""
+
+
+def install(apps, schema_editor):
+    if schema_editor.connection.vendor == "sqlite":
+        schema_editor.execute(NO_REPLACE)
 
 
 class Migration(migrations.Migration):
-    """Create the trigger that came later, in databases which have the earlier ones."""
+    """Create the trigger that 0003 did not have at first, in databases that were migrated with it then."""
 
     dependencies = [
         ('accounts', '0003_audit_append_only'),
     ]
 
     operations = [
-        migrations.RunPython(append_only.migrate_forwards, migrations.RunPython.noop),
+        migrations.RunPython(install, migrations.RunPython.noop),
     ]

@@ -1,44 +1,53 @@
-"""What the accounts tests share: mail that is worked off when the test says so, and a way to sign in by link."""
+"""Fixtures of the accounts tests: requesting a link, and delivering email when a test says so."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from django.core import mail
 from django.test import Client
 
-from accounts.background import BackgroundQueue
-
-LINK = re.compile(r"http://localhost:8000(/signin/link/(link_[0-9A-Za-z]{49})/)")
+from accounts import outbox
+from tests.accounts.signing_in import LINK
+from tests.support.running import Strake
 
 
 @pytest.fixture
-def deliver(held_queue: BackgroundQueue) -> Iterator[Callable[[], None]]:
-    """Does the background work that is due, in the test's own thread and transaction."""
-    yield held_queue.run_due
-    assert not held_queue.has_work(), "a test left mail undelivered"
+def deliver(db: None) -> Iterator[Callable[[], None]]:
+    """Sends the emails that are due, in the test's thread and transaction."""
+    yield outbox.run_due
+    assert not outbox.has_due(), "a test left email undelivered"
 
 
 @pytest.fixture
 def mailed_link(deliver: Callable[[], None]) -> Callable[[], str]:
-    """Delivers what is queued and returns the path of the link in the newest mail."""
+    """Delivers queued email and returns the path of the link in the newest one."""
 
     def newest() -> str:
         deliver()
         found = LINK.search(str(mail.outbox[-1].body))
-        assert found, "the mail holds no link"
+        assert found, "the email contains no link"
         return found[1]
 
     return newest
 
 
 @pytest.fixture
-def ask(client: Client) -> Callable[..., int]:
-    """Asks for a link in the browser of the test; returns the status."""
+def request_link(client: Client) -> Callable[..., int]:
+    """Requests a link in the test's browser and returns the status."""
 
-    def post(email: str = "alice@example.org", next: str = "", **headers: str) -> int:
-        return client.post("/signin/", {"email": email, "next": next}, **headers).status_code
+    def post(email: str = "alice@example.org", next: str = "") -> int:
+        return client.post("/signin/", {"email": email, "next": next}).status_code
 
     return post
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def installation(request: pytest.FixtureRequest, tmp_path: Path) -> Strake:
+    """An empty, migrated installation for the processes of a test. No server runs."""
+    environment = {"DATABASE_URL": request.getfixturevalue("postgres_url")} if request.param == "postgresql" else {}
+    strake = Strake(tmp_path / "home", environment)
+    strake.manage("migrate", "-v0", check=True)
+    return strake

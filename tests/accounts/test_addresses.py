@@ -1,4 +1,4 @@
-"""E-mail and network addresses have one spelling each."""
+"""Normalisation of email and IP addresses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from accounts.errors import InvalidEmail
 
 
 @given(st.emails())
-def test_normalising_twice_changes_nothing(email: str) -> None:
+def test_normalising_is_idempotent(email: str) -> None:
     try:
         once = normalise_email(email)
     except InvalidEmail:
@@ -20,14 +20,14 @@ def test_normalising_twice_changes_nothing(email: str) -> None:
 
 
 @given(st.text())
-def test_text_gives_an_address_or_a_clear_refusal(text: str) -> None:
+def test_any_text_is_normalised_or_rejected(text: str) -> None:
     try:
         email = normalise_email(text)
     except InvalidEmail as error:
         message = str(error)
     else:
-        message = "an e-mail address" if email.isprintable() and email.isascii() and "@" in email else ""
-    assert "e-mail address" in message
+        message = "an email address" if email.isprintable() and email.isascii() and "@" in email else ""
+    assert "email address" in message
 
 
 @pytest.mark.parametrize(
@@ -48,10 +48,10 @@ def test_text_gives_an_address_or_a_clear_refusal(text: str) -> None:
         (1, ["unknown"], "None"),
     ],
 )
-def test_client_is_what_the_nth_trusted_proxy_saw(hops: int, forwarded: list[str], expected: str) -> None:
+def test_client_is_the_address_the_nth_proxy_saw(hops: int, forwarded: list[str], expected: str) -> None:
     assert str(client_address("192.0.2.1", forwarded, hops)) == expected
 
 
-def test_rubbish_is_no_address() -> None:
+def test_invalid_ip_address_is_none() -> None:
     for text in ["", "unix:", "1.2.3", "example.org", "1.2.3.4:80"]:
         assert parse_address(text) is None

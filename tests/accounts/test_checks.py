@@ -1,36 +1,56 @@
-"""System checks: each fires on the mistake it is for, and only then."""
+"""System checks: each reports its mistake and accepts valid settings."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_django import Settings
 
 from accounts import checks
+
+STARTUP = """
+import django; django.setup()
+from django.contrib.auth.signals import user_logged_in, user_logged_out
+from django.core.checks import run_checks
+print(len(user_logged_in.receivers), len(user_logged_out.receivers), [message.id for message in run_checks()])
+"""
+
+
+def test_startup_registers_checks_and_receivers(tmp_path: Path) -> None:
+    """In a new process, because importing these modules here registers them too."""
+    environment = {**os.environ, "STRAKE_HOME": str(tmp_path), "STRAKE_SIGNUP": "opne"}
+    done = subprocess.run([sys.executable, "-c", STARTUP], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("1 1 ")
+    assert "'accounts.E001'" in done.stdout
 
 
 def ids(found: list[Any]) -> list[str]:
     return [message.id for message in found]
 
 
-def test_the_shipped_settings_pass() -> None:
-    for check in (checks.check_signup, checks.check_session_cookie, checks.check_cache_serialiser):
+def test_default_settings_pass() -> None:
+    for check in (checks.check_signup, checks.check_session_cookie, checks.check_cache_serializer):
         assert check(None) == []
 
 
 @pytest.mark.parametrize("words", [["open", "example.org"], ["opne"], ["closed", "a@b.org"], ["a@b"], ["exa mple.org"]])
-def test_misspelt_sign_up_policy_is_reported(settings: Any, words: list[str]) -> None:
+def test_invalid_sign_up_policy_is_reported(settings: Settings, words: list[str]) -> None:
     settings.STRAKE_SIGNUP = words
     assert set(ids(checks.check_signup(None))) == {"accounts.E001"}
 
 
 @pytest.mark.parametrize("words", [["open"], ["closed"], ["example.org", "Ann@Example.com", "@example.net"]])
-def test_policies_that_make_sense_pass(settings: Any, words: list[str]) -> None:
+def test_valid_sign_up_policy_passes(settings: Settings, words: list[str]) -> None:
     settings.STRAKE_SIGNUP = words
     assert checks.check_signup(None) == []
 
 
-def test_lax_cookie_is_reported(settings: Any) -> None:
+def test_insecure_session_cookie_is_reported(settings: Settings) -> None:
     settings.HTTPS = True
     assert ids(checks.check_session_cookie(None)) == ["accounts.E002"]
     settings.SESSION_COOKIE_SECURE, settings.SESSION_COOKIE_NAME = True, "__Host-strake-session"
@@ -39,7 +59,7 @@ def test_lax_cookie_is_reported(settings: Any) -> None:
     assert ids(checks.check_session_cookie(None)) == ["accounts.E002"]
 
 
-def test_pickle_in_redis_is_reported(settings: Any) -> None:
+def test_pickle_in_redis_is_reported(settings: Settings) -> None:
     settings.CACHES = {"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://127.0.0.1:1"}}
-    assert ids(checks.check_cache_serialiser(None)) == ["accounts.E003"]
+    assert ids(checks.check_cache_serializer(None)) == ["accounts.E003"]
     del settings.CACHES

@@ -1,4 +1,4 @@
-"""Operator commands of the accounts app, as scripts use them: output, exit codes, no traceback."""
+"""Commands of the accounts app: output, exit codes and error messages."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from io import StringIO
 import pytest
 from django.core.management import CommandError, call_command
 from django.test import Client
+from pytest_django import Settings
 
-from accounts import access_tokens
 from accounts.models import AccessToken, AuditEvent, User
+from tests.accounts.signing_in import user_of
 
 pytestmark = pytest.mark.django_db
 
@@ -20,8 +21,8 @@ def run(*arguments: str) -> str:
     return out.getvalue().strip()
 
 
-def test_signin_link_prints_one_working_link_and_makes_the_user(settings: object) -> None:
-    settings.STRAKE_SIGNUP = ["closed"]  # type: ignore[attr-defined]
+def test_signin_link_prints_a_link_and_creates_user(settings: Settings) -> None:
+    settings.STRAKE_SIGNUP = ["closed"]
     link = run("signin_link", " New@Example.ORG ")
     assert link.startswith("http://localhost:8000/signin/link/link_")
     browser = Client()
@@ -31,7 +32,7 @@ def test_signin_link_prints_one_working_link_and_makes_the_user(settings: object
     assert User.objects.get().email == "new@example.org"
 
 
-def test_signin_link_makes_staff_only_when_asked_and_never_takes_it_back() -> None:
+def test_signin_link_staff_is_opt_in_and_permanent() -> None:
     run("signin_link", "a@example.org")
     assert not User.objects.get().is_staff
     run("signin_link", "a@example.org", "--staff")
@@ -40,7 +41,7 @@ def test_signin_link_makes_staff_only_when_asked_and_never_takes_it_back() -> No
     assert AuditEvent.objects.filter(action="user.made_staff").count() == 1
 
 
-def test_signin_link_is_not_bound_by_the_limit_on_live_links() -> None:
+def test_signin_link_ignores_the_live_link_limit() -> None:
     assert len({run("signin_link", "a@example.org") for _ in range(5)}) == 5
 
 
@@ -56,7 +57,7 @@ def test_signin_link_is_not_bound_by_the_limit_on_live_links() -> None:
         ["revoke_sessions", "nobody"],
     ],
 )
-def test_mistakes_are_explained_in_one_line(alice: User, arguments: list[str]) -> None:
+def test_invalid_arguments_fail_with_one_line(alice: User, arguments: list[str]) -> None:
     with pytest.raises(CommandError) as caught:
         run(*arguments)
     assert caught.value.returncode == 1
@@ -64,15 +65,15 @@ def test_mistakes_are_explained_in_one_line(alice: User, arguments: list[str]) -
     assert not AccessToken.objects.exists()
 
 
-def test_access_token_is_printed_once_and_stored_as_a_digest(alice: User) -> None:
+def test_access_token_is_printed_and_not_stored(alice: User) -> None:
     plaintext = run("create_access_token", "--email", "alice@example.org", "--label", "CI")
-    assert access_tokens.authenticate(plaintext) == alice
+    assert user_of(plaintext) == alice
     [row] = AccessToken.objects.values()
     assert plaintext not in str(row)
     assert row["label"] == "CI"
 
 
-def test_revoke_sessions_signs_out_everywhere(alice: User, client: Client) -> None:
+def test_revoke_sessions_ends_every_session(alice: User, client: Client) -> None:
     client.force_login(alice)
     assert client.get("/settings/").status_code == 200
     assert run("revoke_sessions", "alice@example.org") == "Ended 1 session of alice@example.org."

@@ -1,5 +1,7 @@
-"""Chromium against a running Strake. Browsers live as long as one module: the driver's event loop must not be running
-in this thread while tests of other modules use theirs.
+"""Chromium against a running Strake.
+
+Each module starts its own browser, since the driver's event loop must not run in this thread while tests of other
+modules use theirs.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
-from tests.running import Strake
+from tests.support.running import Strake
 
 ARGUMENTS = [
     "--headless",
@@ -24,7 +26,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# How long anything may take on a busy machine. Nothing waits this long where all is well.
+# A generous timeout for busy machines.
 SECONDS = 30
 expect.set_options(timeout=SECONDS * 1000)
 _numbers = itertools.count(1)
@@ -47,26 +49,26 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def new_context(browser: Browser, strake: Strake) -> Iterator[Callable[..., BrowserContext]]:
-    """`new_context(viewport=…)` is a browser of somebody's own. What its pages complain about fails the test."""
+    """`new_context(viewport=…)` returns a new browser profile. Errors in its console fail the test."""
     contexts: list[BrowserContext] = []
-    complaints: list[str] = []
+    console_errors: list[str] = []
 
     def make(**options: Any) -> BrowserContext:
         context = browser.new_context(base_url=f"http://localhost:{strake.port}", **options)
         context.set_default_timeout(SECONDS * 1000)
-        context.on("console", lambda message: complaints.append(message.text) if _is_defect(message) else None)
-        context.on("weberror", lambda error: complaints.append(str(error.error)))
+        context.on("console", lambda message: console_errors.append(message.text) if _is_defect(message) else None)
+        context.on("weberror", lambda error: console_errors.append(str(error.error)))
         contexts.append(context)
         return context
 
     yield make
     for context in contexts:
         context.close()
-    assert not complaints
+    assert not console_errors
 
 
 def _is_defect(message: ConsoleMessage) -> bool:
-    """Whether a page complains. The console also mentions refused forms (4xx) and a network that is down."""
+    """True for errors of a page. The console also reports refused forms (4xx) and a network that is down."""
     return message.type in {"error", "warning"} and not message.text.startswith("Failed to load resource:")
 
 
@@ -77,7 +79,7 @@ def email() -> str:
 
 @pytest.fixture
 def sign_in(strake: Strake) -> Callable[..., Page]:
-    """Signs somebody in, in a browser, by opening a link and confirming it."""
+    """Signs a person in by opening a link and confirming it."""
 
     def signed_in(context: BrowserContext, email: str, *, staff: bool = False) -> Page:
         page = context.new_page()
@@ -91,5 +93,5 @@ def sign_in(strake: Strake) -> Callable[..., Page]:
 
 @pytest.fixture
 def page(new_context: Callable[..., BrowserContext], sign_in: Callable[..., Page], email: str) -> Page:
-    """A page of somebody who has just signed in."""
+    """The first page after signing in."""
     return sign_in(new_context(), email)

@@ -1,6 +1,6 @@
-"""Every page in every state, at four widths, light and dark: accessible, within its width, photographed.
+"""Every page in every state is accessible and fits into its window, at three widths, in light and dark.
 
-The pictures go to screenshots/, which git ignores: look at them.
+The tests write screenshots to screenshots/, which git ignores. Look at them after a change.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from axe_playwright_python.sync_playwright import Axe
 from django.conf import settings
 from playwright.sync_api import BrowserContext, Page
 
-from tests.running import Strake
+from tests.support.running import Strake
 
 SCREENSHOTS: Path = settings.ROOT / "screenshots"
 WIDTHS = (360, 768, 1440)
-# Contrast depends on the scheme and what is shown on the width, so these two cover both; axe-core takes a second each.
-RULED = {"360-light", "1440-dark"}
+# axe-core takes a second, so it runs only for these two, which cover both schemes and the extreme widths.
+CHECKED = {"360-light", "1440-dark"}
 RULES = {
     "runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
 }
@@ -64,7 +64,7 @@ EMPTY = ("/endpoints/", "/activity/", "/audit/", "/access-tokens/", "/docs/opena
 
 @pytest.fixture(scope="module")
 def places(strake: Strake) -> dict[str, str]:
-    """Somebody with 120 endpoints, 50 tokens and thousands of requests, and the addresses of some of it."""
+    """A person with 120 endpoints, 50 tokens and thousands of requests. Returns the parts of their URLs."""
     email = "much@example.org"
     busy = strake.call("fill", email=email, endpoints=120, tokens_first=50, records=4000)["subdomains"][0]
     quiet = strake.connect("http://127.0.0.1:9/v1", email=email, label="quiet")
@@ -76,7 +76,7 @@ def places(strake: Strake) -> dict[str, str]:
 def cookies(
     new_context: Callable[..., BrowserContext], sign_in: Callable[..., Page], email: str, places: dict[str, str]
 ) -> Callable[[str], Any]:
-    """The cookies of somebody signed in: `much` has everything, `new` has nothing yet."""
+    """Signs a person in and returns the cookies. "much" has a lot of data, "new" has none."""
 
     def of(who: str) -> Any:
         address = places["email"] if who == "much" else email
@@ -99,19 +99,19 @@ def looks(new_context: Callable[..., BrowserContext]) -> Iterator[tuple[str, Bro
 
 
 def inspect(page: Page, look: str, name: str) -> None:
-    """Photograph the page; fail where it is wider than the window or breaks a rule of axe-core."""
+    """Take a screenshot. Fail if the page is wider than the window or breaks a rule of axe-core."""
     page.screenshot(path=SCREENSHOTS / f"{name}-{look}.png", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} is wider than {look}"
-    if look not in RULED:
+    if look not in CHECKED:
         return
     found = Axe().run(page, options=RULES).response["violations"]
-    told = [f"{rule['id']}: {node['html'][:200]}" for rule in found for node in rule["nodes"]]
-    assert not told, f"{name} at {look}: " + "\n".join(told)
+    violations = [f"{rule['id']}: {node['html'][:200]}" for rule in found for node in rule["nodes"]]
+    assert not violations, f"{name} at {look}: " + "\n".join(violations)
 
 
 @pytest.mark.parametrize(("who", "paths"), [("nobody", PUBLIC), ("new", EMPTY), ("much", OWN)])
 @pytest.mark.timeout(600)
-def test_pages_are_accessible_and_fit_at_every_width_light_and_dark(
+def test_pages_are_accessible_and_fit(
     new_context: Callable[..., BrowserContext],
     cookies: Callable[[str], Any],
     places: dict[str, str],
@@ -129,7 +129,7 @@ def test_pages_are_accessible_and_fit_at_every_width_light_and_dark(
 
 
 @pytest.mark.timeout(300)
-def test_states_that_only_a_deed_leads_to_are_accessible_too(
+def test_states_after_an_action_are_accessible(
     new_context: Callable[..., BrowserContext], cookies: Callable[[str], Any], places: dict[str, str]
 ) -> None:
     signed_in = cookies("new")
@@ -141,33 +141,33 @@ def test_states_that_only_a_deed_leads_to_are_accessible_too(
         page.get_by_label("Demo key").fill("an-invalid-key")
         page.get_by_role("button", name="Connect", exact=True).click()
         page.get_by_role("alert").wait_for()
-        inspect(page, look, "deed-refused")
+        inspect(page, look, "action-refused")
 
         page.get_by_label("Demo key").fill("any-key")
         page.get_by_role("button", name="Connect", exact=True).click()
         page.get_by_role("heading", name="Your endpoint is ready").wait_for()
         page.get_by_role("button", name="Test it").click()
         page.locator("#try-result .chip").wait_for()
-        inspect(page, look, "deed-connected")
+        inspect(page, look, "action-connected")
 
         page.get_by_role("link", name="Go to the endpoint").click()
         page.get_by_role("link", name="Rotate First token").click()
         page.get_by_role("dialog").wait_for()
-        inspect(page, look, "deed-rotate-dialog")
+        inspect(page, look, "action-rotate-dialog")
         page.keyboard.press("Escape")
         page.get_by_role("button", name="Pause").click()
         page.get_by_role("button", name="Resume").wait_for()
-        inspect(page, look, "deed-paused")
+        inspect(page, look, "action-paused")
         if look.startswith("360"):
             page.get_by_role("button", name="Menu").click()
             page.get_by_role("link", name="Activity").wait_for()
-            inspect(page, look, "deed-menu")
+            inspect(page, look, "action-menu")
         context.close()
 
 
-def test_the_way_in_is_accessible_too(new_context: Callable[..., BrowserContext], strake: Strake, email: str) -> None:
+def test_sign_in_is_accessible(new_context: Callable[..., BrowserContext], strake: Strake, email: str) -> None:
     for look, context in looks(new_context):
-        if look in RULED:
+        if look in CHECKED:
             page = context.new_page()
             page.goto("/signin/")
             page.get_by_label("E-mail").fill("nonsense")
@@ -190,13 +190,13 @@ def test_the_way_in_is_accessible_too(new_context: Callable[..., BrowserContext]
         context.close()
 
 
-def test_the_longest_names_fit_without_a_space_in_them(
+def test_longest_names_fit(
     new_context: Callable[..., BrowserContext], sign_in: Callable[..., Page], strake: Strake
 ) -> None:
     email = f"{'a' * 64}@{'department.' * 15}example.org"
     made = strake.connect("http://127.0.0.1:9/" + "/".join(["path"] * 40), email=email, label="W" * 100)
     limited = strake.issue(made, label="T" * 100, allowed_paths=[f"POST /{'y' * 200}"])
-    cookies = sign_in(new_context(), email).context.cookies()
+    cookies: Any = sign_in(new_context(), email).context.cookies()
     at = f"/endpoints/{made.subdomain}/"
     paths = ["/endpoints/", at, f"{at}tokens/", f"{at}key/", f"{at}delete/", f"{at}destination/", "/audit/"]
     paths += [f"{at}tokens/{limited.token_id}/rotate/", "/docs/curl/", "/settings/", "/settings/delete/"]
@@ -213,10 +213,10 @@ def test_the_longest_names_fit_without_a_space_in_them(
         context.close()
 
 
-def test_twice_the_text_size_and_the_widest_screen_fit(
+def test_double_text_size_and_wide_screens_fit(
     new_context: Callable[..., BrowserContext], cookies: Callable[[str], Any], places: dict[str, str]
 ) -> None:
-    """Zooming to 200 % halves the window, which the other tests cover; here the text alone doubles."""
+    """Only the text doubles here. Zooming to 200 % is like a narrower window, which other tests cover."""
     signed_in = cookies("much")
     for width in (768, 3840):
         context = new_context(viewport={"width": width, "height": 1200})
@@ -230,7 +230,7 @@ def test_twice_the_text_size_and_the_widest_screen_fit(
         context.close()
 
 
-def test_the_keyboard_reaches_everything_in_a_sensible_order(page: Page) -> None:
+def test_tab_key_reaches_everything_in_order(page: Page) -> None:
     page.goto("/endpoints/connect/demo/")
     names: list[str] = []
     for _ in range(16):

@@ -1,25 +1,26 @@
-"""What people do, from signing in to deleting, in a real browser against a real server."""
+"""User journeys, from signing in to deleting, in a real browser with a real server."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import openai
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, Request, Route, expect
 
-from tests.running import KEY, Strake
-from tests.upstream import eventually
+from tests.support.running import KEY, Strake
+from tests.support.upstream import eventually
 
 Contexts = Callable[..., BrowserContext]
 SECONDS = 30
 
 
 def connect(page: Page, label: str = "laptop") -> str:
-    """Connect the demo provider; leaves the page that shows the token open. Returns the subdomain."""
+    """Connect the demo provider, and leave the page with the token open. Returns the subdomain."""
     page.goto("/endpoints/connect/demo/")
     page.get_by_label("Demo key").fill("any key")
     page.get_by_label("Demo key").fill("any-key")
@@ -34,7 +35,7 @@ def call(url: str, token: str) -> int:
 
 
 def tokens(page: Page) -> Locator:
-    """The rows of the table of tokens. Recent requests name tokens too, and come in at any moment."""
+    """The rows of the table of tokens. The table of recent requests names tokens too, and changes at any time."""
     return page.get_by_role("region", name="List of tokens").locator("tbody tr")
 
 
@@ -43,7 +44,7 @@ def requests(page: Page) -> Locator:
     return page.get_by_role("region", name="List of recent requests").locator("tbody tr")
 
 
-def test_from_signing_in_to_the_first_streamed_answer(page: Page) -> None:
+def test_first_visit_to_first_streamed_response(page: Page) -> None:
     expect(page.get_by_role("heading", name="Put your first key away")).to_be_visible()
     page.get_by_role("link", name="Connect a provider").click()
     page.get_by_role("link", name=re.compile("^D?Demo|Demo")).first.click()
@@ -52,12 +53,12 @@ def test_from_signing_in_to_the_first_streamed_answer(page: Page) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("Your endpoint is ready")
 
     page.get_by_role("button", name="Test it").click()
-    expect(page.locator("#try-result")).to_contain_text("It works: Demo answered in")
+    expect(page.locator("#try-result")).to_contain_text("It works: GET /v1/models → 200 in")
 
     shown = page.locator("#curl-openai-stream").inner_text()
-    answer = subprocess.run(["sh", "-c", shown], capture_output=True, text=True, timeout=60, check=True).stdout
-    assert answer.count("data: ") > 5
-    assert answer.endswith("data: [DONE]\n\n")
+    output = subprocess.run(["sh", "-c", shown], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert output.count("data: ") > 5
+    assert output.endswith("data: [DONE]\n\n")
 
     token = page.locator("#token").inner_text()
     page.get_by_role("link", name="Go to the endpoint").click()
@@ -65,7 +66,7 @@ def test_from_signing_in_to_the_first_streamed_answer(page: Page) -> None:
     assert token not in page.content()
 
 
-def test_the_link_stays_out_of_history_referers_and_cookies(new_context: Contexts, strake: Strake, email: str) -> None:
+def test_link_is_in_no_history_referer_or_cookie(new_context: Contexts, strake: Strake, email: str) -> None:
     page = new_context().new_page()
     sent: list[Request] = []
     page.on("request", lambda request: sent.append(request))
@@ -84,7 +85,7 @@ def test_the_link_stays_out_of_history_referers_and_cookies(new_context: Context
     assert token not in page.content()
 
 
-def test_an_sdk_call_appears_on_the_endpoints_page_without_a_reload(page: Page) -> None:
+def test_sdk_call_appears_without_a_reload(page: Page) -> None:
     connect(page)
     url, token = page.locator("#url").inner_text(), page.locator("#token").inner_text()
     page.get_by_role("link", name="Go to the endpoint").click()
@@ -92,15 +93,15 @@ def test_an_sdk_call_appears_on_the_endpoints_page_without_a_reload(page: Page) 
     page.evaluate("window.sameDocument = true")
 
     client = openai.OpenAI(base_url=f"{url}/v1", api_key=token, max_retries=0)
-    answer = client.chat.completions.create(model="strake-demo", messages=[{"role": "user", "content": "Hello"}])
+    completion = client.chat.completions.create(model="strake-demo", messages=[{"role": "user", "content": "Hello"}])
     client.close()
-    assert answer.choices[0].message.content
+    assert completion.choices[0].message.content
 
     expect(requests(page).filter(has_text="200")).to_have_count(1)
     assert page.evaluate("window.sameDocument") is True
 
 
-def test_the_token_is_shown_once(page: Page) -> None:
+def test_token_is_shown_once(page: Page) -> None:
     subdomain = connect(page)
     token = page.locator("#token").inner_text()
     page.reload()
@@ -111,7 +112,7 @@ def test_the_token_is_shown_once(page: Page) -> None:
     page.go_forward()
     assert token not in page.content()
     page.goto("/endpoints/")
-    expect(page.locator("tbody tr")).to_have_count(1)  # neither the reload nor going back connected anything
+    expect(page.locator("tbody tr")).to_have_count(1)  # reload and back connected nothing
 
 
 def test_copy_buttons_copy(new_context: Contexts, sign_in: Callable[..., Page], email: str) -> None:
@@ -119,11 +120,11 @@ def test_copy_buttons_copy(new_context: Contexts, sign_in: Callable[..., Page], 
     page = sign_in(context, email)
     connect(page)
     page.get_by_role("button", name="Copy the token").click()
-    expect(page.locator("#announcer")).to_have_text("Copied")  # the button says it too, for two seconds
+    expect(page.locator("#announcer")).to_have_text("Copied")  # the button's text says it for two seconds too
     assert page.evaluate("navigator.clipboard.readText()") == page.locator("#token").inner_text()
 
 
-def test_tabs_show_one_tool_at_a_time_and_listen_to_arrow_keys(page: Page) -> None:
+def test_tabs_show_one_tool_and_follow_arrow_keys(page: Page) -> None:
     connect(page)
     expect(page.locator("#curl-openai-stream")).to_be_visible()
     page.get_by_role("radio", name="Anthropic Python").check()
@@ -133,7 +134,7 @@ def test_tabs_show_one_tool_at_a_time_and_listen_to_arrow_keys(page: Page) -> No
     expect(page.locator("#anthropic-javascript")).to_be_visible()
 
 
-def test_a_refused_key_loses_nothing_but_the_key(page: Page) -> None:
+def test_refused_key_keeps_the_rest_of_the_form(page: Page) -> None:
     page.goto("/endpoints/connect/demo/")
     page.get_by_label("Demo key").fill("an-invalid-key")
     page.get_by_label("Name").fill("laptop")
@@ -144,7 +145,7 @@ def test_a_refused_key_loses_nothing_but_the_key(page: Page) -> None:
     expect(page.get_by_label("Demo key")).to_be_focused()
 
 
-def test_the_page_says_what_is_wrong_with_a_key_while_it_is_pasted(page: Page) -> None:
+def test_page_explains_a_wrong_key_while_typing(page: Page) -> None:
     page.goto("/endpoints/connect/openai/")
     key = page.get_by_label("OpenAI key")
     key.fill("sk-proj two")
@@ -157,7 +158,7 @@ def test_the_page_says_what_is_wrong_with_a_key_while_it_is_pasted(page: Page) -
     expect(page.get_by_text("There is a space inside.")).to_be_hidden()
 
 
-def test_the_button_says_who_is_being_asked_and_works_once(page: Page) -> None:
+def test_button_names_the_provider_and_works_once(page: Page) -> None:
     page.goto("/endpoints/connect/demo/")
     page.get_by_label("Demo key").fill("any-key")
     sent: list[str] = []
@@ -172,7 +173,7 @@ def test_the_button_says_who_is_being_asked_and_works_once(page: Page) -> None:
     assert sent == ["POST"]
 
 
-def test_a_server_that_is_gone_leaves_the_form_as_it_was(page: Page) -> None:
+def test_unreachable_server_keeps_the_form(page: Page) -> None:
     page.goto("/endpoints/connect/demo/")
     page.get_by_label("Demo key").fill("any-key")
     page.get_by_label("Name").fill("laptop")
@@ -185,7 +186,7 @@ def test_a_server_that_is_gone_leaves_the_form_as_it_was(page: Page) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("Your endpoint is ready")
 
 
-def test_rotating_kills_the_old_token_while_the_page_is_open(page: Page) -> None:
+def test_rotating_ends_the_old_token(page: Page) -> None:
     connect(page)
     url, old = page.locator("#url").inner_text(), page.locator("#token").inner_text()
     assert call(url, old) == 200
@@ -199,7 +200,7 @@ def test_rotating_kills_the_old_token_while_the_page_is_open(page: Page) -> None
     assert (call(url, old), call(url, new)) == (401, 200)
 
 
-def test_a_dialog_can_be_left_by_cancel_and_by_escape(page: Page) -> None:
+def test_dialog_closes_by_cancel_and_escape(page: Page) -> None:
     connect(page)
     page.get_by_role("link", name="Go to the endpoint").click()
     opener = page.get_by_role("link", name="Revoke First token")
@@ -214,7 +215,7 @@ def test_a_dialog_can_be_left_by_cancel_and_by_escape(page: Page) -> None:
     expect(page.get_by_role("dialog")).to_be_hidden()
 
 
-def test_a_token_with_limits_then_revoked(page: Page) -> None:
+def test_token_with_limits_is_enforced_and_revoked(page: Page) -> None:
     connect(page)
     url = page.locator("#url").inner_text()
     page.get_by_role("link", name="Go to the endpoint").click()
@@ -222,7 +223,7 @@ def test_a_token_with_limits_then_revoked(page: Page) -> None:
     expect(page.get_by_label("Date")).to_be_hidden()
     page.get_by_label("Name").fill("reader")
     page.get_by_label("Only these paths").fill("GET /v1/models")
-    # What is no number must not arrive as nothing, which means no limit.
+    # An invalid number must not be sent as an empty value, which means no limit.
     page.get_by_label("Requests per minute").press_sequentially("6e")
     page.get_by_role("button", name="Add the token").click()
     expect(page.get_by_role("alert")).to_contain_text("Enter a whole number")
@@ -242,7 +243,7 @@ def test_a_token_with_limits_then_revoked(page: Page) -> None:
     assert call(url, token) == 401
 
 
-def test_limiting_requests_at_a_time(page: Page) -> None:
+def test_limiting_concurrent_requests(page: Page) -> None:
     connect(page)
     page.get_by_role("link", name="Go to the endpoint").click()
     change = page.get_by_role("link", name="Change the requests at a time")
@@ -251,7 +252,7 @@ def test_limiting_requests_at_a_time(page: Page) -> None:
     page.get_by_role("dialog").get_by_role("button", name="Save").click()
     expect(page.get_by_role("status").filter(has_text="limited to 5 requests at a time")).to_be_visible()
     change.click()
-    # Of a number field the browser would send nothing here, and that would lift the limit.
+    # A number field would send nothing here, and that would remove the limit.
     field = page.get_by_role("dialog").get_by_label("Requests at a time")
     field.press("End")
     field.press("e")
@@ -262,7 +263,7 @@ def test_limiting_requests_at_a_time(page: Page) -> None:
     expect(page.get_by_text("At most 5")).to_be_visible()
 
 
-def test_pausing_refuses_and_resuming_lets_through(page: Page) -> None:
+def test_pausing_and_resuming_an_endpoint(page: Page) -> None:
     connect(page)
     url, token = page.locator("#url").inner_text(), page.locator("#token").inner_text()
     page.get_by_role("link", name="Go to the endpoint").click()
@@ -274,18 +275,18 @@ def test_pausing_refuses_and_resuming_lets_through(page: Page) -> None:
     assert call(url, token) == 200
 
 
-def test_replacing_the_key_keeps_address_and_token(page: Page) -> None:
+def test_replacing_the_key_keeps_url_and_token(page: Page) -> None:
     connect(page)
     url, token = page.locator("#url").inner_text(), page.locator("#token").inner_text()
     page.get_by_role("link", name="Go to the endpoint").click()
     page.get_by_role("link", name="Replace").click()
     page.get_by_label("Demo key").fill("another-key")
     page.get_by_role("button", name="Replace the key").click()
-    expect(page.get_by_role("status").filter(has_text="The new key is sealed")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="The new key is encrypted")).to_be_visible()
     assert call(url, token) == 200
 
 
-def test_deleting_needs_the_subdomain_and_ends_everything(page: Page) -> None:
+def test_deleting_needs_the_subdomain(page: Page) -> None:
     subdomain = connect(page)
     url, token = page.locator("#url").inner_text(), page.locator("#token").inner_text()
     page.get_by_role("link", name="Go to the endpoint").click()
@@ -301,7 +302,7 @@ def test_deleting_needs_the_subdomain_and_ends_everything(page: Page) -> None:
     assert call(url, token) == 404
 
 
-def test_two_tabs_see_each_others_deeds(page: Page) -> None:
+def test_token_revoked_in_another_tab_is_not_found(page: Page) -> None:
     connect(page)
     page.get_by_role("link", name="Go to the endpoint").click()
     other = page.context.new_page()
@@ -309,12 +310,12 @@ def test_two_tabs_see_each_others_deeds(page: Page) -> None:
     other.get_by_role("link", name="Revoke First token").click()
     other.get_by_role("dialog").get_by_role("button", name="Revoke").click()
     expect(other.get_by_text("No token opens this endpoint.")).to_be_visible()
-    # The first tab still offers to rotate a token that is gone, and is told so kindly.
+    # The first tab still offers to rotate the revoked token.
     page.get_by_role("link", name="Rotate First token").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("There is nothing here")
 
 
-def test_signing_out_everywhere_else_ends_the_other_browser(
+def test_signing_out_elsewhere_ends_other_sessions(
     new_context: Contexts, sign_in: Callable[..., Page], email: str
 ) -> None:
     here, there = sign_in(new_context(), email), sign_in(new_context(), email)
@@ -327,7 +328,7 @@ def test_signing_out_everywhere_else_ends_the_other_browser(
     expect(here).to_have_url(re.compile("/endpoints/$"))
 
 
-def test_a_session_that_ended_leads_back_to_the_page_after_signing_in(page: Page, strake: Strake, email: str) -> None:
+def test_sign_in_returns_to_the_form_with_its_draft(page: Page, strake: Strake, email: str) -> None:
     page.goto("/endpoints/connect/custom/")
     page.get_by_label("Address of the API").fill("https://api.example.com")
     page.get_by_label("API key").fill("any-key")
@@ -347,23 +348,23 @@ def test_a_session_that_ended_leads_back_to_the_page_after_signing_in(page: Page
     assert "any-key" not in page.evaluate("JSON.stringify(sessionStorage)")
 
 
-def test_a_draft_survives_a_session_that_ended(new_context: Contexts, sign_in: Callable[..., Page], email: str) -> None:
+def test_draft_survives_the_end_of_a_session(new_context: Contexts, sign_in: Callable[..., Page], email: str) -> None:
     page = sign_in(new_context(), email)
     subdomain = connect(page)
     page.goto(f"/endpoints/{subdomain}/tokens/")
     page.get_by_label("Name").fill("reader")
     page.get_by_label("Only these paths").fill("GET /v1/models")
-    kept = page.context.cookies()
+    cookies: Any = page.context.cookies()
     page.context.clear_cookies(name=re.compile("session"))
     page.get_by_role("button", name="Add the token").click()
     expect(page.get_by_role("button", name=re.compile("link"))).to_be_visible()
-    page.context.add_cookies(kept)
+    page.context.add_cookies(cookies)
     page.goto(f"/endpoints/{subdomain}/tokens/")
     expect(page.get_by_label("Name")).to_have_value("reader")
     expect(page.get_by_label("Only these paths")).to_have_value("GET /v1/models")
 
 
-def test_a_draft_ends_with_the_deed_it_was_for(page: Page) -> None:
+def test_draft_is_dropped_once_submitted(page: Page) -> None:
     subdomain = connect(page)
     page.goto(f"/endpoints/{subdomain}/tokens/")
     page.get_by_label("Name").fill("reader")
@@ -376,9 +377,7 @@ def test_a_draft_ends_with_the_deed_it_was_for(page: Page) -> None:
 
 
 @pytest.mark.parametrize("spoil", ["expired", "used", "mangled"])
-def test_a_link_that_does_not_work_says_how_to_get_another(
-    new_context: Contexts, strake: Strake, email: str, spoil: str
-) -> None:
+def test_invalid_link_offers_a_new_one(new_context: Contexts, strake: Strake, email: str, spoil: str) -> None:
     link = strake.call("signin_link", email=email)["link"]
     if spoil == "expired":
         strake.call("expire_links", email=email)
@@ -398,7 +397,7 @@ def test_a_link_that_does_not_work_says_how_to_get_another(
     expect(page.get_by_label("E-mail")).to_be_visible()
 
 
-def test_everything_but_copying_works_without_javascript(
+def test_everything_but_copying_works_without_scripts(
     new_context: Contexts, sign_in: Callable[..., Page], email: str
 ) -> None:
     page = sign_in(new_context(java_script_enabled=False, viewport={"width": 360, "height": 740}), email)
@@ -424,7 +423,7 @@ def test_everything_but_copying_works_without_javascript(
     expect(page.get_by_role("heading", name="Put your first key away")).to_be_visible()
 
 
-def test_the_provider_key_never_comes_back_to_the_browser(page: Page, strake: Strake, email: str) -> None:
+def test_provider_key_never_returns_to_the_browser(page: Page, strake: Strake, email: str) -> None:
     made = strake.connect("http://127.0.0.1:9", email=email)
     for path in ("", "key/", "destination/", "tokens/", "requests/", "traffic/", "delete/", "name/"):
         response = page.goto(f"/endpoints/{made.subdomain}/{path}")

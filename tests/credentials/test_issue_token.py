@@ -1,4 +1,4 @@
-"""`manage.py issue_token`: every limit from the command line, and clear words for those that make no sense."""
+"""`manage.py issue_token` sets every limit, and explains why a limit is invalid."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from django.utils import timezone
 from accounts import tokens
 from accounts.models import AuditEvent, User
 from credentials.models import BEARER_TOKEN_PREFIX, BearerToken
-from tests import factories
+from tests.support import factories
 
 
 def run(*arguments: str) -> str:
@@ -22,7 +22,7 @@ def run(*arguments: str) -> str:
     return out.getvalue().strip()
 
 
-def test_a_token_without_limits_is_printed_once_and_stored_as_a_digest(alice: User) -> None:
+def test_token_is_printed_once_and_stored_as_digest(alice: User) -> None:
     endpoint = factories.make_endpoint(owner=alice).endpoint
     plaintext = run(endpoint.subdomain)
     assert tokens.is_well_formed(plaintext, BEARER_TOKEN_PREFIX)
@@ -37,7 +37,7 @@ def test_a_token_without_limits_is_printed_once_and_stored_as_a_digest(alice: Us
     assert AuditEvent.objects.get(action="token.issued").subject_id == token.pk
 
 
-def test_every_limit_can_be_given(alice: User) -> None:
+def test_every_limit_can_be_set(alice: User) -> None:
     endpoint = factories.make_endpoint(owner=alice).endpoint
     limits = ["--requests-per-minute", "60", "--expires-in-days", "7", "--label", "CI"]
     paths = ["--allow-path", "post /v1/chat/*", "--allow-path", "/v1/models"]
@@ -52,6 +52,13 @@ def test_every_limit_can_be_given(alice: User) -> None:
     assert abs(token.expires_at - timezone.now() - timedelta(days=7)) < timedelta(minutes=1)
 
 
+def test_only_the_option_allows_minting(alice: User) -> None:
+    endpoint = factories.make_endpoint(owner=alice).endpoint
+    for arguments, allows in (([], False), (["--allow-minting"], True)):
+        made = json.loads(run(endpoint.subdomain, *arguments, "--json"))
+        assert BearerToken.objects.get(pk=made["token_id"]).allow_minting is allows
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -63,9 +70,7 @@ def test_every_limit_can_be_given(alice: User) -> None:
         (["--allow-network", "everywhere"], "is not an address or network"),
     ],
 )
-def test_a_limit_that_makes_no_sense_is_refused_and_nothing_is_made(
-    alice: User, arguments: list[str], says: str
-) -> None:
+def test_invalid_limit_creates_no_token(alice: User, arguments: list[str], says: str) -> None:
     endpoint = factories.make_endpoint(owner=alice).endpoint
     before = BearerToken.objects.count()
     with pytest.raises(CommandError, match=says):
@@ -73,6 +78,6 @@ def test_a_limit_that_makes_no_sense_is_refused_and_nothing_is_made(
     assert BearerToken.objects.count() == before
 
 
-def test_an_endpoint_that_is_not_there_is_refused(db: None) -> None:
+def test_unknown_endpoint_is_refused(db: None) -> None:
     with pytest.raises(CommandError, match="no such endpoint"):
         run("abcdefghijkl")

@@ -1,4 +1,4 @@
-"""`manage.py limit_endpoint`, and the service behind it: clear words, one event, nothing the proxy could not keep."""
+"""`manage.py limit_endpoint` and its service: they validate the limit and audit each change once."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import IntegrityError, transaction
 
-from accounts import trail
-from accounts.audit import Actor
+from accounts import audit_log
+from accounts.actors import Person
+from accounts.errors import NotFound
 from accounts.models import AuditEvent, User
 from credentials import services
-from credentials.errors import NotFound
 from credentials.models import Endpoint
-from tests import factories
-from tests.running import Strake
+from tests.support import factories
+from tests.support.running import Strake
 
 
 @pytest.fixture
@@ -29,32 +29,32 @@ def run(*arguments: str) -> str:
     return out.getvalue().strip()
 
 
-def test_a_limit_is_set_changed_and_lifted(endpoint: Endpoint) -> None:
-    words = f"{endpoint.subdomain} (laptop): at most 5 at a time in each server process."
-    assert run(endpoint.subdomain, "--at-once", "5") == words
+def test_limit_is_set_and_removed(endpoint: Endpoint) -> None:
+    name = f"{endpoint.subdomain} (laptop)"
+    assert run(endpoint.subdomain, "--at-once", "5") == f"{name}: at most 5 concurrent requests in each server process."
     assert Endpoint.objects.get().max_streams == 5
-    assert run(endpoint.subdomain, "--no-limit") == f"{endpoint.subdomain} (laptop): no limit of its own."
+    assert run(endpoint.subdomain, "--no-limit") == f"{name}: no limit."
     assert Endpoint.objects.get().max_streams is None
 
 
-def test_each_change_is_one_event_and_no_change_is_none(endpoint: Endpoint, alice: User) -> None:
-    for most in (None, 5, 5, 6, None, None):
-        services.limit_endpoint(actor=Actor(alice), subdomain=endpoint.subdomain, max_streams=most)
+def test_only_changes_are_audited(endpoint: Endpoint, alice: User) -> None:
+    for limit in (None, 5, 5, 6, None, None):
+        services.limit_endpoint(actor=Person(alice), subdomain=endpoint.subdomain, max_streams=limit)
     events = AuditEvent.objects.filter(action="endpoint.limited", account=alice, subject_id=endpoint.subdomain)
     assert events.count() == 3
-    assert trail.what(events[0]) == "Endpoint limit changed"
+    assert audit_log.action_label(events[0]) == "Endpoint limit changed"
 
 
-def test_only_the_owner_limits_an_endpoint(endpoint: Endpoint, charlie: User) -> None:
+def test_only_the_owner_can_limit_an_endpoint(endpoint: Endpoint, charlie: User) -> None:
     with pytest.raises(NotFound):
-        services.limit_endpoint(actor=Actor(charlie), subdomain=endpoint.subdomain, max_streams=1)
+        services.limit_endpoint(actor=Person(charlie), subdomain=endpoint.subdomain, max_streams=1)
     assert Endpoint.objects.get().max_streams is None
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--at-once", "0"], "must be from 1 to 2,000, the most this installation allows"),
+        (["--at-once", "0"], "must be from 1 to 2,000, the most that this installation allows"),
         (["--at-once", "-1"], "must be from 1 to 2,000"),
         (["--at-once", "2001"], "must be from 1 to 2,000"),
         (["--at-once", "many"], "invalid int value"),
@@ -62,9 +62,7 @@ def test_only_the_owner_limits_an_endpoint(endpoint: Endpoint, charlie: User) ->
         (["--at-once", "3", "--no-limit"], "not allowed with argument"),
     ],
 )
-def test_what_makes_no_sense_is_refused_and_changes_nothing(
-    endpoint: Endpoint, arguments: list[str], says: str
-) -> None:
+def test_invalid_limit_changes_nothing(endpoint: Endpoint, arguments: list[str], says: str) -> None:
     Endpoint.objects.update(max_streams=7)
     with pytest.raises(CommandError, match=says):
         run(endpoint.subdomain, *arguments)
@@ -72,17 +70,17 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(
     assert not AuditEvent.objects.filter(action="endpoint.limited").exists()
 
 
-def test_an_endpoint_that_is_not_there_is_refused(db: None) -> None:
+def test_unknown_endpoint_is_refused(db: None) -> None:
     with pytest.raises(CommandError, match="no such endpoint"):
         run("abcdefghijkl", "--no-limit")
 
 
-def test_the_database_takes_no_limit_below_one(endpoint: Endpoint) -> None:
+def test_database_refuses_limits_below_one(endpoint: Endpoint) -> None:
     with pytest.raises(IntegrityError, match="max_streams"), transaction.atomic():
         Endpoint.objects.update(max_streams=0)
 
 
-def test_scripts_can_tell_by_the_exit_code(strake: Strake) -> None:
+def test_exit_code_tells_success_from_failure(strake: Strake) -> None:
     made = strake.connect("http://127.0.0.1:9/v1")
     done = strake.manage("limit_endpoint", made.subdomain, "--at-once", "5")
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""The official SDKs through a running Strake: only base URL and key differ from calling the provider."""
+"""The official SDKs through a running Strake. Only the base URL and the key differ from calling the provider."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import anthropic
 import openai
 import pytest
 
-from tests.running import KEY, Endpoint, Strake
-from tests.upstream import Exchange, Upstream, fixed, sse
+from tests.support.running import KEY, Endpoint, Strake
+from tests.support.upstream import Exchange, Upstream, fixed, sse
 
 PROMPT: Any = [{"role": "user", "content": "hi"}]
-ANSWER = "Hello from the Strake demo provider. Your tool, the endpoint and the token work."
+TEXT = "Hello from the Strake demo provider. Your tool, the endpoint and the token work."
 NOISE = bytes(range(256)) * 1000
 
 
 @pytest.fixture(scope="module")
 def demo(strake: Strake) -> Endpoint:
-    """An endpoint for the demo provider that Strake itself started."""
+    """An endpoint of the demo provider, which Strake starts."""
     return strake.connect(provider="demo", key="any-text-will-do")
 
 
@@ -54,32 +54,32 @@ async def async_anthropic_client(demo: Endpoint) -> AsyncIterator[anthropic.Asyn
 
 
 def test_openai_chat(openai_client: openai.OpenAI) -> None:
-    answer = openai_client.chat.completions.create(model="strake-demo", messages=PROMPT)
-    assert answer.choices[0].message.content == ANSWER
-    assert answer.usage is not None
-    assert answer.usage.total_tokens == 24
+    response = openai_client.chat.completions.create(model="strake-demo", messages=PROMPT)
+    assert response.choices[0].message.content == TEXT
+    assert response.usage is not None
+    assert response.usage.total_tokens == 24
 
 
 def test_openai_chat_stream(openai_client: openai.OpenAI) -> None:
     stream = openai_client.chat.completions.create(model="strake-demo", messages=PROMPT, stream=True)
     parts = [chunk.choices[0].delta.content or "" for chunk in stream]
-    assert "".join(parts) == ANSWER
+    assert "".join(parts) == TEXT
     assert len(parts) > 10
 
 
 def test_openai_responses(openai_client: openai.OpenAI) -> None:
-    assert openai_client.responses.create(model="strake-demo", input="hi").output_text == ANSWER
+    assert openai_client.responses.create(model="strake-demo", input="hi").output_text == TEXT
 
 
 def test_openai_responses_stream(openai_client: openai.OpenAI) -> None:
     events = list(openai_client.responses.create(model="strake-demo", input="hi", stream=True))
-    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == ANSWER
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == TEXT
     assert events[-1].type == "response.completed"
 
 
 def test_openai_embeddings(openai_client: openai.OpenAI) -> None:
-    answer = openai_client.embeddings.create(model="strake-demo", input=["a", "b"])
-    assert [row.embedding for row in answer.data] == [[0.25, -0.5, 0.75, 0.0]] * 2
+    response = openai_client.embeddings.create(model="strake-demo", input=["a", "b"])
+    assert [row.embedding for row in response.data] == [[0.25, -0.5, 0.75, 0.0]] * 2
 
 
 def test_openai_models(openai_client: openai.OpenAI) -> None:
@@ -87,8 +87,8 @@ def test_openai_models(openai_client: openai.OpenAI) -> None:
 
 
 async def test_openai_async(async_openai_client: openai.AsyncOpenAI) -> None:
-    answer = await async_openai_client.chat.completions.create(model="strake-demo", messages=PROMPT)
-    assert answer.choices[0].message.content == ANSWER
+    response = await async_openai_client.chat.completions.create(model="strake-demo", messages=PROMPT)
+    assert response.choices[0].message.content == TEXT
     assert [model.id async for model in async_openai_client.models.list()] == ["strake-demo"]
 
 
@@ -97,28 +97,28 @@ async def test_openai_async_streams_side_by_side(async_openai_client: openai.Asy
         stream = await async_openai_client.chat.completions.create(model="strake-demo", messages=PROMPT, stream=True)
         return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
-    assert await asyncio.gather(*(one() for _ in range(20))) == [ANSWER] * 20
+    assert await asyncio.gather(*(one() for _ in range(20))) == [TEXT] * 20
 
 
 async def test_openai_async_responses_stream(async_openai_client: openai.AsyncOpenAI) -> None:
     async with async_openai_client.responses.stream(model="strake-demo", input="hi") as stream:
         final = await stream.get_final_response()
-    assert final.output_text == ANSWER
+    assert final.output_text == TEXT
 
 
 # --- Anthropic against the demo provider -----------------------------------------------------------------------------
 
 
 def test_anthropic_message(anthropic_client: anthropic.Anthropic) -> None:
-    answer = anthropic_client.messages.create(model="strake-demo", max_tokens=50, messages=PROMPT)
-    assert answer.content[0].type == "text"
-    assert answer.content[0].text == ANSWER
-    assert answer.stop_reason == "end_turn"
+    response = anthropic_client.messages.create(model="strake-demo", max_tokens=50, messages=PROMPT)
+    assert response.content[0].type == "text"
+    assert response.content[0].text == TEXT
+    assert response.stop_reason == "end_turn"
 
 
 def test_anthropic_message_stream(anthropic_client: anthropic.Anthropic) -> None:
     with anthropic_client.messages.stream(model="strake-demo", max_tokens=50, messages=PROMPT) as stream:
-        assert "".join(stream.text_stream) == ANSWER
+        assert "".join(stream.text_stream) == TEXT
         assert stream.get_final_message().usage.output_tokens == 16
 
 
@@ -133,18 +133,18 @@ def test_anthropic_models(anthropic_client: anthropic.Anthropic) -> None:
 def test_anthropic_token_as_bearer(demo: Endpoint) -> None:
     """As Claude Code sends it with ANTHROPIC_AUTH_TOKEN."""
     with anthropic.Anthropic(base_url=demo.url, auth_token=demo.token, max_retries=0) as client:
-        answer = client.messages.create(model="strake-demo", max_tokens=50, messages=PROMPT)
-    assert answer.stop_reason == "end_turn"
+        response = client.messages.create(model="strake-demo", max_tokens=50, messages=PROMPT)
+    assert response.stop_reason == "end_turn"
 
 
 async def test_anthropic_async(async_anthropic_client: anthropic.AsyncAnthropic) -> None:
-    answer = await async_anthropic_client.messages.create(model="strake-demo", max_tokens=50, messages=PROMPT)
-    assert answer.stop_reason == "end_turn"
+    response = await async_anthropic_client.messages.create(model="strake-demo", max_tokens=50, messages=PROMPT)
+    assert response.stop_reason == "end_turn"
     async with async_anthropic_client.messages.stream(model="strake-demo", max_tokens=50, messages=PROMPT) as stream:
-        assert "".join([text async for text in stream.text_stream]) == ANSWER
+        assert "".join([text async for text in stream.text_stream]) == TEXT
 
 
-# --- Errors of Strake itself, as the SDKs understand them -------------------------------------------------------------
+# --- Errors from Strake, as the SDKs see them ------------------------------------------------------------------------
 
 
 def test_openai_understands_a_refused_token(strake: Strake, demo: Endpoint) -> None:
@@ -192,7 +192,7 @@ def test_openai_understands_an_unknown_endpoint(strake: Strake, demo: Endpoint) 
         client.models.list()
 
 
-def test_openai_understands_an_upstream_that_is_not_there(strake: Strake) -> None:
+def test_openai_understands_an_unreachable_provider(strake: Strake) -> None:
     dead = strake.connect("http://127.0.0.1:1")
     with (
         openai.OpenAI(base_url=f"{dead.url}/v1", api_key=dead.token, max_retries=0) as client,
@@ -203,7 +203,7 @@ def test_openai_understands_an_upstream_that_is_not_there(strake: Strake) -> Non
     assert caught.value.response.headers["x-strake-error"] == "upstream_unreachable"
 
 
-# --- What only a scripted upstream can show ---------------------------------------------------------------------------
+# --- With a scripted provider ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -265,12 +265,12 @@ def test_upstream_errors_reach_the_sdk_unchanged(
     assert caught.value.response.text == body
 
 
-def test_the_sdk_retries_as_the_upstream_tells_it(endpoint: Endpoint, upstream: Upstream) -> None:
-    """`x-should-retry` and `retry-after-ms` decide about retries of the SDK, so they must get through."""
-    answers = [(500, [("x-should-retry", "true"), ("retry-after-ms", "1")]), (429, [("x-should-retry", "false")])]
+def test_sdk_follows_the_retry_headers(endpoint: Endpoint, upstream: Upstream) -> None:
+    """The SDK decides about retries by `x-should-retry` and `retry-after-ms`, so these headers must pass."""
+    responses = [(500, [("x-should-retry", "true"), ("retry-after-ms", "1")]), (429, [("x-should-retry", "false")])]
 
     async def script(exchange: Exchange) -> None:
-        await exchange.answer(*answers[len(upstream.exchanges) - 1], body=b"{}")
+        await exchange.respond(*responses[len(upstream.exchanges) - 1], body=b"{}")
 
     upstream.on("/v1/models", script)
     with (
@@ -281,7 +281,7 @@ def test_the_sdk_retries_as_the_upstream_tells_it(endpoint: Endpoint, upstream: 
     assert [exchange.header("x-stainless-retry-count") for exchange in upstream.exchanges] == [b"0", b"1"]
 
 
-def test_a_truncated_stream_is_an_error_and_not_a_short_answer(scripted: openai.OpenAI, upstream: Upstream) -> None:
+def test_truncated_stream_raises_an_error(scripted: openai.OpenAI, upstream: Upstream) -> None:
     async def script(exchange: Exchange) -> None:
         await exchange.write(
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -291,18 +291,18 @@ def test_a_truncated_stream_is_an_error_and_not_a_short_answer(scripted: openai.
 
     upstream.on("/v1/chat/completions", script)
     parts = []
-    with pytest.raises(openai.APIConnectionError):  # noqa: PT012  (the loop is what raises)
+    with pytest.raises(openai.APIConnectionError):  # noqa: PT012  (the loop raises)
         for chunk in scripted.chat.completions.create(model="m", messages=PROMPT, stream=True):
-            parts.append(chunk.choices[0].delta.content)  # noqa: PERF401  (what came before the error counts too)
+            parts.append(chunk.choices[0].delta.content)  # noqa: PERF401  (chunks before the error must be kept)
     assert parts == ["half"]
 
 
 @pytest.mark.postgres
-def test_the_sdks_work_on_postgresql(run_strake: Callable[..., Strake], postgres_url: str) -> None:
+def test_sdks_work_on_postgresql(run_strake: Callable[..., Strake], postgres_url: str) -> None:
     running = run_strake(DATABASE_URL=postgres_url, WEB_CONCURRENCY="2")
     endpoint = running.connect(provider="demo", key="any-text-will-do")
     with openai.OpenAI(base_url=f"{endpoint.url}/v1", api_key=endpoint.token, max_retries=0) as client:
         stream = client.chat.completions.create(model="strake-demo", messages=PROMPT, stream=True)
-        assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == ANSWER
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == TEXT
     with anthropic.Anthropic(base_url=endpoint.url, api_key=endpoint.token, max_retries=0) as claude:
         assert claude.messages.create(model="m", max_tokens=9, messages=PROMPT).stop_reason == "end_turn"

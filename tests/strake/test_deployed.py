@@ -1,4 +1,4 @@
-"""Strake as an installation for others runs: https in front, PostgreSQL, Redis, secrets in files, its own user."""
+"""Strake as it is deployed for other people: https, PostgreSQL, Redis, and secrets in files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from credentials.keyring import new_document
-from tests.running import Strake
-from tests.upstream import Upstream
+from credentials.vault.keyring import new_document
+from tests.support.running import Strake
+from tests.support.upstream import Upstream
 
 pytestmark = [pytest.mark.postgres, pytest.mark.redis]
 
@@ -20,7 +20,7 @@ HOST = "strake.example.org"
 
 @pytest.fixture
 def deployed(tmp_path: Path, postgres_url: str, redis_url: str) -> Strake:
-    """Not started yet, since its operator migrates first."""
+    """A migrated Strake that is not running yet."""
     files = {
         "STRAKE_SECRET_KEY_FILE": secrets.token_urlsafe(50),
         "STRAKE_MASTER_KEYS_FILE": new_document(),
@@ -39,11 +39,11 @@ def deployed(tmp_path: Path, postgres_url: str, redis_url: str) -> Strake:
 
 
 def browser(strake: Strake) -> httpx.Client:
-    """What a reverse proxy passes on: https is nowhere in it."""
+    """A client that sends what a reverse proxy forwards. Nothing in it says https."""
     return httpx.Client(base_url=strake.url, headers={"Host": HOST, "Origin": f"https://{HOST}"})
 
 
-def test_signing_in_gives_a_secure_host_bound_cookie_and_pages_demand_https(deployed: Strake):
+def test_sign_in_sets_a_secure_host_cookie_and_hsts(deployed: Strake) -> None:
     with deployed, browser(deployed) as client:
         link = deployed.manage("signin_link", "alice@example.org").stdout.strip()
         assert link.startswith(f"https://{HOST}/signin/link/")
@@ -58,8 +58,8 @@ def test_signing_in_gives_a_secure_host_bound_cookie_and_pages_demand_https(depl
         assert session.startswith("__Host-strake-session=")
         assert {"Secure", "HttpOnly", "SameSite=Lax", "Path=/"} <= set(session.split("; "))
         assert 2591990 <= int(session.partition("Max-Age=")[2].partition(";")[0]) <= 2592000
-        for answer in (shown, confirm, signed_in):
-            assert "max-age=31536000" in answer.headers["strict-transport-security"]
+        for response in (shown, confirm, signed_in):
+            assert "max-age=31536000" in response.headers["strict-transport-security"]
         page = client.get("/endpoints/", headers={"Cookie": session.partition(";")[0]})
         assert page.status_code == 200
 
@@ -72,9 +72,9 @@ def pairs(cookies: list[str]) -> str:
     return "; ".join(cookies)
 
 
-def test_it_forwards_and_makes_no_data_folder(deployed: Strake, upstream: Upstream):
+def test_deployed_strake_creates_no_data_folder(deployed: Strake, upstream: Upstream) -> None:
     with deployed:
         endpoint = deployed.connect(upstream.url)
-        answer = httpx.get(f"{endpoint.url}/v1/models", headers=endpoint.bearer)
-        assert answer.status_code == 200
-    assert not deployed.home.exists(), "the embedded default's folder is for the embedded default"
+        response = httpx.get(f"{endpoint.url}/v1/models", headers=endpoint.bearer)
+        assert response.status_code == 200
+    assert not deployed.home.exists()

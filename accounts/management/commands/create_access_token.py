@@ -3,23 +3,24 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
-from accounts import access_tokens, audit, users
+from accounts import access_tokens, users
+from accounts.commands import OperatorCommand
 from accounts.errors import AccountsError
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = (
-        "Make a token for the management API and print it, once: it cannot be shown again. "
-        "Exit code 0, or 1 where there is no such user or the label or the days make no sense."
+        "Create an access token for the management API and print it. It cannot be shown again. "
+        "Exit code 0, or 1 if there is no such user or the label or number of days is invalid."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--email", required=True, help="whom the token acts for")
-        parser.add_argument("--label", required=True, help="what it is for, to recognise it later")
-        parser.add_argument("--days", type=int, help="end the token after so many days (default: never)")
+        parser.add_argument("--email", required=True, help="the user that the token acts for")
+        parser.add_argument("--label", required=True, help="what the token is for, to recognise it later")
+        parser.add_argument("--days", type=int, help="days until the token expires (default: never)")
 
     def handle(self, *args: Any, email: str, label: str, days: int | None, **options: Any) -> None:
         if days is not None and not 1 <= days <= 3650:
@@ -27,8 +28,8 @@ class Command(BaseCommand):
         expires_at = None if days is None else timezone.now() + timedelta(days=days)
         try:
             created = access_tokens.create_access_token(
-                actor=audit.OPERATOR, user=users.find(email), label=label, expires_at=expires_at
+                actor=self.actor, user=users.find(email), label=label, expires_at=expires_at
             )
         except AccountsError as error:
             raise CommandError(str(error)) from None
-        self.stdout.write(created.plaintext)
+        self.print(created.plaintext)

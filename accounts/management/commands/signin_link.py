@@ -2,25 +2,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
-from accounts import links
-from accounts.errors import InvalidEmail
+from accounts.commands import OperatorCommand
+from accounts.errors import AccountsError
+from accounts.sign_in import magic_links
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = (
-        "Print a one-time sign-in link for an address, creating the user if there is none. Whoever opens the link "
-        "first is signed in: pass it on with care. Exit code 0, or 1 where the address is not one."
+        "Print a one-time sign-in link for an email address, and create its user if there is none. The first person "
+        "to open it is signed in, so pass it on with care. Exit code 0, or 1 if the address is invalid or its user "
+        "is suspended."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("email", metavar="EMAIL")
-        parser.add_argument("--staff", action="store_true", help="also let this person see the operators' pages")
+        parser.add_argument("--staff", action="store_true", help="also let this user view the admin site")
 
     def handle(self, *args: Any, email: str, staff: bool, **options: Any) -> None:
         try:
-            link = links.operator_link(email=email, staff=staff)
-        except InvalidEmail as error:
+            link = magic_links.operator_link(email=email, staff=staff, actor=self.actor)
+        except AccountsError as error:
             raise CommandError(str(error)) from None
-        self.stdout.write(link)
+        self.print(link)

@@ -1,38 +1,44 @@
+"""`manage.py retire_master_key`: end the use of a master key and remove it from the keyring file."""
+
 from __future__ import annotations
 
 from argparse import ArgumentParser
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
-from accounts.audit import OPERATOR
-from credentials import master_keys
+from accounts.commands import OperatorCommand
 from credentials.errors import SealError
+from credentials.vault import master_keys
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = (
-        "End the use of an old master key and take it out of the keyring file. Refused while a row or a running server "
-        "needs it. Backups of the database from before then need the keyring file of their own day."
+        "End the use of an old master key and remove it from the keyring file. This fails while a row or a running "
+        "server needs the key. Earlier backups of the database need the keyring backup from the same day."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("id", help="the master key's id, such as 2026-11-a")
         parser.add_argument(
-            "--wait", type=float, default=30, metavar="SECONDS", help="for servers to load the keyring (%(default)s)"
+            "--wait",
+            type=float,
+            default=30,
+            metavar="SECONDS",
+            help="how long to wait for servers to load the keyring (default: %(default)s)",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         key_id = options["id"]
         try:
-            master_keys.retire(actor=OPERATOR, key_id=key_id, wait_seconds=options["wait"])
+            master_keys.retire(actor=self.actor, key_id=key_id, wait_seconds=options["wait"])
             if settings.STRAKE_MASTER_KEYS:
-                self.stdout.write(f"Retired {key_id}. Now take it out of STRAKE_MASTER_KEYS and restart the servers.")
+                self.print(f"Retired {key_id}. Now remove it from STRAKE_MASTER_KEYS and restart the servers.")
                 return
             path = master_keys.keyring_file()
-            master_keys.remove(actor=OPERATOR, path=path, key_id=key_id)
+            master_keys.remove(actor=self.actor, path=path, key_id=key_id)
         except SealError as error:
             raise CommandError(str(error)) from None
-        self.stdout.write(f"Retired {key_id} and took it out of {path}.")
-        self.stdout.write("Database backups from before the rotation need the keyring backup of their day.")
+        self.print(f"Retired {key_id} and removed it from {path}.")
+        self.print("Earlier backups of the database need the keyring backup from the same day.")

@@ -1,40 +1,48 @@
+"""`manage.py rotate_master_key`: rewrap every data key under the primary master key."""
+
 from __future__ import annotations
 
 from argparse import ArgumentParser
 from typing import Any
+from uuid import UUID
 
-from django.core.management.base import BaseCommand, CommandError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from django.core.management.base import CommandError
+from tqdm import tqdm
 
-from accounts.audit import OPERATOR
-from credentials import keyring, rotation
+from accounts.commands import OperatorCommand
 from credentials.errors import SealError
-from credentials.models import Credential
+from credentials.models import SealedKey
+from credentials.vault import keyring, rotation
 
 COMPROMISED = """
-What rewrapping cannot heal: whoever has an old master key and a copy of the database, today's or a backup's, can open
-every provider key that was sealed under it, now and later. Only the providers can end those keys. Their owners must
-make new ones there, disable the old ones, and paste the new ones here ("Replace key" on the endpoint's page):
+Rewrapping does not help against somebody who has an old master key and a copy of the database or of a backup. They can
+open every provider key that was sealed under it. Only the providers can end those keys. The owners must create new keys
+there, disable the old ones, and paste the new ones here ("Replace key" on the endpoint's page):
 """
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = (
-        "Rewrap every data key under the primary master key, while servers go on serving. Killed at any point, run it "
-        "again and it goes on. Exit code 1 where rows could not be rewrapped; they are named."
+        "Rewrap every data key under the primary master key, while servers keep serving. If the command is killed, run "
+        "it again and it continues. If some rows cannot be rewrapped, list them and exit with code 1."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--dry-run", action="store_true", help="count and try, change nothing")
-        parser.add_argument("--batch", type=_positive, default=200, help="rows per transaction (%(default)s)")
         parser.add_argument(
-            "--wait", type=float, default=30, metavar="SECONDS", help="for servers to load the keyring (%(default)s)"
+            "--dry-run", action="store_true", help="count the rows and try each one, but change nothing"
+        )
+        parser.add_argument("--batch", type=_positive, default=200, help="rows per transaction (default: %(default)s)")
+        parser.add_argument(
+            "--wait",
+            type=float,
+            default=30,
+            metavar="SECONDS",
+            help="how long to wait for servers to load the keyring (default: %(default)s)",
         )
         parser.add_argument(
             "--compromised",
             action="store_true",
-            help="an old master key may be known to others: also list whose keys must be replaced at the provider",
+            help="an old master key may be known to others, so also list the provider keys that must be replaced",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -45,53 +53,38 @@ class Command(BaseCommand):
         except SealError as error:
             raise CommandError(str(error)) from None
         if stuck:
-            for row in Credential.objects.filter(pk__in=stuck).select_related("endpoint__owner"):
-                self.stdout.write(
-                    f"{row.endpoint.subdomain} ({row.endpoint.owner.email}): does not open under {row.master_key_id}."
-                )
+            for row in SealedKey.objects.whole().filter(pk__in=stuck).select_related("credential__endpoint__owner"):
+                endpoint = row.credential.endpoint
+                self.print(f"{endpoint.subdomain} ({endpoint.owner.email}): does not open under {row.master_key_id}.")
             raise CommandError(f"{len(stuck)} rows could not be rewrapped. Their endpoints need their keys again.")
 
-    def _dry_run(self) -> set[Any]:
-        ring = keyring.configured()
+    def _dry_run(self) -> set[UUID]:
+        ring = keyring.reload()
         for key_id, rows in rotation.pending(ring).items():
-            self.stdout.write(f"{rows} under {key_id} would be rewrapped under {ring.primary_id}.")
+            self.print(f"{rows} data keys under {key_id} would be rewrapped under {ring.primary_id}.")
         stuck = rotation.dry_run(ring)
-        self.stdout.write("Nothing was changed.")
+        self.print("Nothing was changed.")
         return stuck
 
-    def _rotate(self, batch: int, wait_seconds: float) -> set[Any]:
-        ring = keyring.configured()
+    def _rotate(self, batch: int, wait_seconds: float) -> set[UUID]:
+        ring = keyring.reload()
         total = sum(rotation.pending(ring).values())
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("Rewrapping"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-            task = progress.add_task("", total=total, rate="")
-
-            def advance(rows: int) -> None:
-                progress.advance(task, rows)
-                speed = progress.tasks[0].speed
-                progress.update(task, rate=f"{speed:,.0f} rows/s" if speed else "")
-
-            outcome = rotation.rotate(actor=OPERATOR, batch=batch, wait_seconds=wait_seconds, on_progress=advance)
-        self.stdout.write(f"{outcome.rewrapped} data keys rewrapped under {outcome.primary_id}.")
+        with tqdm(total=total, desc="Rewrapping", unit=" rows", disable=None) as progress:  # None: only on a terminal
+            outcome = rotation.rotate(
+                actor=self.actor, batch=batch, wait_seconds=wait_seconds, on_progress=lambda rows: progress.update(rows)
+            )
+        self.print(f"{outcome.rewrapped} data keys rewrapped under {outcome.primary_id}.")
         old = [key_id for key_id in ring.ids if key_id != ring.primary_id]
         if old and not outcome.stuck:
-            self.stdout.write(f"Next: manage.py verify_vault, then manage.py retire_master_key {old[0]}")
+            self.print(f"Next: manage.py verify_vault, then manage.py retire_master_key {old[0]}")
         return outcome.stuck
 
     def _list_exposed(self) -> None:
-        self.stdout.write(COMPROMISED)
+        self.print(*COMPROMISED.splitlines())
         exposed = rotation.exposed_endpoints(keyring.current())
         for endpoint in exposed.iterator(chunk_size=500):
-            self.stdout.write(f"  {endpoint.owner.email}  {endpoint.subdomain}  {endpoint.provider}  {endpoint.label}")
-        self.stdout.write(f"\n{exposed.count()} endpoints.")
+            self.print(f"  {endpoint.owner.email}  {endpoint.subdomain}  {endpoint.provider}  {endpoint.label}")
+        self.print("", f"{exposed.count()} endpoints.")
 
 
 def _positive(text: str) -> int:

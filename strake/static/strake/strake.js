@@ -1,4 +1,4 @@
-/* Everything here improves pages that work without it: copy buttons, dialogs, busy buttons, live parts, drafts. */
+/* Improves pages that also work without it: copy buttons, dialogs, busy buttons, parts that refresh, drafts. */
 "use strict";
 
 enhance(document);
@@ -11,9 +11,9 @@ function enhance(root) {
   for (const form of root.querySelectorAll("form[data-draft]")) keepDraft(form);
   for (const input of root.querySelectorAll("input[data-secret]")) validateSecret(input);
   for (const shown of root.querySelectorAll("[data-replace-address]")) {
-    // The page with a token is the answer to a POST. A reload goes on to the endpoint instead of sending it again.
+    // The page with a token is the response to a POST. After this, a reload opens the endpoint and does not repeat it.
     history.replaceState(null, "", shown.dataset.replaceAddress);
-    // What led here has been done: its draft must not fill in the next form.
+    // The form was saved, so its draft must not fill in the next one.
     for (const name of Object.keys(sessionStorage)) if (name.startsWith("draft:")) sessionStorage.removeItem(name);
   }
 }
@@ -22,7 +22,7 @@ function announce(text) {
   document.getElementById("announcer").textContent = text;
 }
 
-/* --- Copy buttons: `data-copy` is the id of the element whose text is meant --------------------------------------- */
+/* --- Copy buttons: `data-copy` is the id of the element to copy --------------------------------------------------- */
 
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("button[data-copy]");
@@ -32,7 +32,7 @@ document.addEventListener("click", async (event) => {
   try {
     await navigator.clipboard.writeText(source.textContent);
   } catch {
-    // No clipboard API, or no permission: select it, so that one key press copies.
+    // Without the clipboard API or the permission for it, select the text, so that one key press copies it.
     getSelection().selectAllChildren(source);
     copied = document.execCommand("copy");
   }
@@ -43,14 +43,14 @@ document.addEventListener("click", async (event) => {
   button.timer = setTimeout(() => (label.textContent = "Copy"), 2000);
 });
 
-/* --- Dialogs: a link with `data-dialog` leads to a page that can also be shown inside this one -------------------- */
+/* --- Dialogs: a link with `data-dialog` opens its page in a dialog ------------------------------------------------ */
 
 document.addEventListener("click", async (event) => {
   const link = event.target.closest("a[data-dialog]");
   if (!link || event.metaKey || event.ctrlKey || event.shiftKey) return;
   event.preventDefault();
   const response = await fetch(link.href, { headers: { "X-Strake-Dialog": "1" } }).catch(() => null);
-  // Redirected: somebody has to sign in first. Not OK: the page itself says best what is wrong.
+  // A redirect means that the person has to sign in first. An error page explains itself best as a page.
   if (!response?.ok || response.redirected) {
     location.assign(link.href);
     return;
@@ -76,7 +76,7 @@ document.addEventListener("click", (event) => {
 document.addEventListener("submit", (event) => {
   const form = event.target;
   if (form.method !== "post") return;
-  // One submit is one submit.
+  // Ignore a second click.
   if (form.dataset.sent) {
     event.preventDefault();
     return;
@@ -108,7 +108,7 @@ function setIdle(form, button) {
   if (button.idle) button.replaceChildren(...button.idle);
 }
 
-/* A page brought back by the back button can be used again. */
+/* Make the forms usable again after the back button restored the page. */
 addEventListener("pageshow", (event) => {
   if (!event.persisted) return;
   for (const form of document.querySelectorAll("form[data-sent]")) {
@@ -116,7 +116,7 @@ addEventListener("pageshow", (event) => {
   }
 });
 
-/* Show the answer to a form in the element whose id is `data-inline`. */
+/* Show the response to a form in the element with the id `data-inline`. */
 async function showInline(form, body, button) {
   const target = document.getElementById(form.dataset.inline);
   try {
@@ -129,8 +129,8 @@ async function showInline(form, body, button) {
   setIdle(form, button);
 }
 
-/* Send a form without leaving the page: what was typed survives a server that does not answer, and a key that could
-   not be checked need not be pasted again, since it never left this page's own field. */
+/* Send a form without leaving the page. The input survives if the server does not respond, and a key that could not be
+   checked stays in its field. */
 async function sendAndStay(form, body, button) {
   let response;
   try {
@@ -142,10 +142,10 @@ async function sendAndStay(form, body, button) {
   }
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
   if (!page.querySelector(".shell")) {
-    location.assign(response.url); // signed out meanwhile
+    location.assign(response.url); // the session has ended
     return;
   }
-  // Shown as it came: loading it again would find its message said already.
+  // Show this response: the server has already removed its message, so another request would not show it.
   if (response.redirected) history.pushState(null, "", response.url);
   const secret = form.querySelector("input[data-secret]")?.value;
   const fresh = page.querySelector("main");
@@ -168,7 +168,7 @@ function alertAbove(form, text) {
   form.prepend(notice);
 }
 
-/* Say at once what can be said of a key without asking anybody. The server checks again. */
+/* Warn about an unlikely key while it is pasted. The server checks the key again. */
 function validateSecret(input) {
   const notes = document.createElement("p");
   notes.className = "help";
@@ -187,7 +187,7 @@ function validateSecret(input) {
   });
 }
 
-/* Keep what was typed, in this tab only, in case the session has ended when the form is sent. Never a secret. */
+/* Keep the input of a form in this tab, in case the session ends before it is sent. Secrets are never kept. */
 function keepDraft(form) {
   const name = `draft:${form.dataset.draft}`;
   const fields = [...form.querySelectorAll("input, select, textarea")].filter(
@@ -202,16 +202,16 @@ function keepDraft(form) {
   });
 }
 
-/* A form that only chooses what is shown needs no button. */
+/* Send a form as soon as the choice changes. */
 document.addEventListener("change", (event) => {
   if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();
 });
 
-/* --- Live parts: `data-refresh` is the address of their inside, `data-every` the seconds between two looks --------- */
+/* --- Refresh: `data-refresh` is the URL of the new content, `data-every` the interval in seconds ------------------ */
 
 function keepFresh(part) {
   let failures = 0;
-  const look = async () => {
+  const refresh = async () => {
     if (!part.isConnected) return;
     const inUse = part.contains(document.activeElement) || !getSelection().isCollapsed;
     if (!document.hidden && !inUse) {
@@ -227,7 +227,7 @@ function keepFresh(part) {
     }
     schedule();
   };
-  const schedule = () => setTimeout(look, part.dataset.every * 1000 * Math.min(2 ** failures, 20));
+  const schedule = () => setTimeout(refresh, part.dataset.every * 1000 * Math.min(2 ** failures, 20));
   schedule();
 }
 

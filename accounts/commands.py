@@ -1,0 +1,63 @@
+"""The base class of Strake's commands: who acts, and safe output."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from accounts.actors import Operator
+from accounts.plain_text import escape_unsafe
+
+
+class OperatorCommand(BaseCommand):
+    """A command of `manage.py`. It prints with `print` and `print_json` only, never to `stdout` itself.
+
+    Labels and email addresses come from other people. Printed as they are, a control character in one could rewrite
+    what the operator sees on the terminal.
+    """
+
+    @property
+    def actor(self) -> Operator:
+        """The operator, as the audit log names them: the command, and the user and the host that it runs on."""
+        name = type(self).__module__.rpartition(".")[2]
+        return Operator(f"command {name}, {_user_name()} on {socket.gethostname()}")
+
+    def print(self, *lines: str, style: Callable[[str], str] | None = None) -> None:
+        """Print lines. Unsafe characters in them, also line breaks, are escaped."""
+        for line in lines:
+            self.stdout.write(_printable(line, self.stdout), style)
+
+    def print_json(self, values: Mapping[str, Any]) -> None:
+        """Print one JSON object on one line. JSON escapes what is unsafe."""
+        self.print(json.dumps(values))
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        try:
+            return super().execute(*args, **options)
+        except CommandError as error:
+            # A subclass, such as the one for failed system checks, has several lines.
+            if type(error) is not CommandError:
+                raise
+            raise CommandError(_printable(str(error), self.stderr), returncode=error.returncode) from None
+
+
+def _printable(line: str, stream: Any) -> str:
+    """Escape what is unsafe, and what the stream's encoding cannot express."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return escape_unsafe(line).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _user_name() -> str:
+    """The user who logged in, also before sudo, or if there is no terminal, the user of this process."""
+    with suppress(OSError):
+        return os.getlogin()
+    with suppress(KeyError):
+        return pwd.getpwuid(os.getuid()).pw_name
+    return str(os.getuid())

@@ -1,0 +1,47 @@
+"""Decorators for views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, overload
+from urllib.parse import urlencode
+
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+
+from accounts.sessions import service as sessions
+from accounts.shortcuts import see_other
+
+View = Callable[..., HttpResponse]
+
+
+@overload
+def recent_sign_in_required(view: View) -> View: ...
+@overload
+def recent_sign_in_required(*, return_to: Callable[..., str] | None = None) -> Callable[[View], View]: ...
+def recent_sign_in_required(
+    view: View | None = None, *, return_to: Callable[..., str] | None = None
+) -> View | Callable[[View], View]:
+    """Require a recent sign-in (`sessions.is_recent`). Redirects to `accounts:sign_in_again` if there was none.
+
+    After signing in, people return to the requested page. A view that accepts only POST has no page, so it passes
+    `return_to`, which gets the view's keyword arguments and returns the path to return to. The body of a refused POST
+    is discarded, because it may contain a key.
+    """
+
+    def decorate(view: View) -> View:
+        @login_required
+        @wraps(view)
+        def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+            if sessions.is_recent(request):
+                return view(request, *args, **kwargs)
+            query = {"next": return_to(**kwargs) if return_to else request.path}
+            if request.method == "POST":
+                query["unsaved"] = "1"
+            return see_other(f"{reverse('accounts:sign_in_again')}?{urlencode(query)}")
+
+        return wrapped
+
+    return decorate if view is None else decorate(view)

@@ -1,0 +1,1 @@
+"""Signing in with a link: the service, its views, cookies and email, its rate limits and policy."""

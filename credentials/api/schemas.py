@@ -1,0 +1,122 @@
+"""The request and response bodies of the management API, from which Ninja generates the OpenAPI document."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from ninja import Field, Schema
+from pydantic import ConfigDict, SecretStr
+
+from credentials.token_limits import MAX_ENTRIES, MAX_REQUESTS_PER_MINUTE
+
+TEN_YEARS = 10 * 365 * 86400
+NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
+
+Label = Annotated[str, Field(max_length=100, pattern=NO_CONTROLS, description="A name to recognise it by.")]
+Text = Annotated[str, Field(max_length=512, pattern=NO_CONTROLS)]
+ApiKey = Annotated[SecretStr, Field(description="The provider's key. Sealed at once, never shown.")]
+Entry = Annotated[str, Field(max_length=300, pattern=NO_CONTROLS)]
+
+
+class Body(Schema):
+    """Base of request bodies. Unknown fields and other types than the declared ones are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class NewEndpoint(Body):
+    provider: Text = Field(description="Slug of a provider, e.g. openai or custom.", examples=["openai"])
+    api_key: ApiKey
+    label: Label = ""
+    destination_url: Text = Field("", description="Where custom and azure-openai keys are sent; https only.")
+    header_name: Text = Field("", description="For custom: the header that carries the key.")
+    header_template: Text = Field("", description="For custom: its value, with {{secret}} in place of the key.")
+    unchecked: bool = Field(False, description="Save the key even if the provider cannot be reached to check it.")
+
+
+class NewToken(Body):
+    label: Label = ""
+    expires_in: int | None = Field(None, ge=1, le=TEN_YEARS, description="Seconds until the token ends by itself.")
+    requests_per_minute: int | None = Field(None, ge=1, le=MAX_REQUESTS_PER_MINUTE)
+    allowed_paths: list[Entry] = Field(
+        default_factory=list, max_length=MAX_ENTRIES, examples=[["POST /v1/chat/completions"]]
+    )
+    allowed_networks: list[Entry] = Field(default_factory=list, max_length=MAX_ENTRIES, examples=[["192.0.2.0/24"]])
+    allow_minting: bool = Field(
+        False, description="Allow calls that create credentials at the provider. These outlive the token."
+    )
+
+
+class NewKey(Body):
+    api_key: ApiKey
+    unchecked: bool = Field(False, description="Save the key even if the provider cannot be reached to check it.")
+
+
+class User(Schema):
+    email: str
+
+
+class Me(Schema):
+    user: User
+
+
+class EndpointSummary(Schema):
+    subdomain: str
+    label: str
+    provider: str
+    url: str
+    created_at: datetime
+    needs_key_again: bool = Field(
+        description="The stored key cannot be opened any more; replace it. False if the vault cannot be asked."
+    )
+
+
+class EndpointDetail(EndpointSummary):
+    destination_url: str
+
+
+class Endpoints(Schema):
+    endpoints: list[EndpointSummary]
+
+
+class Token(Schema):
+    id: str
+    label: str
+    preview: str
+    created_at: datetime
+    last_used_at: datetime | None
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class PlainToken(Schema):
+    id: str
+    plaintext: str = Field(description="The bearer token. Shown this once.")
+
+
+class EndpointWithTokens(Schema):
+    endpoint: EndpointDetail
+    tokens: list[Token]
+
+
+class ConnectedEndpoint(Schema):
+    endpoint: EndpointDetail
+    token: PlainToken
+
+
+class IssuedToken(Schema):
+    token: PlainToken
+
+
+class OneEndpoint(Schema):
+    endpoint: EndpointDetail
+
+
+class Problem(Schema):
+    code: str
+    message: str
+
+
+class ErrorAnswer(Schema):
+    error: Problem

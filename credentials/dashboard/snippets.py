@@ -1,0 +1,141 @@
+"""Configuration snippets for common tools, with the URL of an endpoint and a token filled in.
+
+The texts are in templates/credentials/snippets/. Tests run the ones for curl, Python and JavaScript.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from django.template import Context, Engine
+
+from credentials.models import Endpoint
+from credentials.providers import DEMO_SLUG, Dialect, Provider
+
+TOKEN_PLACEHOLDER = "YOUR_STRAKE_TOKEN"  # noqa: S105
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One text to copy. `heading` says where it goes, `template` is its file without .txt."""
+
+    heading: str
+    template: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool that can use an endpoint. Its parts depend on the dialect of the provider's API."""
+
+    slug: str
+    name: str
+    parts: Mapping[Dialect, tuple[Part, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A part with its values filled in. `id` is unique on a page."""
+
+    id: str
+    heading: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snippet:
+    """The texts for one tool."""
+
+    tool: Tool
+    texts: tuple[Text, ...]
+
+
+_PYTHON = "Python"
+_JAVASCRIPT = "JavaScript"
+_CURL = {
+    dialect: (
+        Part("A streamed answer", f"curl-{dialect}-stream"),
+        Part("An answer in one piece", f"curl-{dialect}"),
+    )
+    for dialect in Dialect
+}
+
+TOOLS = (
+    Tool("curl", "curl", _CURL),
+    Tool(
+        "claude-code",
+        "Claude Code",
+        {
+            Dialect.ANTHROPIC: (
+                Part("In the shell", "claude-code"),
+                Part("Or for good, in ~/.claude/settings.json", "claude-code-settings"),
+            )
+        },
+    ),
+    Tool(
+        "codex",
+        "Codex",
+        {Dialect.OPENAI: (Part("In ~/.codex/config.toml", "codex"), Part("In the shell", "codex-shell"))},
+    ),
+    Tool("cursor", "Cursor", {Dialect.OPENAI: (Part("In Settings, Models, API Keys, OpenAI", "cursor"),)}),
+    Tool("gemini-cli", "Gemini CLI", {Dialect.GEMINI: (Part("In the shell", "gemini-cli"),)}),
+    Tool("openai-python", "OpenAI Python", {Dialect.OPENAI: (Part(_PYTHON, "openai-python"),)}),
+    Tool("openai-javascript", "OpenAI JavaScript", {Dialect.OPENAI: (Part(_JAVASCRIPT, "openai-javascript"),)}),
+    Tool("anthropic-python", "Anthropic Python", {Dialect.ANTHROPIC: (Part(_PYTHON, "anthropic-python"),)}),
+    Tool(
+        "anthropic-javascript",
+        "Anthropic JavaScript",
+        {Dialect.ANTHROPIC: (Part(_JAVASCRIPT, "anthropic-javascript"),)},
+    ),
+    Tool("langchain", "LangChain", {dialect: (Part(_PYTHON, f"langchain-{dialect}"),) for dialect in Dialect}),
+)
+
+# A model that most accounts of the provider can use. People replace it with the one they want.
+_MODELS = {
+    DEMO_SLUG: "strake-demo",
+    "openai": "gpt-4.1-mini",
+    "anthropic": "claude-sonnet-4-5",
+    "gemini": "gemini-2.5-flash",
+    "xai": "grok-4",
+    "openrouter": "openai/gpt-4.1-mini",
+    "groq": "llama-3.3-70b-versatile",
+    "mistral": "mistral-small-latest",
+    "deepseek": "deepseek-chat",
+    "together": "meta-llama/Llama-3.3-70B-Instruct-Turbo",
+    "fireworks": "accounts/fireworks/models/llama-v3p3-70b-instruct",
+    "cohere": "command-a-03-2025",
+    "perplexity": "sonar",
+}
+
+
+def snippets_for(endpoint: Endpoint, provider: Provider, token: str = TOKEN_PLACEHOLDER) -> list[Snippet]:
+    """The snippets of every tool that works with `provider`. The first is curl."""
+    snippets = (snippet(tool, endpoint, provider, token) for tool in TOOLS)
+    return [found for found in snippets if found is not None]
+
+
+def snippet(tool: Tool, endpoint: Endpoint, provider: Provider, token: str = TOKEN_PLACEHOLDER) -> Snippet | None:
+    """The texts for one tool, or None if the tool does not support the provider's API."""
+    dialect = next((dialect for dialect in dialects_of(provider) if dialect in tool.parts), None)
+    if dialect is None:
+        return None
+    values = {
+        "url": endpoint.url,
+        "base": endpoint.url + provider.sdk_suffix if dialect == provider.dialect else endpoint.url,
+        "subdomain": endpoint.subdomain,
+        "token": token,
+        "model": _MODELS.get(provider.slug, "your-model"),
+    }
+    texts = (Text(part.template, part.heading, _render(part.template, values)) for part in tool.parts[dialect])
+    return Snippet(tool, tuple(texts))
+
+
+def dialects_of(provider: Provider) -> Iterable[Dialect]:
+    """The API dialects of a provider. The main one comes first."""
+    return (provider.dialect, *provider.extra_dialects)
+
+
+def _render(name: str, values: dict[str, str]) -> str:
+    # The result is plain text. The template of the page escapes it.
+    template = Engine.get_default().get_template(f"credentials/snippets/{name}.txt")
+    return template.render(Context(values, autoescape=False)).strip("\n")

@@ -1,0 +1,66 @@
+"""Replace the provider key of an endpoint, or change its destination."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse
+from django.views.decorators.http import require_http_methods
+
+from accounts.audit import actor_of
+from accounts.sessions.decorators import recent_sign_in_required
+from accounts.shortcuts import see_other
+from credentials import providers, services
+from credentials.dashboard.forms import KEY_ERRORS, DestinationForm, ReplaceKeyForm
+from credentials.dashboard.views.common import not_found_is_404, posted, render_key_form
+from credentials.models import Endpoint
+
+
+@recent_sign_in_required
+@require_http_methods(["GET", "HEAD", "POST"])
+@not_found_is_404
+def replace_key(request: HttpRequest, subdomain: str) -> HttpResponse:
+    endpoint = services.get_endpoint(actor=actor_of(request), subdomain=subdomain)
+    form = ReplaceKeyForm(posted(request), provider=providers.get(endpoint.provider))
+    done = "The new key is encrypted. The URL and the tokens stay as they were."
+    return _key_page(request, endpoint, form, services.replace_key, done)
+
+
+@recent_sign_in_required
+@require_http_methods(["GET", "HEAD", "POST"])
+@not_found_is_404
+def change_destination(request: HttpRequest, subdomain: str) -> HttpResponse:
+    """Requires the key, because the stored ciphertext is bound to the old destination."""
+    endpoint = services.get_endpoint(actor=actor_of(request), subdomain=subdomain)
+    provider = providers.get(endpoint.provider)
+    if not provider.needs_destination:
+        raise Http404("The destination of this provider is fixed.")
+    initial = {
+        "destination_url": endpoint.credential.destination_url,
+        "header_name": endpoint.credential.header_name,
+        "header_template": endpoint.credential.header_template,
+    }
+    form = DestinationForm(posted(request), provider=provider, owner=endpoint.owner, initial=initial)
+    done = "The endpoint has its new destination. Its URL and its tokens stay."
+    return _key_page(request, endpoint, form, services.change_destination, done)
+
+
+def _key_page(
+    request: HttpRequest, endpoint: Endpoint, form: ReplaceKeyForm, service: Callable[..., Endpoint], done: str
+) -> HttpResponse:
+    """Show the form, or pass what was sent to `service` and redirect with the message `done`."""
+    if form.is_valid():
+        try:
+            service(actor=actor_of(request), subdomain=endpoint.subdomain, **form.key_arguments())
+        except KEY_ERRORS as error:
+            form.add_service_error(error)
+        else:
+            messages.success(request, done)
+            return see_other("credentials:endpoint", endpoint.subdomain)
+    context = {
+        "endpoint": endpoint,
+        "provider": form.provider,
+        "changes_destination": isinstance(form, DestinationForm),
+    }
+    return render_key_form(request, "credentials/replace_key.html", context, form)

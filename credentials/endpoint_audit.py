@@ -1,0 +1,47 @@
+"""The audit events of endpoints and tokens, and what they say about a change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accounts import audit
+from accounts.actors import Actor
+from credentials.models import BearerToken, Credential, Endpoint
+
+
+def change(before: object, after: object) -> dict[str, Any]:
+    """What an event says of a changed value."""
+    return {"from": before, "to": after}
+
+
+def changed_destination(stored: Credential, url: str, header_name: str, header_template: str) -> dict[str, Any]:
+    """What an event says of a changed destination, or nothing if only the key is replaced."""
+    changes: dict[str, Any] = {}
+    pairs = {
+        "": (stored.destination_url, url),
+        "header_": (stored.header_name, header_name),
+        "header_template_": (stored.header_template, header_template),
+    }
+    for prefix, (before, after) in pairs.items():
+        if before != after:
+            changes |= {f"{prefix}from": before, f"{prefix}to": after}
+    return changes
+
+
+def limits_of(token: BearerToken) -> dict[str, Any]:
+    """The limits of a token that are set, for an event."""
+    names = ("expires_at", "requests_per_minute", "allowed_paths", "allowed_networks", "allow_minting")
+    return {name: value for name in names if (value := getattr(token, name))}
+
+
+def record(actor: Actor, action: str, endpoint: Endpoint, token: BearerToken | None = None, **details: Any) -> None:
+    """Record an event about an endpoint, or about one of its tokens. `details` is what changed."""
+    audit.record(
+        actor,
+        action,
+        account=endpoint.owner,
+        subject_type="endpoint" if token is None else "token",
+        subject_id=endpoint.subdomain if token is None else token.pk,
+        subject_label=endpoint.label if token is None else f"{token.label} of {endpoint.label}",
+        details=details,
+    )

@@ -1,0 +1,50 @@
+"""Unwraps and rewraps data keys. Import contracts keep the web half and the wrap service away from this module."""
+
+from __future__ import annotations
+
+import hmac
+from uuid import UUID
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from credentials.errors import CannotOpen
+from credentials.vault.envelope import FORMAT, IV_BYTES, WrappedKey, wrap_associated_data
+from credentials.vault.keyring import Keyring
+from credentials.vault.sealing import DATA_KEY_BYTES, TAG_BYTES, wipe
+from credentials.vault.wrapping import wrap
+
+
+def rewrap(wrapped: WrappedKey, format: int, credential_id: UUID, ring: Keyring) -> WrappedKey:
+    """Wrap the same data key under the primary master key, and verify that the result unwraps to it.
+
+    Raises `UnknownMasterKey` or `CannotOpen`.
+    """
+    data_key = unwrap(wrapped, format, credential_id, ring)
+    renewed = wrap(data_key, format, credential_id, ring.primary_id, ring)
+    again = unwrap(renewed, format, credential_id, ring)
+    same = hmac.compare_digest(again, data_key)
+    wipe(data_key)
+    wipe(again)
+    if not same:
+        raise CannotOpen
+    return renewed
+
+
+def unwrap(wrapped: WrappedKey, format: int, credential_id: UUID, ring: Keyring) -> bytearray:
+    """The 32 bytes of a data key. The caller must `wipe` them. Raises `UnknownMasterKey` or `CannotOpen`."""
+    has_valid_lengths = (
+        len(wrapped.wrapped_dek_iv) == IV_BYTES and len(wrapped.wrapped_dek) == DATA_KEY_BYTES + TAG_BYTES
+    )
+    if format != FORMAT or not has_valid_lengths:
+        raise CannotOpen
+    associated_data = wrap_associated_data(format, credential_id, wrapped.master_key_id)
+    data_key = bytearray(DATA_KEY_BYTES)
+    try:
+        AESGCM(ring.key(wrapped.master_key_id)).decrypt_into(
+            wrapped.wrapped_dek_iv, wrapped.wrapped_dek, associated_data, data_key
+        )
+    except InvalidTag:
+        wipe(data_key)  # GCM decrypts before it compares the tag.
+        raise CannotOpen from None
+    return data_key

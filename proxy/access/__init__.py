@@ -1,0 +1,1 @@
+"""Access control: bearer tokens, the route look-up, policies and limits."""

@@ -1,0 +1,42 @@
+"""One indexed read per request: endpoint, credential and token at once.
+
+There is no cache, so the next request in any process refuses a revoked or rotated token. The statement is compiled once
+from Django's models, so they stay the only description of the tables. It runs on the event loop, and no connection is
+held while a response streams.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from django.conf import settings
+
+from proxy.access.route import Route
+from proxy.access.sqlite_lookup import SQLiteLookup
+from proxy.access.token_state import TokenState
+
+
+class Lookup(Protocol):
+    """The look-up of either database."""
+
+    async def find(self, subdomain: str, digest: bytes) -> Route | None:
+        """Return the endpoint of `subdomain`, with its token of this digest if it has one.
+
+        Returns None if there is no such endpoint. Raises `StoreUnavailable`, without waiting during an outage.
+        """
+
+    async def states(self, token_ids: list[str]) -> dict[str, TokenState]:
+        """Return the state of each token that exists. Raises `StoreUnavailable`, without waiting during an outage."""
+
+    async def close(self) -> None:
+        """Close every connection."""
+
+
+def from_settings() -> Lookup:
+    """Return the look-up for the configured database. Call it inside the event loop."""
+    config = settings.DATABASES["default"]
+    if config["ENGINE"].endswith("sqlite3"):
+        return SQLiteLookup()
+    from proxy.access.postgresql_lookup import PostgreSQLLookup  # imports a driver that SQLite does not need
+
+    return PostgreSQLLookup(config)

@@ -1,0 +1,201 @@
+"""The ASGI application that serves proxy traffic.
+
+Django's ASGI handler reads every request body into a temporary file before it calls a view, and switches between
+threads for its signals. This application passes the receive channel to the view, and sends what the view returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+from django.conf import settings
+
+from proxy import websocket
+from proxy.access import route_lookup
+from proxy.access.auth_throttle import AuthThrottle
+from proxy.access.in_flight import InFlight
+from proxy.access.rate_limits import LocalRateLimits, RateLimits
+from proxy.access.route_lookup import Lookup
+from proxy.errors import ProxyError
+from proxy.http.error_response import error_response
+from proxy.http.request import ClientDisconnected, ProxyRequest
+from proxy.http.response import Response, send_response
+from proxy.request_log.recorder import RequestLog, milliseconds_since
+from proxy.request_log.writer import CLOSED, OPENED, Entry
+from proxy.server.asgi import Receive, Scope, Send
+from proxy.server.websocket import EXTENSION, WebSocketProtocol
+from proxy.upstream.connection import UpstreamBroken
+from proxy.upstream.pool import ConnectionPool
+from proxy.views import authorize, forward
+
+logger = logging.getLogger(__name__)
+
+CLIENT_DISCONNECTED = 499  # as in nginx. It is recorded, but never sent.
+UPSTREAM_BROKEN = "upstream_broken"  # recorded if the provider's response was cut short. There is no response with it.
+
+
+class ProxyApplication:
+    """Forwards requests. Holds what one process shares between them."""
+
+    lookup: Lookup
+    rate_limits: RateLimits
+    auth_throttle: AuthThrottle
+    in_flight: InFlight
+    pool: ConnectionPool
+    request_log: RequestLog
+
+    async def startup(self) -> None:
+        self.lookup = route_lookup.from_settings()
+        self.rate_limits = _rate_limits()
+        self.auth_throttle = AuthThrottle()
+        self.in_flight = InFlight()
+        self._watch = asyncio.create_task(self.in_flight.watch(self.lookup))
+        self.pool = ConnectionPool()
+        self.request_log = RequestLog()
+        self.request_log.start()
+
+    async def shutdown(self) -> None:
+        self._watch.cancel()
+        self.pool.close()
+        await self.request_log.stop()
+        await self.rate_limits.close()
+        await self.lookup.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.time()
+        clock = time.perf_counter()
+        request = ProxyRequest(scope, receive)
+        status, first_byte = 500, None
+        try:
+            if scope["type"] == "websocket":
+                status = await self._serve_websocket(request, partial(self._opened, request, clock, started))
+            else:
+                response = await self._respond(request)
+                status = response.status
+                first_byte = milliseconds_since(clock)
+                await send_response(response, send)
+        except ClientDisconnected:
+            status = CLIENT_DISCONNECTED
+        except asyncio.CancelledError:
+            if request.client_disconnected:
+                status = CLIENT_DISCONNECTED
+            elif (reason := request.ended) is not None:
+                status = reason.status
+                request.break_off()
+            else:
+                raise
+        except (UpstreamBroken, ProxyError) as broken:
+            request.error = broken.code if isinstance(broken, ProxyError) else UPSTREAM_BROKEN
+            # The head has been sent. Returning before the end of the body makes the server break the connection off, so
+            # that the client sees an incomplete response and not a short one.
+            status = 502
+        finally:
+            if request.flight is not None:
+                self.in_flight.leave(request.flight)
+            self._log(request, status, clock, first_byte, started)
+
+    def _opened(self, request: ProxyRequest, clock: float, started: float) -> None:
+        """Record the start of a WebSocket connection: its end may be days away."""
+        request.opened = True
+        self._record(request, 101, milliseconds_since(clock), milliseconds_since(clock), started, OPENED)
+
+    def _log(self, request: ProxyRequest, status: int, clock: float, first_byte_ms: int | None, started: float) -> None:
+        """Record a request that was forwarded or whose client left before. Count one that was refused."""
+        if request.ended is not None:
+            request.error = request.ended.code
+        if request.error and not request.forwarded:
+            route, refused = request.route, request.refused_token
+            if refused is None and route is not None and route.token_id is not None:
+                refused = route.endpoint_id, route.token_id
+            if refused is not None:
+                self.request_log.count_refusal(*refused, request.error, started)
+        elif request.opened:
+            self._record(request, status, milliseconds_since(clock), None, time.time(), CLOSED)
+        else:
+            self._record(request, status, milliseconds_since(clock), first_byte_ms, started)
+
+    def _record(
+        self, request: ProxyRequest, status: int, latency_ms: int, first_byte_ms: int | None, at: float, phase: str = ""
+    ) -> None:
+        route = request.route
+        if route is not None and route.token_id is not None:
+            self.request_log.add(
+                Entry(route.endpoint_id, route.token_id, status, latency_ms, first_byte_ms, at, request.error, phase)
+            )
+
+    async def _respond(self, request: ProxyRequest) -> Response:
+        try:
+            return await forward(
+                request,
+                auth_throttle=self.auth_throttle,
+                lookup=self.lookup,
+                rate_limits=self.rate_limits,
+                in_flight=self.in_flight,
+                pool=self.pool,
+            )
+        except asyncio.CancelledError:
+            if request.client_disconnected or (reason := request.ended) is None:
+                raise
+            response = error_response(reason, request.dialect)
+        except Exception as error:  # noqa: BLE001  (an error's message may quote the request)
+            response = self._error_response(error, request)
+        if request.has_unread_body or request.ended is not None:
+            response.headers.append((b"connection", b"close"))
+        return response
+
+    def _error_response(self, error: Exception, request: ProxyRequest) -> Response:
+        """Return the response for an error. Logs errors that are not `ProxyError`: they are defects."""
+        if isinstance(error, ClientDisconnected):
+            raise error
+        if isinstance(error, ProxyError):
+            error = self.auth_throttle.refused(request, error)
+        else:
+            logger.error("proxy_failed kind=%s where=%s", type(error).__name__, _locations(error))
+            error = ProxyError()
+        request.error = error.code
+        return error_response(error, request.dialect)
+
+    async def _serve_websocket(self, request: ProxyRequest, opened: Callable[[], None]) -> int:
+        """Serve a connection from its handshake to its end. Returns the status of the handshake's response."""
+        client: WebSocketProtocol = request.extensions[EXTENSION]
+        try:
+            authorized = await authorize(
+                request,
+                auth_throttle=self.auth_throttle,
+                lookup=self.lookup,
+                rate_limits=self.rate_limits,
+                in_flight=self.in_flight,
+            )
+            return await websocket.forward(request, client, authorized, pool=self.pool, opened=opened)
+        except asyncio.CancelledError:
+            request.client_disconnected = client.disconnected
+            if request.client_disconnected or (reason := request.ended) is None:
+                raise
+            response = error_response(reason, request.dialect)
+        except Exception as error:  # noqa: BLE001  (as above)
+            response = self._error_response(error, request)
+        client.respond(response.status, response.headers, cast(bytes, response.body))
+        return response.status
+
+
+def _rate_limits() -> RateLimits:
+    """Return limits shared through Redis if it is configured, else limits of this process."""
+    if not settings.REDIS_URL:
+        return LocalRateLimits()
+    from proxy.access.redis_rate_limits import RedisRateLimits  # its client library takes six megabytes
+
+    return RedisRateLimits(settings.REDIS_URL)
+
+
+def _locations(error: BaseException) -> str:
+    """Return the last four locations in an error's traceback, without its message, which may quote the request."""
+    trace, locations = error.__traceback__, []
+    while trace is not None:
+        locations.append(f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return ">".join(locations[-4:])

@@ -1,0 +1,77 @@
+"""The request target for the provider: the client's path and query, byte for byte, or a refusal.
+
+A path is refused if two servers could read it differently.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from proxy.errors import BadPath
+
+# Fast path for nearly every request: plain segments that do not begin with a dot.
+_PLAIN = re.compile(rb"(?:/[A-Za-z0-9\-_~!$&'()*+,=:@][A-Za-z0-9\-._~!$&'()*+,=:@]*)+/?\Z")
+# RFC 3986 §3.3: pchar and "/".
+_ALLOWED = re.compile(rb"/[A-Za-z0-9\-._~!$&'()*+,;=:@%/]*\Z")
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+# Backslash, control bytes, and the overlong UTF-8 encodings of "." and "/".
+_FORBIDDEN_DECODED = re.compile(rb"[\\\x00-\x1f\x7f\xc0\xc1]|\xe0[\x80-\x9f]|\xf0[\x80-\x8f]")
+# Some servers end a decoded segment's name at parameters, a query or a fragment.
+_NAME_END = re.compile(rb"[;?#]")
+# A gateway, a URL parser and a server may each decode once. Decoding to the end would take quadratic time.
+_MAX_DECODINGS = 3
+_QUERY_ALLOWED = re.compile(rb"[!-\"$-~]*\Z")  # visible ASCII, except "#"
+
+
+def check_path(path: bytes) -> None:
+    """Refuse a path that leaves its base as sent or when decoded repeatedly. Raises `BadPath`.
+
+    Encoded slashes pass, because SDKs send `models/openai%2Fgpt-4o`. Encoded dot segments, backslashes and control
+    bytes do not.
+    """
+    if _PLAIN.match(path):
+        return
+    if not _ALLOWED.match(path) or b"//" in path or _BAD_ESCAPE.search(path):
+        raise BadPath
+    for decoded in decodings(path):
+        if _FORBIDDEN_DECODED.search(decoded):
+            raise BadPath
+        for segment in decoded.split(b"/"):
+            # Some servers cut off parameters ("..;x") before they normalise, others trailing dots and spaces.
+            name = _NAME_END.split(segment, maxsplit=1)[0]
+            if b"." in name and not name.rstrip(b". "):
+                raise BadPath
+
+
+def has_encoded_slash(path: bytes) -> bool:
+    """True if a checked path contains an encoded slash: `%2f`, or the same encoded again."""
+    return b"%" in path and any(decoded.count(b"/") > path.count(b"/") for decoded in decodings(path))
+
+
+def decodings(path: bytes) -> Iterator[bytes]:
+    """Yield the path, then each further decoding of it. Raises `BadPath` if it is encoded more than three times."""
+    yield path
+    for _ in range(_MAX_DECODINGS):
+        decoded = _ESCAPE.sub(lambda match: bytes([int(match[1], 16)]), path) if b"%" in path else path
+        if decoded == path:
+            return
+        yield decoded
+        path = decoded
+    if _ESCAPE.search(path):
+        raise BadPath
+
+
+def check_query(query: bytes) -> None:
+    """Refuse bytes that a query may not contain. Raises `BadPath`."""
+    if query and not _QUERY_ALLOWED.match(query):
+        raise BadPath
+
+
+def build_target(base_path: bytes, path: bytes, query: bytes) -> bytes:
+    """Join the destination's base path with the client's path and query, both checked. Raises `BadPath`."""
+    target = base_path + path
+    if not target.startswith(base_path + b"/"):
+        raise BadPath
+    return target + b"?" + query if query else target

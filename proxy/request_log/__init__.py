@@ -1,0 +1,1 @@
+"""Routing metadata of forwarded requests: recording, writing and statistics."""

@@ -1,0 +1,330 @@
+"""HTTP/1.1 on one connection to a provider.
+
+Requests are written as given, without decoding or normalising. Responses are parsed by llhttp (through httptools) in
+its strict mode: a response that could be framed in two ways (RFC 9112 §6) is an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections.abc import AsyncIterator
+from time import monotonic
+from typing import Any
+
+import httptools
+
+from proxy import transports
+from proxy.errors import UpstreamInvalid, UpstreamUnreachable
+from proxy.server.asgi import Headers
+
+BUFFER_BYTES = 64 * 1024
+MAX_HEAD_BYTES = 256 * 1024
+
+
+class UpstreamBroken(Exception):
+    """The response was cut short after its head had been forwarded, so the client must see a cut response too."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """A connection that carries one exchange after another: `begin`, `head`, then `read` until `finished`.
+
+    After `head`, `status` and `headers` (raw pairs, as sent) are those of the final response. `last_activity` is a
+    reading of `time.monotonic`.
+    """
+
+    __slots__ = (
+        "_behind_head",
+        "_bodyless",
+        "_buffered",
+        "_chunks",
+        "_drained",
+        "_error",
+        "_finished_receiving",
+        "_head_bytes",
+        "_head_complete",
+        "_loop",
+        "_parser",
+        "_poll",
+        "_read_paused",
+        "_until_eof",
+        "_upgrade",
+        "_upload",
+        "_waiter",
+        "headers",
+        "keep_alive",
+        "last_activity",
+        "status",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._parser: Any = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._upload: asyncio.Task[None] | None = None
+        self._error: Exception | None = None
+        self._read_paused = False
+        self._finished_receiving = True
+        self.keep_alive = True
+        self.last_activity = monotonic()
+
+    # --- Called by the pool ------------------------------------------------------------------------------------------
+
+    def begin(self, data: bytes | bytearray, *, bodyless: bool, upgrade: bool) -> None:
+        """Start an exchange by sending `data`, a request with its body or the head of one that `upload` sends.
+
+        `bodyless` responses (to HEAD) have no body, whatever they declare. `upgrade`: the request asks for another
+        protocol.
+        """
+        self._parser = httptools.HttpResponseParser(self)
+        self._bodyless = bodyless
+        self._upgrade = upgrade
+        self._behind_head: bytes | None = None
+        self._head_complete = False
+        self._until_eof = False
+        self._upload = None
+        self._head_bytes = 0
+        self._chunks: list[bytes] = []
+        self._buffered = 0
+        self._finished_receiving = False
+        self.keep_alive = False
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.last_activity = monotonic()
+        self.transport.write(data)
+
+    def upload(self, body: AsyncIterator[bytes], *, chunked: bool) -> None:
+        """Send the body of the request in the background. If `body` raises, the exchange fails with its error."""
+        self._upload = self._loop.create_task(self._send_body(body, chunked=chunked))
+        self._upload.add_done_callback(self._upload_done)
+
+    async def head(self) -> None:
+        """Wait for the head of the final response.
+
+        Raises `UpstreamUnreachable`, `UpstreamInvalid`, or the error passed to `fail`.
+        """
+        while not self._head_complete:
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+        if self.status == 101 and not self._upgrade:
+            raise UpstreamInvalid  # the request asked for no upgrade
+
+    async def read(self) -> bytes:
+        """Return the part of the body that has arrived, or wait for some. Returns b"" at the end.
+
+        Raises `UpstreamBroken`, or the error passed to `fail`.
+        """
+        while not self._chunks:
+            if self._finished_receiving:
+                return b""
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+        chunks = self._chunks
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self._chunks = []
+        self._buffered = 0
+        if self._read_paused:
+            self._read_paused = False
+            self.last_activity = monotonic()
+            self.transport.resume_reading()
+        return data
+
+    def detach(self) -> tuple[asyncio.Transport, bytes]:
+        """After a 101, return the transport, with reading paused, and the bytes received after the head.
+
+        Raises `UpstreamInvalid` if the response names no protocol.
+        """
+        if self._behind_head is None:
+            raise UpstreamInvalid
+        return self.transport, self._behind_head
+
+    @property
+    def finished(self) -> bool:
+        """Whether the whole response has been read."""
+        return self._finished_receiving and not self._chunks
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether another exchange may follow: this one is over in both directions, and the provider keeps it open."""
+        upload = self._upload
+        return self.keep_alive and self.finished and (upload is None or (upload.done() and not upload.cancelled()))
+
+    def is_readable(self) -> bool:
+        """Whether an idle connection has received data or was closed, even before the event loop has noticed."""
+        return self.transport.is_closing() or bool(self._poll.poll(0))
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the exchange waits for the provider, rather than for the client."""
+        return self._waiter is not None and not self._read_paused
+
+    def fail(self, error: Exception) -> None:
+        """Abort the exchange: `head` and `read` raise `error`."""
+        if self._error is None:
+            self._error = error
+        self.abort()
+        self._wake()
+
+    def abort(self) -> None:
+        """Reset the connection, and stop sending. A provider in the middle of a response stops generating it."""
+        self.keep_alive = False
+        if self._upload is not None:
+            self._upload.cancel()
+        if self.transport.is_closing():
+            self.transport.abort()
+        else:
+            transports.reset(self.transport)
+
+    # --- Called by the event loop ------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self._poll = select.poll()
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+
+    def data_received(self, data: bytes) -> None:
+        self.last_activity = monotonic()
+        if self._finished_receiving:
+            self.abort()  # data that belongs to no request would be taken for the next response
+            return
+        if not self._head_complete:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgraded:
+            self._behind_head = data[upgraded.args[0] :]
+            self.transport.pause_reading()
+        except httptools.HttpParserError:
+            self.keep_alive = False
+            if not self._finished_receiving:
+                self.fail(UpstreamBroken() if self._head_complete else UpstreamInvalid())
+                return
+        if not self._head_complete and self._head_bytes > MAX_HEAD_BYTES:
+            self.fail(UpstreamInvalid())
+            return
+        if self._buffered > BUFFER_BYTES and not self._read_paused and not self._finished_receiving:
+            self._read_paused = True
+            self.transport.pause_reading()
+        self._wake()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.keep_alive = False
+        if not self._finished_receiving:
+            if self._head_complete and self._until_eof and error is None and self._error is None:
+                self._finished_receiving = True
+            elif self._error is None:
+                self._error = UpstreamBroken() if self._head_complete else UpstreamUnreachable()
+        elif self._error is None:
+            self._error = UpstreamUnreachable()
+        self._wake()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        if self._drained is None:
+            self._drained = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        if self._drained is not None:
+            if not self._drained.done():
+                self._drained.set_result(None)
+            self._drained = None
+
+    # --- Parser callbacks --------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._head_complete:
+            raise UpstreamInvalid  # a second response to one request
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._head_complete:  # otherwise it is a trailer
+            self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        self.status = status = parser.get_status_code()
+        if not 100 <= status <= 599:
+            raise UpstreamInvalid  # servers in front read such a status line differently, or not at all
+        if 100 <= status < 200 and status != 101:
+            return  # an interim response
+        codings = [value for name, value in self.headers if name.lower() == b"transfer-encoding"]
+        if codings and [coding.strip().lower() for coding in codings] != [b"chunked"]:
+            raise UpstreamInvalid  # a transfer coding is for one hop only, so Strake would have to decode it
+        if status in {101, 204}:  # without a body, they must not declare its length (RFC 9110 §8.6)
+            self.headers = [pair for pair in self.headers if pair[0].lower() != b"content-length"]
+        self._head_complete = True
+        self.keep_alive = parser.should_keep_alive()
+        if status == 101:
+            self.keep_alive = False
+        elif self._bodyless:
+            self._finished_receiving = True
+        elif not self.keep_alive:
+            names = {name.lower() for name, _ in self.headers}
+            self._until_eof = not names & {b"content-length", b"transfer-encoding"}
+
+    def on_body(self, data: bytes) -> None:
+        if self._finished_receiving:
+            self.keep_alive = False  # a body in a response to HEAD
+            return
+        self._chunks.append(data)
+        self._buffered += len(data)
+
+    def on_message_complete(self) -> None:
+        if self._head_complete:
+            self._finished_receiving = True
+        else:
+            self.headers = []
+
+    # --- Internals ---------------------------------------------------------------------------------------------------
+
+    async def _send_body(self, body: AsyncIterator[bytes], *, chunked: bool) -> None:
+        async for chunk in body:
+            if chunk:
+                await self._write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+        if chunked:
+            await self._write(b"0\r\n\r\n")
+
+    async def _write(self, data: bytes) -> None:
+        """Send a part of a body, and wait while the provider takes no more. Raises `UpstreamUnreachable`."""
+        if self._error is not None:
+            raise UpstreamUnreachable
+        self.last_activity = monotonic()
+        self.transport.write(data)
+        if self._drained is not None:
+            await self._drained
+            self.last_activity = monotonic()
+
+    def _upload_done(self, upload: asyncio.Task[None]) -> None:
+        if not upload.cancelled() and (error := upload.exception()) is not None:
+            self.fail(error if isinstance(error, Exception) else UpstreamUnreachable())
+
+    async def _wait(self) -> None:
+        waiter = self._waiter = self._loop.create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+def encode_head(
+    method: str, target: bytes, headers: Headers, key_header: tuple[bytes, bytearray], *, chunked: bool
+) -> bytes:
+    """Encode a request up to the value of its last header, which is the provider key. Raises `UpstreamInvalid`."""
+    lines = [b"%b: %b\r\n" % pair for pair in headers]
+    if chunked:
+        lines.append(b"transfer-encoding: chunked\r\n")
+    name, key = key_header
+    head = b"%b %b HTTP/1.1\r\n%b%b: " % (method.encode(), target, b"".join(lines), name)
+    # Reject line breaks: they would start a second header or request.
+    if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1 or b"\n" in key or b"\r" in key:
+        raise UpstreamInvalid
+    return head

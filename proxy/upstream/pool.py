@@ -1,0 +1,263 @@
+"""The connections of this process to providers.
+
+There is no HTTP client library here: the request head must be sent byte for byte, and a library costs more than the
+rest of the path. aiohttp's connector, parser and streams took about 100 microseconds more per request than this
+code, and `httpx.Request` and `httpx.Response` as the interface another 60, of 290 in all. Libraries do what is hard to
+get right: llhttp parses, aiohappyeyeballs connects, `ssl` verifies.
+
+There are no cookies, redirects, decompression, proxies from the environment, or retries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import ssl
+from collections.abc import AsyncIterator, Hashable
+from functools import lru_cache
+from time import monotonic
+from typing import NamedTuple
+
+import aiohappyeyeballs
+from django.conf import settings
+
+from credentials import destinations, providers
+from credentials.egress import EgressPolicy, ForbiddenAddress, Reason
+from credentials.egress_allowlist import EgressAllowlist
+from credentials.resolver import Resolver, TooManyLookUps
+from proxy.errors import (
+    Loop,
+    ProxyError,
+    TooManyNames,
+    UpstreamForbidden,
+    UpstreamIdle,
+    UpstreamReserved,
+    UpstreamUnreachable,
+)
+from proxy.server.asgi import Headers
+from proxy.upstream.connection import UpstreamConnection, encode_head
+from proxy.upstream.connects import Connects
+from proxy.upstream.idle import IdleConnections
+
+CONNECT_SECONDS = 10.0
+MAX_CONNECTS = 1024
+MAX_CONNECTS_PER_OWNER = 64
+# Servers and load balancers commonly keep idle connections for 60 s or more, so this side usually closes first.
+KEEPALIVE_SECONDS = 25.0
+# How much earlier than the provider announces (Keep-Alive: timeout=N) this side closes.
+KEEPALIVE_MARGIN_SECONDS = 1.0
+SWEEP_SECONDS = 1.0
+# Servers may ignore the body of these (RFC 9110 §9.3), and then take it for the next request.
+_METHODS_WITHOUT_BODY = frozenset({"DELETE", "GET", "HEAD", "OPTIONS"})
+_KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:^|[,;\s])timeout\s*=\s*\"?([0-9]{1,6})", re.IGNORECASE)
+
+
+class Origin(NamedTuple):
+    """Part of the key of idle connections. None is used for another name, even on the same address."""
+
+    scheme: str
+    host: str
+    port: int
+
+
+class ConnectionPool:
+    """Opens connections to providers and keeps idle ones. Create it inside the running event loop."""
+
+    def __init__(self) -> None:
+        self._allowlist = EgressAllowlist(settings.STRAKE_ALLOWED_PRIVATE_UPSTREAMS)
+        self._loop = asyncio.get_running_loop()
+        self._tls = ssl.create_default_context()
+        self._tls.set_alpn_protocols(["http/1.1"])
+        self._idle = IdleConnections()
+        self._active: set[UpstreamConnection] = set()
+        self._idle_seconds = settings.STRAKE_IDLE_SECONDS
+        self._fixed_hosts = providers.fixed_hosts()
+        self._resolver = Resolver(reserved=self._fixed_hosts)
+        # Connecting to the fixed destinations of providers is apart from what people enter.
+        self._connects_to_fixed, self._connects = (
+            Connects(total=MAX_CONNECTS, per_owner=MAX_CONNECTS_PER_OWNER, seconds=CONNECT_SECONDS) for _ in range(2)
+        )
+        self._sweeper = self._loop.create_task(self._sweep())
+
+    async def send(
+        self,
+        origin: Origin,
+        method: str,
+        target: bytes,
+        headers: Headers,
+        key_header: tuple[bytes, bytearray],
+        body: bytes | AsyncIterator[bytes],
+        *,
+        credential_id: Hashable,
+        owner_id: Hashable,
+        owner_email: str,
+        upgrade: bool = False,
+    ) -> UpstreamResponse:
+        """Send a request, and return when the head of its response has arrived. The caller closes the response.
+
+        `target` and `headers` are sent unchanged. `key_header` holds the provider key, and is sent last so that a
+        `Connection: authorization` among the headers cannot remove it. No copy of the key remains when this returns or
+        raises. A body that is not bytes is streamed: with the `content-length` from the headers, or else chunked.
+        With `upgrade`, the headers ask for another protocol, and the response may be a 101 to `detach`.
+
+        Connections are kept for requests with the same `credential_id`, which therefore changes with the key. The
+        owner's share of look-ups and connections is used, and the operator's allowlist for `owner_email`.
+
+        Raises `UpstreamUnreachable`, `UpstreamForbidden`, `UpstreamReserved`, `Loop`, `TooManyNames`,
+        `TooManyConnects`, `UpstreamInvalid`, `UpstreamIdle`, or whatever the body iterator raises.
+        """
+        chunked = not isinstance(body, bytes) and all(name != b"content-length" for name, _ in headers)
+        head = encode_head(method, target, headers, key_header, chunked=chunked)
+        # Joined in one step, which makes a single copy of the key. It is overwritten below.
+        data = bytearray().join((head, key_header[1], b"\r\n\r\n", body if isinstance(body, bytes) else b""))
+        try:
+            key: Hashable | None = (origin, credential_id)
+            connection = self._idle.take(key) or await self._connect(origin, owner_id, owner_email)
+            self._active.add(connection)
+            try:
+                connection.begin(data, bodyless=method == "HEAD", upgrade=upgrade)
+                if not isinstance(body, bytes):
+                    connection.upload(body, chunked=chunked)
+                await connection.head()
+            except BaseException:
+                self.discard(connection)
+                raise
+        finally:
+            data[len(head) : len(head) + len(key_header[1])] = bytes(len(key_header[1]))
+        if body and method in _METHODS_WITHOUT_BODY:
+            key = None
+        return UpstreamResponse(self, connection, key, owner_id)
+
+    def release(self, connection: UpstreamConnection, key: Hashable, owner_id: Hashable) -> None:
+        """Keep a connection for the next request with this key. Its exchange must be over."""
+        self._active.discard(connection)
+        connection.last_activity = monotonic()
+        seconds = _keepalive_seconds(connection.headers)
+        if seconds > 0:
+            self._idle.add(key, owner_id, connection, seconds=seconds)
+        else:
+            connection.transport.close()
+
+    def discard(self, connection: UpstreamConnection) -> None:
+        """Abort a connection, in the middle of an exchange or not."""
+        self._active.discard(connection)
+        connection.abort()
+
+    def close(self) -> None:
+        self._sweeper.cancel()
+        self._idle.close()
+        for connection in self._active:
+            connection.abort()
+        self._active.clear()
+
+    async def _connect(self, origin: Origin, owner_id: Hashable, owner_email: str) -> UpstreamConnection:
+        """Open a connection. Raises as `send` does."""
+        connects = self._connects_to_fixed if origin.host in self._fixed_hosts else self._connects
+        async with connects.place(owner_id):
+            try:
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    return await self._open(origin, owner_id, owner_email)
+            except ForbiddenAddress as error:
+                raise _FORBIDDEN.get(error.reason, UpstreamForbidden) from None
+            except TooManyLookUps:
+                raise TooManyNames(retry_after=10) from None
+            except (OSError, TimeoutError, UnicodeError):  # ssl.SSLError is an OSError
+                raise UpstreamUnreachable from None
+
+    async def _open(self, origin: Origin, owner_id: Hashable, owner_email: str) -> UpstreamConnection:
+        """Raises `ForbiddenAddress`, `TooManyLookUps` or another `OSError`."""
+        policy = EgressPolicy(self._allowlist, plain=origin.scheme == "http", owner_email=owner_email)
+        # Late enough to matter only if there is no answer at all, and early enough to say so.
+        found = await self._resolver.aresolve(origin.host, owner_id, seconds=CONNECT_SECONDS * 0.9)
+        addresses = policy.check(origin.host, origin.port, found)
+        connected = await aiohappyeyeballs.start_connection(
+            addresses, happy_eyeballs_delay=0.25, interleave=1, socket_factory=policy.create_socket
+        )
+        tls = self._tls if origin.scheme == "https" else None
+        _, connection = await self._loop.create_connection(
+            lambda: UpstreamConnection(self._loop),
+            sock=connected,
+            ssl=tls,
+            server_hostname=origin.host if tls else None,
+        )
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+    async def _sweep(self) -> None:
+        """Close connections that were idle for too long, and fail exchanges that wait for too long."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = monotonic()
+            for connection in list(self._active):
+                if connection.is_waiting and connection.last_activity < now - self._idle_seconds:
+                    connection.fail(UpstreamIdle())
+            self._idle.sweep()
+
+
+class UpstreamResponse:
+    """A response whose body is read as it arrives. Always close it: providers bill for what they generate."""
+
+    __slots__ = ("_connection", "_key", "_owner_id", "_pool", "headers", "status")
+
+    def __init__(
+        self, pool: ConnectionPool, connection: UpstreamConnection, key: Hashable | None, owner_id: Hashable
+    ) -> None:
+        """`key` is that of the idle connection which this one becomes, or None if it must be closed."""
+        self.status: int = connection.status
+        self.headers = connection.headers
+        self._pool: ConnectionPool | None = pool
+        self._connection = connection
+        self._key = key
+        self._owner_id = owner_id
+
+    @property
+    def finished(self) -> bool:
+        """Whether the whole body has been read."""
+        return self._connection.finished
+
+    async def read(self) -> bytes:
+        """Return the part of the body that has arrived, or wait for some. Returns b"" at the end.
+
+        Raises `UpstreamBroken` or `UpstreamIdle`.
+        """
+        return await self._connection.read()
+
+    def detach(self) -> tuple[asyncio.Transport, bytes]:
+        """After a 101, return the transport, with reading paused, and the bytes received after the head.
+
+        `close` still closes the transport. Raises `UpstreamInvalid` if the response names no protocol.
+        """
+        return self._connection.detach()
+
+    def close(self) -> None:
+        """Return the connection to the pool if the exchange is over, or abort it, which stops the provider."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        if self._key is not None and self._connection.is_reusable:
+            pool.release(self._connection, self._key, self._owner_id)
+        else:
+            pool.discard(self._connection)
+
+
+_FORBIDDEN: dict[Reason, type[ProxyError]] = {Reason.STRAKE: Loop, Reason.OTHERS: UpstreamReserved}
+
+
+def _keepalive_seconds(headers: Headers) -> float:
+    """Return how long to keep a connection after a response with these headers."""
+    for name, value in headers:
+        if len(name) == 10 and name.lower() == b"keep-alive" and (found := _KEEP_ALIVE_TIMEOUT.search(value)):
+            return min(KEEPALIVE_SECONDS, int(found[1]) - KEEPALIVE_MARGIN_SECONDS)
+    return KEEPALIVE_SECONDS
+
+
+@lru_cache(maxsize=4096)
+def destination(url: str) -> tuple[Origin, bytes, bytes]:
+    """Parse a stored destination URL. Raises `InvalidDestination`. Cached, since every request needs it.
+
+    Returns its origin, the value of the Host header, and the base path without a trailing slash.
+    """
+    parsed = destinations.parse(url)
+    origin = Origin(parsed.scheme, parsed.host, parsed.port)
+    return origin, parsed.netloc.encode(), parsed.base_path.encode()

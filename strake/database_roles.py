@@ -1,0 +1,310 @@
+"""The rights of the two PostgreSQL roles under which Strake serves. `manage.py grant_roles` grants them.
+
+A third role owns the tables. It migrates and runs the operators' commands, and no server uses it. The web half and the
+proxy half each have a role that may do what their code does and nothing else. Whoever takes over the web half can
+write sealed keys, but PostgreSQL never lets that role read one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from typing import Literal, NamedTuple
+
+from django.apps import apps
+from django.db import Error as DatabaseError
+from django.db import connection, transaction
+from django.db.migrations.recorder import MigrationRecorder
+from django.db.models import Field, Model
+from psycopg import sql
+
+Half = Literal["web", "proxy"]
+Rights = Mapping[str, tuple[str, ...]]  # from a privilege to the fields that it is limited to; empty for all of them
+
+
+def _halves(*, web: Rights | None = None, proxy: Rights | None = None) -> Mapping[Half, Rights]:
+    """The rights of each half on the table of one model."""
+    return {"web": web or {}, "proxy": proxy or {}}
+
+
+def _may(*privileges: str, **fields: tuple[str, ...]) -> Rights:
+    return {**dict.fromkeys(privileges, ()), **fields}
+
+
+# PostgreSQL wants UPDATE on at least one column of a row that SELECT … FOR UPDATE locks, and SELECT on every column
+# that a condition or RETURNING reads. Foreign keys and identity columns need no rights.
+RIGHTS: Mapping[str, Mapping[Half, Rights]] = {
+    # Sign-up inserts a person. No page edits one: an email address never changes, and commands make staff and suspend.
+    "accounts.User": _halves(
+        web=_may("SELECT", "INSERT", "DELETE", UPDATE=("session_epoch",)),
+        proxy=_may(SELECT=("id", "email", "suspended_at")),
+    ),
+    # A second attempt to send a link gives it another token and another lifetime.
+    "accounts.SignInLink": _halves(
+        web=_may("SELECT", "INSERT", "DELETE", UPDATE=("token_digest", "created_at", "expires_at", "used_at"))
+    ),
+    "accounts.BrowserSession": _halves(web=_may("SELECT", "INSERT", "DELETE", UPDATE=("last_seen_at", "ip"))),
+    "accounts.AccessToken": _halves(web=_may("SELECT", "INSERT", "DELETE", UPDATE=("last_used_at", "revoked_at"))),
+    "accounts.AuditEvent": _halves(web=_may("SELECT", "INSERT")),  # `prune` deletes the old ones, as the owner
+    "accounts.OutboxMail": _halves(web=_may("SELECT", "INSERT", "DELETE", UPDATE=("details", "attempts", "due_at"))),
+    "accounts.CacheEntry": _halves(web=_may("SELECT", "INSERT", "UPDATE", "DELETE")),  # without Redis
+    "credentials.Endpoint": _halves(
+        web=_may("SELECT", "INSERT", "DELETE", UPDATE=("label", "paused_at", "max_streams")), proxy=_may("SELECT")
+    ),
+    "credentials.Credential": _halves(web=_may("SELECT", "INSERT", "UPDATE", "DELETE"), proxy=_may("SELECT")),
+    "credentials.SealedKey": _halves(
+        web=_may(
+            "INSERT",
+            "DELETE",
+            SELECT=("credential", "master_key_id"),
+            UPDATE=("format", "master_key_id", "wrapped_dek", "wrapped_dek_iv", "ciphertext", "iv"),
+        ),
+        proxy=_may("SELECT"),
+    ),
+    "credentials.BearerToken": _halves(
+        web=_may("SELECT", "INSERT", "DELETE", UPDATE=("digest", "preview", "last_used_at", "revoked_at")),
+        proxy=_may("SELECT", UPDATE=("last_used_at",)),
+    ),
+    # Every seal locks the row of its master key. `created_at` is the column that does the least harm.
+    "credentials.MasterKeyCheck": _halves(web=_may("SELECT", "INSERT", UPDATE=("created_at",)), proxy=_may("SELECT")),
+    "credentials.ServerProcess": _halves(
+        web=_may("SELECT", "INSERT", "UPDATE", "DELETE"), proxy=_may("SELECT", "INSERT", "UPDATE", "DELETE")
+    ),
+    "proxy.RequestRecord": _halves(web=_may("SELECT", "DELETE"), proxy=_may("INSERT")),
+    "proxy.RefusalCount": _halves(
+        web=_may("SELECT", "DELETE"), proxy=_may("SELECT", "INSERT", UPDATE=("count", "last_at"))
+    ),
+    # Only the proxy half reads one. Deleting an endpoint deletes those of its tokens.
+    "proxy.UploadCapability": _halves(
+        web=_may("DELETE", SELECT=("digest", "token", "expires_at")), proxy=_may("SELECT", "INSERT", "DELETE")
+    ),
+    "proxy.RequestRollup": _halves(
+        web=_may("SELECT", "DELETE"), proxy=_may("SELECT", "INSERT", UPDATE=("count", "latency_histogram"))
+    ),
+    "sessions.Session": _halves(web=_may("SELECT", "INSERT", "UPDATE", "DELETE")),  # without Redis
+    # The admin site shows its own log, which stays empty. Deleting a person looks for their entries.
+    "admin.LogEntry": _halves(web=_may("SELECT", "DELETE")),
+    "contenttypes.ContentType": _halves(web=_may("SELECT")),
+    "auth.Permission": _halves(),
+    "auth.Group": _halves(),
+    "auth.Group_permissions": _halves(),
+    "migrations.Migration": _halves(web=_may("SELECT"), proxy=_may("SELECT")),  # a server refuses an old schema
+}
+
+
+_FOR_BOTH: tuple[str, ...] = (
+    "REVOKE ALL ON TABLE {tables} FROM {roles}",
+    "REVOKE ALL ON SEQUENCE {sequences} FROM {roles}",
+    "REVOKE ALL ON SCHEMA {schema} FROM {roles}",
+    "GRANT USAGE ON SCHEMA {schema} TO {roles}",
+    "REVOKE ALL ON DATABASE {database} FROM {roles}",
+    "GRANT CONNECT ON DATABASE {database} TO {roles}",
+)
+_AS_OWNER = "Run this with the DATABASE_URL of the owner of the database. Nothing has been changed."
+
+
+class Grant(NamedTuple):
+    """A privilege on one table, or only on these columns of it."""
+
+    table: str
+    privilege: str
+    columns: tuple[str, ...]
+
+
+class RolesError(Exception):
+    """The roles cannot have exactly their rights. The message says what to do, and nothing has been changed."""
+
+
+class NotPostgreSQL(RolesError):
+    """The database has no roles."""
+
+
+class NotMigrated(RolesError):
+    """A table is missing."""
+
+
+class UnsuitableRole(RolesError):
+    """A role is missing, or it has powers that no grant limits."""
+
+
+class NotTheOwner(RolesError):
+    """The current role may not grant these rights."""
+
+
+class RightsDiffer(RolesError):
+    """After the grants, a role can do more or less than it should."""
+
+
+def models() -> dict[str, type[Model]]:
+    """Every model that has a table, by its label."""
+    found: list[type[Model]] = [*apps.get_models(include_auto_created=True), MigrationRecorder.Migration]
+    return {model._meta.label: model for model in found if not model._meta.proxy}
+
+
+def tables() -> list[str]:
+    return sorted(model._meta.db_table for model in models().values())
+
+
+def grants(half: Half) -> list[Grant]:
+    """The rights of one half, in the order of `RIGHTS`."""
+    known = models()
+    return [
+        Grant(known[label]._meta.db_table, privilege, tuple(_column(known[label], name) for name in fields))
+        for label, halves in RIGHTS.items()
+        for privilege, fields in halves[half].items()
+    ]
+
+
+def statements(*, web: str, proxy: str) -> list[sql.Composed]:
+    """The statements that give both roles their rights and take every other from them. Raises `RolesError`."""
+    _check_database()
+    if web == proxy:
+        raise UnsuitableRole("Each half needs its own role: a role for both could read every sealed key.")
+    for role in (web, proxy):
+        _check_role(role)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_database(), current_schema()")
+        database, schema = cursor.fetchone()
+        sequences = [
+            found["name"] for table in tables() for found in connection.introspection.get_sequences(cursor, table)
+        ]
+    values = {
+        "schema": sql.Identifier(schema),
+        "database": sql.Identifier(database),
+        "tables": sql.SQL(", ").join(sql.Identifier(schema, name) for name in tables()),
+        "sequences": sql.SQL(", ").join(sql.Identifier(schema, name) for name in sequences),
+        "roles": sql.SQL(", ").join(map(sql.Identifier, (web, proxy))),
+    }
+    return [
+        *(sql.SQL(template).format(**values) for template in _FOR_BOTH),
+        *_grants_to(web, schema, grants("web")),
+        *_grants_to(proxy, schema, grants("proxy")),
+    ]
+
+
+def grant(*, web: str, proxy: str) -> None:
+    """Give both roles exactly their rights, in one transaction. Running servers notice nothing. Raises `RolesError`."""
+    found = statements(web=web, proxy=proxy)
+    try:
+        with transaction.atomic():
+            with connection.cursor() as cursor:
+                for statement in found:
+                    cursor.execute(statement)
+            _check_rights(web, grants("web"))
+            _check_rights(proxy, grants("proxy"))
+    except DatabaseError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise NotTheOwner(f"{reason}. {_AS_OWNER}") from None
+
+
+def _grants_to(role: str, schema: str, granted: list[Grant]) -> Iterator[sql.Composed]:
+    for table, group in groupby(granted, key=lambda one: one.table):
+        privileges = [
+            sql.SQL(f"{one.privilege} ({{}})").format(sql.SQL(", ").join(map(sql.Identifier, one.columns)))
+            if one.columns
+            else sql.SQL(one.privilege)
+            for one in group
+        ]
+        yield sql.SQL("GRANT {} ON TABLE {} TO {}").format(
+            sql.SQL(", ").join(privileges), sql.Identifier(schema, table), sql.Identifier(role)
+        )
+
+
+def _column(model: type[Model], name: str) -> str:
+    field = model._meta.get_field(name)
+    if not isinstance(field, Field):
+        raise TypeError(f"{name} has no column")
+    return field.column
+
+
+# --- Checks --------------------------------------------------------------------------------------------------------
+
+_ROLE = """
+SELECT rolsuper, rolcreaterole, rolreplication, rolbypassrls,
+    ARRAY(SELECT pg_get_userbyid(roleid) FROM pg_auth_members WHERE member = role.oid),
+    EXISTS (
+        SELECT FROM pg_shdepend
+        WHERE refclassid = 'pg_authid'::regclass AND refobjid = role.oid AND deptype = 'o'
+            AND (dbid = 0 OR dbid = (SELECT oid FROM pg_database WHERE datname = current_database()))
+    )
+FROM pg_roles AS role WHERE rolname = %s
+"""
+
+# What a role can do, also by grants to PUBLIC: (object, column, privilege). Rights on whole tables have no column.
+_EFFECTIVE = """
+WITH tables AS (
+    SELECT pg_class.oid, relname::text FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE nspname = current_schema() AND relname = ANY(%(tables)s)
+)
+SELECT relname, '', privilege
+FROM tables, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) AS privilege
+WHERE has_table_privilege(%(role)s, oid, privilege)
+UNION ALL
+SELECT relname, attname::text, privilege
+FROM tables JOIN pg_attribute ON attrelid = oid AND attnum > 0 AND NOT attisdropped,
+    unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'REFERENCES']) AS privilege
+WHERE has_column_privilege(%(role)s, oid, attnum, privilege) AND NOT has_table_privilege(%(role)s, oid, privilege)
+UNION ALL
+SELECT 'the schema', '', privilege FROM unnest(ARRAY['CREATE', 'USAGE']) AS privilege
+WHERE has_schema_privilege(%(role)s, current_schema(), privilege)
+UNION ALL
+SELECT 'the database', '', privilege FROM unnest(ARRAY['CREATE', 'CONNECT']) AS privilege
+WHERE has_database_privilege(%(role)s, current_database(), privilege)
+"""
+
+
+def _check_database() -> None:
+    if connection.vendor != "postgresql":
+        raise NotPostgreSQL("Only PostgreSQL has roles. Set DATABASE_URL to the owner's URL and run this again.")
+    if missing := set(tables()) - set(connection.introspection.table_names()):
+        raise NotMigrated(f"The database lacks {', '.join(sorted(missing))}. Run first: manage.py migrate")
+
+
+def _check_role(name: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(_ROLE, [name])
+        row = cursor.fetchone()
+        quoted = sql.Identifier(name).as_string(cursor.connection)
+    if row is None:
+        raise UnsuitableRole(
+            f"There is no role {quoted}. Create it as a superuser, and run this again: "
+            f"CREATE ROLE {quoted} LOGIN PASSWORD '…'"
+        )
+    *attributes, memberships, is_owner = row
+    for attribute, is_set in zip(("SUPERUSER", "CREATEROLE", "REPLICATION", "BYPASSRLS"), attributes, strict=True):
+        if is_set:
+            raise UnsuitableRole(
+                f"The role {quoted} could read everything, since it has the attribute {attribute}. Take it away: "
+                f"ALTER ROLE {quoted} NO{attribute}"
+            )
+    if memberships:
+        raise UnsuitableRole(
+            f"The role {quoted} has the rights of other roles, since it is a member of {', '.join(memberships)}. "
+            f"Take them away: REVOKE … FROM {quoted}"
+        )
+    if is_owner:
+        raise UnsuitableRole(
+            f"The role {quoted} owns tables or other objects, and an owner may do anything with them. Create another "
+            "role for this half."
+        )
+
+
+def _check_rights(role: str, granted: list[Grant]) -> None:
+    expected = {("the schema", "", "USAGE"), ("the database", "", "CONNECT")}
+    expected |= {(one.table, column, one.privilege) for one in granted for column in one.columns or ("",)}
+    with connection.cursor() as cursor:
+        cursor.execute(_EFFECTIVE, {"role": role, "tables": tables()})
+        actual = set(cursor.fetchall())
+    if excess := actual - expected:
+        raise RightsDiffer(
+            f"{role} can do more than its half needs: {_listed(excess)}. These rights were granted to PUBLIC, or by "
+            "somebody else than the owner. Revoke them as a superuser and run this again. Nothing has been changed."
+        )
+    if missing := expected - actual:
+        raise RightsDiffer(f"{role} did not get every right: {_listed(missing)}. {_AS_OWNER}")
+
+
+def _listed(rights: set[tuple[str, str, str]]) -> str:
+    return ", ".join(
+        f"{privilege} on {name}{f' ({column})' if column else ''}" for name, column, privilege in sorted(rights)
+    )

@@ -1,0 +1,134 @@
+"""How to fix each error of the proxy, for the page /docs/errors/. A test checks that no error code is missing."""
+
+from __future__ import annotations
+
+HELP = {
+    "ambiguous_token": (
+        "Your tool sends two different Strake tokens, often one from an environment variable and one from its "
+        "settings. Remove the old one."
+    ),
+    "bad_path": (
+        "Check the base URL in your tool: Strake does not forward a path that contains .. or two slashes in a row. "
+        "The base URL must not end with a slash."
+    ),
+    "browser_refused": (
+        "An endpoint is not a page: give its URL to a tool as the base URL. A page of another site may call it with "
+        "fetch, in mode cors."
+    ),
+    "body_too_large": "Send less in one request, or ask the operator to raise STRAKE_MAX_BODY_MB.",
+    "endpoint_paused": "Open the endpoint in the dashboard and choose Resume.",
+    "internal_error": (
+        "This is a bug in Strake. Tell the operator when it happened. The log has the details, without your request. "
+        "You can retry safely."
+    ),
+    "invalid_token": (
+        "The token is mistyped, revoked, rotated, expired, or belongs to another endpoint. Callers are not told which. "
+        "Compare its first characters with the list on the endpoint's page, and rotate it if in doubt."
+    ),
+    "key_replaced": "The owner replaced the provider key during your request. Send it again.",
+    "method_not_allowed": "Strake does not forward TRACE and CONNECT. No tool needs them. Check what sends them.",
+    "mints_credentials": (
+        "The request asks the provider for a new credential, such as a client secret, an API key or a WebRTC call. "
+        "It would go on working after you revoke the token. If your tool needs this, add a token with “May create "
+        "credentials” and revoke the old one."
+    ),
+    "missing_token": "Your tool sent no key. Put the token where the tool expects the provider's API key.",
+    "needs_key_again": (
+        "The master key that encrypted the provider key is no longer in the keyring. Open the endpoint, choose Paste "
+        "the key, and paste the provider key again."
+    ),
+    "loop": (
+        "The destination of the endpoint leads back to Strake, perhaps through another proxy, so the request would go "
+        "round in circles. Enter the provider's own address as the destination."
+    ),
+    "network_not_allowed": (
+        "The token only works from certain networks, and the request came from another one. Tools that call from "
+        "their own servers, like Cursor, need a token without this limit."
+    ),
+    "owner_busy": (
+        "All endpoints of this owner together have reached the limit of concurrent requests. Wait for some to end. "
+        "The operator can raise STRAKE_MAX_STREAMS_PER_PERSON."
+    ),
+    "path_not_allowed": (
+        "The token only works for certain paths. The endpoint's page lists them. Add a token with other limits."
+    ),
+    "rate_limited": (
+        "The token has used up its requests per minute. The header retry-after says when to retry. SDKs wait for it."
+    ),
+    "store_unavailable": (
+        "Strake's database does not respond. Your token is valid. Try again in a moment, and tell the operator if the "
+        "error persists."
+    ),
+    "token_in_path": (
+        "Your tool puts the token into the URL's path. Give it the endpoint's URL and the token as two settings."
+    ),
+    "too_many_at_once": (
+        "The endpoint has reached its limit of concurrent requests. A stream counts until it ends. Wait for some to "
+        "end. SDKs retry by themselves. The owner can change the limit on the endpoint's page, up to the operator's "
+        "STRAKE_MAX_STREAMS. Each server process counts separately, so with several of them some requests may still "
+        "get through."
+    ),
+    "too_many_connects": (
+        "Strake opens at most 64 connections at once for each owner, which is enough for destinations that answer. So "
+        "a destination of one of your endpoints probably does not. Send fewer requests to that one."
+    ),
+    "too_many_names": (
+        "Strake looks up two host names at once for each owner. Names of your custom endpoints get no answer from DNS, "
+        "and others wait for them. Correct or delete those endpoints."
+    ),
+    "too_many_refusals": (
+        "A tool keeps sending a token that does not work now: revoked, expired, or of a paused endpoint. Stop the tool "
+        "or give it another token. Once the token works again, Strake accepts it within a second."
+    ),
+    "too_many_wrong_tokens": (
+        "A tool in your network keeps sending an invalid token. Stop it or give it a valid one. After a minute "
+        "requests from your network work again."
+    ),
+    "unknown_endpoint": "Compare the URL with the one on the endpoint's page. The endpoint may have been deleted.",
+    "upstream_forbidden": (
+        "The hostname of the destination resolves to a private address. Change the destination, or ask the operator "
+        "to allow it with STRAKE_ALLOWED_PRIVATE_UPSTREAMS."
+    ),
+    "upstream_reserved": (
+        "The operator has opened the destination for certain people. Ask the operator to add you to its entry in "
+        "STRAKE_ALLOWED_PRIVATE_UPSTREAMS."
+    ),
+    "upstream_idle": (
+        "The provider accepted the request and sent nothing for ten minutes. Try again, or check the provider's "
+        "status page."
+    ),
+    "upstream_invalid": "The destination does not speak valid HTTP. Check the destination of a custom endpoint.",
+    "upstream_unreachable": (
+        "Strake could not connect to the provider, or the connection broke before a response. Check the provider's "
+        "status page. For a custom endpoint check the destination."
+    ),
+    "websocket_unsupported": "The provider accepts no WebSocket connections here. Use HTTP. Codex falls back to it.",
+}
+
+# What an owner reads in Activity. For other codes, the code itself in words is good enough.
+_REASONS = {
+    "browser_refused": "A browser asked for a page",
+    "invalid_token": "The token is revoked or expired",
+    "internal_error": "A bug in Strake",
+    "key_replaced": "The key was replaced meanwhile",
+    "loop": "The destination is Strake itself",
+    "mints_credentials": "The path hands out credentials",
+    "needs_key_again": "The key cannot be opened",
+    "network_not_allowed": "From a network that is not allowed",
+    "owner_busy": "Too many requests at a time",
+    "path_not_allowed": "A path that is not allowed",
+    "rate_limited": "Too many requests a minute",
+    "too_many_at_once": "Too many requests at a time",
+    "too_many_refusals": "Refused again, not checked again",
+    "upstream_broken": "The provider broke the answer off",
+    "upstream_forbidden": "The destination is a private address",
+    "upstream_idle": "The provider was silent for too long",
+    "upstream_invalid": "The provider's answer is not HTTP",
+    "upstream_unreachable": "The provider was not reached",
+    "websocket_unsupported": "The provider has no WebSocket here",
+}
+
+
+def reason(code: str) -> str:
+    """Return an error code in a few words."""
+    return _REASONS.get(code) or code.replace("_", " ").capitalize()

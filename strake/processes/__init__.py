@@ -1,0 +1,1 @@
+"""Server processes: startup, gunicorn, its workers, hardening."""

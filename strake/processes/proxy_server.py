@@ -1,0 +1,56 @@
+"""The proxy half's server: uvicorn workers that face the port, hold the keyring and forward."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import uvicorn
+from django.conf import settings
+from gunicorn.arbiter import Arbiter
+
+from proxy import probes
+from strake.processes.gunicorn_server import GunicornServer
+from strake.processes.worker import Worker
+
+# Seconds that streams in flight get to finish at shutdown. After that they are cut, visibly for the client.
+GRACEFUL_SECONDS = 60
+
+
+class DrainingArbiter(Arbiter):
+    """gunicorn's master process. On SIGTERM `/readyz` fails first, so that a load balancer sends no more connections.
+
+    Accepting goes on for `STRAKE_DRAIN_SECONDS`. Then gunicorn stops: it closes the sockets and lets streams finish.
+    """
+
+    def stop(self, graceful: bool = True) -> None:
+        if graceful and settings.STRAKE_DRAIN_SECONDS and not probes.is_stopping():
+            probes.begin_stopping()
+            time.sleep(settings.STRAKE_DRAIN_SECONDS)
+        super().stop(graceful)
+
+
+class ProxyServer(GunicornServer):
+    arbiter_class = DrainingArbiter
+
+    def __init__(self, listeners: Sequence[socket.socket]) -> None:
+        config = {
+            "worker_class": Worker,
+            "workers": settings.WEB_CONCURRENCY or (1 if settings.STRAKE_EMBEDDED else os.cpu_count() or 1),
+            "graceful_timeout": GRACEFUL_SECONDS,
+            "proc_name": "strake-proxy",
+        }
+        super().__init__(listeners, config, _application)
+
+
+def _application() -> Any:
+    """Load the application, and what the workers would load on their own, before the fork, so that they share it."""
+    from strake.asgi import application
+
+    config = uvicorn.Config(application, log_config=None, **Worker.CONFIG_KWARGS)
+    config.load()
+    config.get_loop_factory()
+    return application

@@ -1,0 +1,125 @@
+"""The steps in which a half starts: listen, check the configuration and the database, then run gunicorn."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+from django.conf import settings
+from django.core.checks import run_checks
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
+from django.db import DatabaseError, connection
+from django.db.migrations.executor import MigrationExecutor
+
+from credentials import local_addresses
+from strake.data_dir import DataDir
+from strake.database_url import FILES
+from strake.processes import landlock, listen
+from strake.processes.listen import UnixAddress
+from strake.processes.runtime import Half
+
+
+class StartupError(Exception):
+    """Strake cannot start. `exit_code` is for the service manager: a number of sysexits.h or errno.h."""
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def open_listeners(half: Half) -> list[socket.socket]:
+    """The sockets of a half. Before anything else happens, so that a port in use is the first message.
+
+    Sockets that systemd passed take the place of `STRAKE_BIND`. Raises `StartupError` or `ImproperlyConfigured`.
+    """
+    runtime, mode = settings.STRAKE_RUNTIME, settings.STRAKE_RUNTIME.socket_mode
+    runtime.prepare(half)
+    try:
+        if half == "web":
+            return listen.open_sockets([UnixAddress(runtime.web_socket, mode)])
+        passed = [socket.socket(fileno=descriptor) for descriptor in listen.passed_descriptors()]
+        public = passed or listen.open_sockets(settings.STRAKE_BIND)
+        local_addresses.add_listeners(public)  # so that no endpoint leads back here
+        internal = [UnixAddress(path, mode) for path in (runtime.proxy_socket, runtime.wrap_socket)]
+        return public + listen.open_sockets(internal)
+    except listen.CannotListen as error:
+        raise StartupError(str(error), exit_code=error.errno) from None
+
+
+def check_numbers() -> None:
+    """Refuse several processes of a half on SQLite. Raises `ImproperlyConfigured`."""
+    if not settings.DATABASE_URL and max(settings.WEB_CONCURRENCY, settings.STRAKE_WEB_WORKERS) > 1:
+        raise ImproperlyConfigured(
+            "With SQLite, one proxy process and one web process run: limits are counted in each process. Remove "
+            "WEB_CONCURRENCY and STRAKE_WEB_WORKERS, or set DATABASE_URL (PostgreSQL) and REDIS_URL."
+        )
+
+
+def check_configuration() -> None:
+    """Run the system checks. Raises `ImproperlyConfigured` with all errors in one line, for a service manager's log.
+
+    The proxy half runs Strake's own checks only: Django's check its pages.
+    """
+    check_numbers()
+    tags = ["strake"] if settings.STRAKE_PROCESS == "proxy" else None
+    errors = [message for message in run_checks(tags=tags) if message.is_serious()]
+    if errors:
+        raise ImproperlyConfigured(
+            " ".join(" ".join(filter(None, (f"({error.id})", error.msg, error.hint))) for error in errors)
+        )
+
+
+def prepare_database() -> None:
+    """Migrate the embedded database. Any other is migrated by its operator. Raises `StartupError`."""
+    try:
+        connection.ensure_connection()
+        if settings.STRAKE_EMBEDDED and settings.STRAKE_PROCESS != "web":
+            call_command("migrate", verbosity=0, interactive=False)
+        loader = MigrationExecutor(connection).loader
+        pending = set(loader.disk_migrations) - set(loader.applied_migrations)
+    except DatabaseError as error:
+        reason = str(error).strip().partition("\n")[0]
+        if settings.DATABASE_URL:
+            name, advice = "The database", "Is it running, and is DATABASE_URL right?"
+        else:
+            name = str(settings.STRAKE_HOME.database)
+            is_locked = "locked" in reason
+            advice = "Another process is writing to it. Try again." if is_locked else "Restore it from your backup."
+        raise StartupError(f"{name} cannot be used: {reason}. {advice}", exit_code=os.EX_TEMPFAIL) from None
+    if pending:
+        raise StartupError("The database is not up to date. Run: manage.py migrate", exit_code=os.EX_CONFIG)
+
+
+def confine(home: DataDir) -> None:
+    """Take the rest of the file system from the web half, if this system can (Linux 5.13 and later).
+
+    It keeps its code, its database, its socket, and what any program needs. Above all it loses the folder of the master
+    keys, and access to the memory of every other process. Raises `ImproperlyConfigured` if it still reads that folder.
+    """
+    # Not the system's folder for temporary files, which everybody uses, and in which somebody's data folder may lie.
+    tempfile.tempdir = str(settings.STRAKE_WEB_SOCKET.parent)
+    certificates = [Path(value) for name, value in settings.DATABASES["default"]["OPTIONS"].items() if name in FILES]
+    readable = [*landlock.code_paths(), *certificates, Path.home() / ".postgresql"]
+    writable = [home.data, settings.STRAKE_WEB_SOCKET.parent, *landlock.DEVICES]
+    if not landlock.restrict(readable=readable, writable=writable):
+        sys.stderr.write(
+            "The web half is not confined: this system has no Landlock (Linux 5.13 or later). Run both halves as two "
+            "users, as docs/operations.md shows.\n"
+        )
+    elif _opens(home.master_keys):
+        raise ImproperlyConfigured(
+            f"The web half can read {home.master_keys}. Move STRAKE_HOME out of the folders that hold programs "
+            "and settings of the system."
+        )
+
+
+def _opens(path: Path) -> bool:
+    try:
+        path.open("rb").close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,16 @@
+"""Which request headers reach a provider. Most is tested over sockets in tests/proxy/test_exactness.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.http import headers
+
+
+@pytest.mark.parametrize(
+    "name", ["x-strake-client", "x_strake_client", "x-strake-part", "x-strake_dialog", "x-strake-"]
+)
+def test_no_header_of_ours_reaches_a_provider(name: str) -> None:
+    sent = [(b"accept", b"*/*"), (name.encode(), b"192.0.2.1"), (b"x-strakes", b"1")]
+    passed = headers.for_upstream(sent, b"api.example.com", b"authorization")
+    assert passed == [(b"host", b"api.example.com"), (b"accept", b"*/*"), (b"x-strakes", b"1")]

@@ -1,0 +1,45 @@
+"""The address of a client."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from proxy.http.request import ProxyRequest
+
+
+async def address_of(*headers: tuple[bytes, bytes], internal: object = None, client: Any = ("192.0.2.1", 1)) -> str:
+    scope = {
+        "query_string": b"",
+        "raw_path": b"/p/abcdefghijkl/x",
+        "headers": list(headers),
+        "client": client,
+        "extensions": {} if internal is None else {"strake.internal": internal},
+    }
+    return str(ProxyRequest(scope, cast(Any, None)).address)
+
+
+@pytest.mark.parametrize("internal", [None, False])
+async def test_client_cannot_name_its_address(internal: object) -> None:
+    assert await address_of((b"x-strake-client", b"198.51.100.1"), internal=internal) == "192.0.2.1"
+
+
+async def test_client_behind_a_proxy_cannot_name_its_address(settings: Any) -> None:
+    settings.STRAKE_TRUSTED_PROXIES = 1
+    headers = [(b"x-strake-client", b"198.51.100.1"), (b"x-forwarded-for", b"203.0.113.1")]
+    assert await address_of(*headers) == "203.0.113.1"
+
+
+@pytest.mark.parametrize(
+    ("value", "address"),
+    [(b"198.51.100.1", "198.51.100.1"), (b"2001:db8::1", "2001:db8::1"), (b"nonsense", "None"), (b"\xff", "None")],
+)
+async def test_web_process_names_the_address(value: bytes, address: str, settings: Any) -> None:
+    settings.STRAKE_TRUSTED_PROXIES = 1
+    headers = [(b"x-strake-client", value), (b"x-forwarded-for", b"203.0.113.1")]
+    assert await address_of(*headers, internal=True, client=("192.0.2.1", 1)) == address
+
+
+async def test_web_process_without_an_address_has_none() -> None:
+    assert await address_of(internal=True) == "None"

@@ -1,0 +1,245 @@
+"""Counts, percentiles, charts and pages of requests."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from accounts.models import User
+from credentials.models import Endpoint
+from proxy.models import LATENCY_BOUNDS_MS, RefusalCount, RequestRecord
+from proxy.request_log import stats, writer
+from proxy.request_log.refusals import NO_TOKEN, Refusal
+from proxy.request_log.stats import PERIODS, Step, percentile, steps_of
+from proxy.request_log.writer import Entry, write, write_refusals
+from strake.pages.charts import HEIGHT, WIDTH, draw, nice
+from tests.support import factories
+from tests.support.factories import Connected
+from tests.support.pages import text
+
+
+@pytest.fixture(autouse=True)
+def _one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep `write` from closing the test's connection: it runs in the thread of the test here."""
+    monkeypatch.setattr(writer, "close_old_connections", lambda: None)
+
+
+@pytest.fixture
+def made(alice: User) -> Connected:
+    return factories.make_endpoint(owner=alice, label="laptop")
+
+
+def note(made: Connected, *, status: int = 200, latency_ms: int = 120, at: datetime | None = None) -> None:
+    """Write a request as the request log does."""
+    moment = at.timestamp() if at else time.time()
+    write([Entry(made.endpoint.pk, made.token.pk, status, latency_ms, latency_ms // 2, moment)])
+
+
+@pytest.mark.parametrize("period", PERIODS.values(), ids=lambda period: period.slug)
+def test_steps_cover_the_period_without_gaps(period: stats.Period) -> None:
+    now = datetime(2026, 11, 24, 13, 37, tzinfo=UTC)
+    starts = period.starts(now)
+    assert len(starts) == period.steps
+    lengths = {after - before for before, after in itertools.pairwise(starts)}
+    assert lengths == {timedelta(hours=period.hours_per_step)}
+    assert starts[-1] <= now < starts[-1] + timedelta(hours=period.hours_per_step)
+
+
+@pytest.mark.parametrize("period", PERIODS.values(), ids=lambda period: period.slug)
+def test_every_request_of_the_period_is_counted_once(made: Connected, period: stats.Period) -> None:
+    now = timezone.now()
+    hours = period.steps * period.hours_per_step
+    for age in (0, 1, hours // 2, hours - 1):
+        note(made, at=now - timedelta(hours=age))
+    note(made, status=404)
+    note(made, status=502)
+    note(made, at=now - timedelta(hours=hours + period.hours_per_step))
+    steps, total = steps_of(made.endpoint, period, now)
+    assert (total.good, total.refused, total.failed, total.total) == (4, 1, 1, 6)
+    assert sum(step.total for step in steps) == 6
+
+
+def test_percentile_lies_in_the_bucket_of_its_request() -> None:
+    assert percentile([0] * stats.BUCKETS, 0.5) is None
+    for index, upper in enumerate(LATENCY_BOUNDS_MS):
+        histogram = [0] * stats.BUCKETS
+        histogram[index] = 100
+        found = percentile(histogram, 0.95)
+        lower = LATENCY_BOUNDS_MS[index - 1] if index else 0
+        assert found is not None
+        assert lower <= found <= upper
+    histogram = [90, *[0] * (stats.BUCKETS - 2), 10]
+    assert (percentile(histogram, 0.5) or 0) < LATENCY_BOUNDS_MS[0]
+    assert percentile(histogram, 0.95) == LATENCY_BOUNDS_MS[-1]
+
+
+def test_bars_fit_the_chart_and_match_their_counts() -> None:
+    steps = [Step(timezone.now(), good=good, refused=3, failed=1) for good in (0, 6, 90)]
+    chart = draw(steps)
+    assert chart.max_requests == 100
+    for bar, step in zip(chart.bars, steps, strict=True):
+        assert 0 <= bar.x <= bar.x + bar.width <= WIDTH
+        assert sum(height for _, _, height in bar.parts) == pytest.approx(step.total / 100 * HEIGHT, abs=0.05)
+        assert min(y for _, y, _ in bar.parts) >= 0
+
+
+@pytest.mark.parametrize(("value", "top"), [(0, 1), (1, 1), (3, 4), (9, 10), (11, 20), (81, 100), (4001, 5000)])
+def test_axes_end_at_round_numbers(value: int, top: int) -> None:
+    assert nice(value) == top
+
+
+def test_endpoint_page_shows_counts_and_their_table(client: Client, alice: User, made: Connected) -> None:
+    client.force_login(alice)
+    for _ in range(3):
+        note(made)
+    note(made, status=429)
+    page = client.get(f"/endpoints/{made.endpoint.subdomain}/")
+    assert "Requests 4 Refused (4xx) 1 Failed (5xx) 0" in text(page)
+    assert "Show the numbers" in text(page)
+    assert page.content.count(b'<th scope="row" class="nowrap">') == 24
+
+
+def test_activity_pages_list_every_request_once(client: Client, alice: User, made: Connected) -> None:
+    client.force_login(alice)
+    # Many at the same instant: a page may not end between them and forget some.
+    at = timezone.now() - timedelta(hours=1)
+    RequestRecord.objects.bulk_create(
+        RequestRecord(endpoint=made.endpoint, token=made.token, status=200, latency_ms=1000 + number, at=at)
+        for number in range(120)
+    )
+    seen: list[str] = []
+    url = "/activity/"
+    for _ in range(3):
+        page = client.get(url).content.decode()
+        seen += [part.partition(" ms")[0] for part in page.split('<td class="num nowrap wide">')[1:]]
+        url = "/activity/" + page.partition('rel="next" href="')[2].partition('"')[0].replace("&amp;", "&")
+    assert len(seen) == len(set(seen)) == 120
+    assert url == "/activity/"
+
+
+@pytest.mark.parametrize("before", ["nonsense", "2026-99-99T00:00:00+00:00_1", "2026-11-24T00:00:00_1", "_", "x_y"])
+def test_invalid_page_position_shows_the_newest(client: Client, alice: User, made: Connected, before: str) -> None:
+    client.force_login(alice)
+    note(made)
+    assert "laptop" in text(client.get("/activity/", {"before": before}))
+
+
+def test_activity_is_filtered_by_outcome(client: Client, alice: User, made: Connected) -> None:
+    client.force_login(alice)
+    for status in (200, 404, 502):
+        note(made, status=status, latency_ms=status)
+    for outcome, latency in (("good", "200 ms"), ("refused", "404 ms"), ("failed", "502 ms")):
+        page = text(client.get("/activity/", {"outcome": outcome, "endpoint": made.endpoint.subdomain}))
+        assert [known for known in ("200 ms", "404 ms", "502 ms") if known in page] == [latency]
+
+
+def test_last_day_counts_only_these_endpoints(made: Connected, bob: User) -> None:
+    note(made)
+    note(factories.make_endpoint(owner=bob))
+    note(made, at=timezone.now() - timedelta(days=3))
+    assert stats.last_day(Endpoint.objects.filter(pk=made.endpoint.pk)) == {UUID(str(made.endpoint.pk)): 1}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9])
+def test_newest_requests_are_found_at_any_age(made: Connected, count: int) -> None:
+    now = timezone.now()
+    for hours in (0.5, 5, 70, 300, 700):
+        note(made, at=now - timedelta(hours=hours), latency_ms=int(hours * 10))
+    found = stats.newest(RequestRecord.objects.order_by("-at", "-id"), count, now, related=("endpoint",))
+    assert [record.latency_ms for record in found] == [5, 50, 700, 3000, 7000][:count]
+
+
+# --- Refusals among the requests -----------------------------------------------------------------------------------
+
+
+def refuse(made: Connected, code: str, times: int, at: datetime, token_id: str | None = None) -> None:
+    """Write a count of refusals as the request log does."""
+    second = at.timestamp()
+    token = made.token.pk if token_id is None else token_id
+    write_refusals([Refusal(made.endpoint.pk, token, int(second // 60), code, times, second)])
+
+
+def test_refusals_are_one_line_with_their_reason(client: Client, alice: User, made: Connected) -> None:
+    client.force_login(alice)
+    now = timezone.now()
+    note(made, at=now - timedelta(minutes=9))
+    refuse(made, "rate_limited", 1400, now - timedelta(minutes=5))
+    refuse(made, "a_code_of_a_later_version", 2, now - timedelta(minutes=4), token_id=NO_TOKEN)
+    RequestRecord.objects.create(
+        endpoint=made.endpoint, token=made.token, status=502, error="upstream_unreachable", latency_ms=1, at=now
+    )
+    for path in (
+        "/activity/",
+        f"/endpoints/{made.endpoint.subdomain}/",
+        f"/endpoints/{made.endpoint.subdomain}/requests/",
+    ):
+        page = text(client.get(path))
+        unreachable, newer, limited = (
+            page.index("502 The provider was not reached"),
+            page.index("500 2 times A code of a later version"),
+            page.index("429 1,400 times Too many requests a minute"),
+        )
+        assert unreachable < newer < limited
+        assert "several tokens" in page
+    assert 'href="/docs/errors/#rate_limited"' in client.get("/activity/").content.decode()
+
+
+def test_refusals_are_counted_apart_from_requests(client: Client, alice: User, made: Connected) -> None:
+    client.force_login(alice)
+    note(made)
+    now = timezone.now()
+    refuse(made, "rate_limited", 1400, now)
+    refuse(made, "invalid_token", 30, now - timedelta(hours=20))
+    refuse(made, "invalid_token", 500, now - timedelta(days=3))
+    page = text(client.get(f"/endpoints/{made.endpoint.subdomain}/"))
+    assert "Requests 1 Refused (4xx) 0 Failed (5xx) 0 Stopped by Strake 1,430" in page
+    page = text(client.get(f"/endpoints/{made.endpoint.subdomain}/?period=7d"))
+    assert "Stopped by Strake 1,930" in page
+
+
+def test_refusals_are_filtered_by_outcome_and_owner(client: Client, alice: User, bob: User, made: Connected) -> None:
+    now = timezone.now()
+    refuse(made, "rate_limited", 21, now)
+    refuse(made, "needs_key_again", 22, now)
+    refuse(factories.make_endpoint(owner=bob), "rate_limited", 23, now)
+    client.force_login(alice)
+    for outcome, seen in (("", {21, 22}), ("good", set()), ("refused", {21}), ("failed", {22})):
+        page = text(client.get("/activity/", {"outcome": outcome, "endpoint": made.endpoint.subdomain}))
+        assert {times for times in (21, 22, 23) if f"{times} times" in page} == seen, outcome
+    assert "23 times" not in text(client.get("/activity/"))
+
+
+def test_pages_with_refusals_list_every_line_once(client: Client, alice: User, made: Connected) -> None:
+    """Records and refusals of the same instant, with a page's end between them."""
+    client.force_login(alice)
+    at = timezone.now() - timedelta(hours=1)
+    RequestRecord.objects.bulk_create(
+        RequestRecord(endpoint=made.endpoint, token=made.token, status=200, latency_ms=1000 + number, at=at)
+        for number in range(60)
+    )
+    RefusalCount.objects.bulk_create(
+        RefusalCount(
+            endpoint=made.endpoint,
+            token_id=f"ctok_{number}",
+            minute=at.replace(second=0, microsecond=0),
+            code="rate_limited",
+            count=1000 + number,
+            last_at=at if number < 50 else at - timedelta(milliseconds=number),
+        )
+        for number in range(60)
+    )
+    seen: list[str] = []
+    url = "/activity/"
+    for _ in range(3):
+        page = client.get(url).content.decode()
+        seen += re.findall(r"[> ](1,\d{3} (?:ms|times))\s*<", page)
+        url = "/activity/" + page.partition('rel="next" href="')[2].partition('"')[0].replace("&amp;", "&")
+    assert sorted(seen) == sorted(f"1,{number:03} {unit}" for number in range(60) for unit in ("ms", "times"))
+    assert url == "/activity/"

@@ -1,0 +1,248 @@
+"""The rights of the two halves' database roles, and what PostgreSQL refuses to whoever has their passwords."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg.errors import InsufficientPrivilege
+
+from strake import database_roles
+from tests.support.database_roles import Database, migrated
+from tests.support.postgres import ROLE, SUPERUSER, Cluster
+
+pytestmark = pytest.mark.postgres
+
+
+@pytest.fixture(scope="module")
+def database(postgres_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """A database with an endpoint, after `grant_roles`. No test leaves a change in it."""
+    with migrated(postgres_cluster, tmp_path_factory.mktemp("roles") / "home") as shared:
+        shared.strake.connect("https://api.example.com")
+        shared.grant()
+        yield shared
+
+
+# --- The rights ----------------------------------------------------------------------------------------------------
+
+READ_AND_WRITE = "DELETE, INSERT, SELECT, UPDATE"
+WEB = {
+    "accounts_accesstoken": "DELETE, INSERT, SELECT, UPDATE (last_used_at, revoked_at)",
+    "accounts_auditevent": "INSERT, SELECT",
+    "accounts_browsersession": "DELETE, INSERT, SELECT, UPDATE (ip, last_seen_at)",
+    "accounts_cacheentry": READ_AND_WRITE,
+    "accounts_outboxmail": "DELETE, INSERT, SELECT, UPDATE (attempts, details, due_at)",
+    "accounts_signinlink": "DELETE, INSERT, SELECT, UPDATE (created_at, expires_at, token_digest, used_at)",
+    "accounts_user": "DELETE, INSERT, SELECT, UPDATE (session_epoch)",
+    "credentials_bearertoken": "DELETE, INSERT, SELECT, UPDATE (digest, last_used_at, preview, revoked_at)",
+    "credentials_credential": READ_AND_WRITE,
+    "credentials_endpoint": "DELETE, INSERT, SELECT, UPDATE (label, max_streams, paused_at)",
+    "credentials_masterkeycheck": "INSERT, SELECT, UPDATE (created_at)",
+    "credentials_sealedkey": "DELETE, INSERT, SELECT (credential_id, master_key_id), "
+    "UPDATE (ciphertext, format, iv, master_key_id, wrapped_dek, wrapped_dek_iv)",
+    "credentials_serverprocess": READ_AND_WRITE,
+    "django_admin_log": "DELETE, SELECT",
+    "django_content_type": "SELECT",
+    "django_migrations": "SELECT",
+    "django_session": READ_AND_WRITE,
+    "proxy_refusalcount": "DELETE, SELECT",
+    "proxy_requestrecord": "DELETE, SELECT",
+    "proxy_requestrollup": "DELETE, SELECT",
+    "proxy_uploadcapability": "DELETE, SELECT (digest, expires_at, token_id)",
+}
+PROXY = {
+    "accounts_user": "SELECT (email, id, suspended_at)",
+    "credentials_bearertoken": "SELECT, UPDATE (last_used_at)",
+    "credentials_credential": "SELECT",
+    "credentials_endpoint": "SELECT",
+    "credentials_masterkeycheck": "SELECT",
+    "credentials_sealedkey": "SELECT",
+    "credentials_serverprocess": READ_AND_WRITE,
+    "django_migrations": "SELECT",
+    "proxy_refusalcount": "INSERT, SELECT, UPDATE (count, last_at)",
+    "proxy_requestrecord": "INSERT",
+    "proxy_requestrollup": "INSERT, SELECT, UPDATE (count, latency_histogram)",
+    "proxy_uploadcapability": "DELETE, INSERT, SELECT",
+}
+
+
+def test_each_role_has_exactly_these_rights(database: Database) -> None:
+    everywhere = {"database": "CONNECT", "schema public": "USAGE"}
+    assert database.granted(database.web) == WEB | everywhere
+    assert database.granted(database.proxy) == PROXY | everywhere
+
+
+def test_every_model_has_an_entry() -> None:
+    assert set(database_roles.RIGHTS) == set(database_roles.models())
+
+
+def test_every_table_has_a_model(database: Database) -> None:
+    found = database.execute(SUPERUSER, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    assert sorted(name for (name,) in found) == database_roles.tables()
+
+
+# --- The web half --------------------------------------------------------------------------------------------------
+
+NEW_ROW = "INSERT INTO credentials_sealedkey SELECT gen_random_uuid(), 1, 'a', '', '', '', ''"
+READS = {
+    **{
+        column: f"SELECT {column} FROM credentials_sealedkey"
+        for column in ("ciphertext", "iv", "wrapped_dek", "wrapped_dek_iv", "format")
+    },
+    "every column": "SELECT * FROM credentials_sealedkey",
+    "row": "SELECT sealed FROM credentials_sealedkey AS sealed",
+    "row as JSON": "SELECT to_jsonb(sealed) FROM credentials_sealedkey AS sealed",
+    "size": "SELECT sum(length(ciphertext)) FROM credentials_sealedkey",
+    "condition": "SELECT 1 FROM credentials_sealedkey WHERE get_byte(ciphertext, 0) = 0",
+    "order": "SELECT credential_id FROM credentials_sealedkey ORDER BY ciphertext",
+    "lock": "SELECT iv FROM credentials_sealedkey FOR UPDATE",
+    "RETURNING of UPDATE": "UPDATE credentials_sealedkey SET format = 1 RETURNING ciphertext",
+    "RETURNING of DELETE": "DELETE FROM credentials_sealedkey RETURNING ciphertext",
+    "RETURNING of INSERT": f"{NEW_ROW} RETURNING ciphertext",
+    "RETURNING of upsert": f"{NEW_ROW} ON CONFLICT (credential_id) DO UPDATE SET format = 1 RETURNING ciphertext",
+    "copied by UPDATE": "UPDATE credentials_sealedkey SET master_key_id = left(encode(ciphertext, 'hex'), 64)",
+    "copied by upsert": f"{NEW_ROW} ON CONFLICT (credential_id) DO UPDATE "
+    "SET master_key_id = encode(credentials_sealedkey.ciphertext, 'hex')",
+    "copied by INSERT": "INSERT INTO accounts_cacheentry (key_digest) "
+    "SELECT encode(ciphertext, 'hex') FROM credentials_sealedkey",
+    "copied by MERGE": "MERGE INTO credentials_sealedkey AS to_row USING credentials_sealedkey AS from_row "
+    "ON to_row.credential_id = from_row.credential_id "
+    "WHEN MATCHED THEN UPDATE SET master_key_id = encode(from_row.ciphertext, 'hex')",
+    "condition of UPDATE": "UPDATE credentials_sealedkey SET format = 1 WHERE get_byte(ciphertext, 0) < 128",
+    "condition of DELETE": "DELETE FROM credentials_sealedkey WHERE get_byte(ciphertext, 0) < 128",
+    "COPY": "COPY credentials_sealedkey TO STDOUT",
+    "COPY of a query": "COPY (SELECT ciphertext FROM credentials_sealedkey) TO STDOUT",
+    "cursor": "DO 'DECLARE c CURSOR FOR SELECT ciphertext FROM credentials_sealedkey; BEGIN OPEN c; END'",
+    "view": "CREATE TEMP VIEW sealed AS SELECT ciphertext FROM credentials_sealedkey; SELECT * FROM sealed",
+    "table": "CREATE TEMP TABLE sealed AS SELECT * FROM credentials_sealedkey",
+    "function": "CREATE FUNCTION pg_temp.sealed() RETURNS SETOF bytea LANGUAGE sql SECURITY DEFINER "
+    "AS 'SELECT ciphertext FROM credentials_sealedkey'; SELECT pg_temp.sealed()",
+    "statistics": "SELECT stavalues1 FROM pg_statistic WHERE starelid = 'credentials_sealedkey'::regclass",
+}
+CREATES = {
+    "table": "CREATE TABLE public.mine (x int)",
+    "function": "CREATE FUNCTION public.now() RETURNS timestamptz LANGUAGE sql AS 'SELECT pg_catalog.now()'",
+    "operator": "CREATE OPERATOR public.= (FUNCTION = pg_catalog.texteq, LEFTARG = text, RIGHTARG = text)",
+    "schema": "CREATE SCHEMA mine",
+    "trigger": "CREATE TRIGGER mine AFTER INSERT ON accounts_user EXECUTE FUNCTION accounts_auditevent_refuse()",
+    "rule": "CREATE RULE mine AS ON UPDATE TO credentials_sealedkey DO ALSO NOTIFY mine",
+    "policy": "ALTER TABLE credentials_sealedkey DISABLE ROW LEVEL SECURITY",
+    "inheritance": "CREATE TEMP TABLE mine () INHERITS (credentials_sealedkey)",
+    "foreign key": "CREATE TABLE mine (x uuid REFERENCES credentials_sealedkey)",
+    "publication": "CREATE PUBLICATION mine FOR TABLE credentials_sealedkey",
+    "replication slot": "SELECT pg_create_logical_replication_slot('mine', 'pgoutput')",
+    "role": "CREATE ROLE mine",
+    "extension": "CREATE EXTENSION hstore",
+    "program": "COPY (SELECT 1) TO PROGRAM 'true'",
+    "file": "SELECT pg_read_file('postgresql.conf')",
+}
+BECOMES = ("SET ROLE {}", "SET SESSION AUTHORIZATION {}", "GRANT {} TO CURRENT_USER", "ALTER ROLE {} PASSWORD 'x'")
+
+
+def refused(database: Database, role: str, statement: str, *roles: str) -> str:
+    """Run a statement that must be refused for lack of a right. Returns the error."""
+    with pytest.raises(InsufficientPrivilege) as error:
+        database.execute(role, statement, *roles)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("way", READS)
+def test_web_role_cannot_read_a_sealed_key(database: Database, way: str) -> None:
+    assert re.search("credentials_sealedkey|pg_statistic", refused(database, database.web, READS[way]))
+
+
+def test_web_role_can_read_whose_key_it_is(database: Database) -> None:
+    rows = database.execute(database.web, "SELECT credential_id, master_key_id FROM credentials_sealedkey")
+    assert rows == database.execute(ROLE, "SELECT credential_id, master_key_id FROM credentials_sealedkey")
+    assert rows
+
+
+@pytest.mark.parametrize("broken", ["master_key_id = NULL", "format = -1"])
+def test_error_does_not_show_the_rest_of_the_row(database: Database, broken: str) -> None:
+    """PostgreSQL's message about a row that breaks a constraint shows the row, as far as the role may read it."""
+    ((ciphertext,),) = database.execute(ROLE, "SELECT encode(ciphertext, 'hex') FROM credentials_sealedkey")
+    statement = f"UPDATE credentials_sealedkey SET {broken}"
+    with pytest.raises(psycopg.IntegrityError) as shown:
+        database.execute(ROLE, statement)
+    assert ciphertext[:32] in str(shown.value), "the owner sees the row"
+    with pytest.raises(psycopg.IntegrityError) as error:
+        database.execute(database.web, statement)
+    assert "Failing row contains" in str(error.value)
+    assert ciphertext[:16] not in str(error.value)
+
+
+def test_statistics_do_not_show_sealed_columns(database: Database) -> None:
+    query = "SELECT attname FROM pg_stats WHERE tablename = 'credentials_sealedkey'"
+    database.execute(ROLE, "ANALYZE credentials_sealedkey")
+    assert ("ciphertext",) in database.execute(ROLE, query)
+    assert {name for (name,) in database.execute(database.web, query)} == {"credential_id", "master_key_id"}
+
+
+@pytest.mark.parametrize("what", CREATES)
+def test_neither_role_can_create_or_run(database: Database, what: str) -> None:
+    for role in (database.web, database.proxy):
+        refused(database, role, CREATES[what])
+
+
+@pytest.mark.parametrize("statement", BECOMES)
+def test_neither_role_can_become_another(database: Database, statement: str) -> None:
+    for role, others in (
+        (database.web, (database.proxy, ROLE, SUPERUSER)),
+        (database.proxy, (database.web, ROLE, SUPERUSER)),
+    ):
+        for other in others:
+            refused(database, role, statement, other)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE accounts_auditevent SET action = 'x'",
+        "DELETE FROM accounts_auditevent",
+        "UPDATE accounts_user SET is_staff = true",
+        "UPDATE accounts_user SET email = 'x'",
+        "UPDATE credentials_endpoint SET owner_id = gen_random_uuid()",
+        "UPDATE credentials_masterkeycheck SET retired_at = NULL",
+        "DELETE FROM credentials_masterkeycheck",
+        "INSERT INTO proxy_requestrecord SELECT",
+        "DELETE FROM django_migrations",
+        "INSERT INTO auth_permission SELECT",
+        "UPDATE credentials_sealedkey SET credential_id = gen_random_uuid()",
+        "TRUNCATE credentials_sealedkey",
+    ],
+)
+def test_web_role_cannot_write_what_no_page_writes(database: Database, statement: str) -> None:
+    refused(database, database.web, statement)
+
+
+# --- The proxy half ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", sorted(WEB.keys() - PROXY.keys()))
+def test_proxy_role_cannot_read_what_is_the_web_halfs(database: Database, table: str) -> None:
+    assert table in refused(database, database.proxy, f"SELECT 1 FROM {table}")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *(
+            f"{verb} credentials_{table}{rest}"
+            for table in ("bearertoken", "endpoint", "credential", "sealedkey", "masterkeycheck")
+            for verb, rest in (("INSERT INTO", " SELECT"), ("DELETE FROM", ""))
+        ),
+        "UPDATE credentials_bearertoken SET revoked_at = NULL",
+        "UPDATE credentials_bearertoken SET digest = ''",
+        "UPDATE credentials_endpoint SET paused_at = NULL",
+        "UPDATE credentials_credential SET destination_url = ''",
+        "UPDATE credentials_sealedkey SET iv = ''",
+        "DELETE FROM proxy_requestrecord",
+        "UPDATE proxy_requestrecord SET status = 200",
+        "SELECT 1 FROM proxy_requestrecord",
+        "INSERT INTO accounts_auditevent SELECT",
+    ],
+)
+def test_proxy_role_cannot_write_what_is_the_web_halfs(database: Database, statement: str) -> None:
+    refused(database, database.proxy, statement)

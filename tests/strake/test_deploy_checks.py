@@ -1,0 +1,160 @@
+"""`check --deploy` finds what would carry sign-in links, sessions or rows in clear."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+from django.core.checks import run_checks
+from pytest_django import Settings
+
+from strake import deploy_checks as checks
+from strake.database_url import database_config
+from strake.env import email_config
+from strake.processes import listen
+from tests.support.running import ROOT
+from tests.test_commands import DEPLOYED
+
+Configure = Callable[..., None]
+
+
+@pytest.fixture
+def configure(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Configure:
+    """Give the settings what `strake/settings.py` makes of these variables."""
+
+    def apply(**urls: str) -> None:
+        database = database_config(urls["DATABASE_URL"]) if "DATABASE_URL" in urls else {"ENGINE": "sqlite3"}
+        monkeypatch.setattr(checks, "connection", SimpleNamespace(settings_dict=database))
+        if email := urls.get("EMAIL_URL"):
+            for name, value in email_config(email).items():
+                setattr(settings, name, value)
+        settings.REDIS_URL = urls.get("REDIS_URL", "")
+        settings.STRAKE_PLAINTEXT_HOSTS = urls.get("STRAKE_PLAINTEXT_HOSTS", "").split(",")
+
+    return apply
+
+
+def found() -> list[str]:
+    messages = [*checks.check_email(None), *checks.check_redis(None), *checks.check_database(None)]
+    assert all(message.hint for message in messages)
+    return [str(message.id) for message in messages]
+
+
+@pytest.mark.parametrize(
+    ("url", "ids"),
+    [
+        ("smtp://user:pw@mail.example.org", ["strake.E002"]),
+        ("smtp://user:pw@10.0.0.5:25", ["strake.E002"]),
+        ("smtp+tls://user:pw@mail.example.org", []),
+        ("smtps://user:pw@mail.example.org", []),
+        ("smtp://127.0.0.1", []),
+        ("smtp://localhost", []),
+        ("smtp://[::1]", []),
+    ],
+)
+def test_mail_without_tls(url: str, ids: list[str], configure: Configure) -> None:
+    configure(EMAIL_URL=url)
+    assert found() == ids
+
+
+@pytest.mark.parametrize(
+    ("url", "ids"),
+    [
+        ("redis://:pw@redis.example.org/0", ["strake.E003"]),
+        ("redis://192.168.1.5:6379/0", ["strake.E003"]),
+        ("rediss://:pw@redis.example.org/0", []),
+        ("rediss://:pw@redis.example.org/0?ssl_cert_reqs=none", ["strake.W002"]),
+        ("redis://127.0.0.2/0", []),
+        ("redis://[::1]:6379/0", []),
+        ("unix:///run/redis.sock", []),
+        ("", []),
+    ],
+)
+def test_redis_without_tls(url: str, ids: list[str], configure: Configure) -> None:
+    configure(REDIS_URL=url)
+    assert found() == ids
+
+
+@pytest.mark.parametrize(
+    ("url", "ids"),
+    [
+        ("postgres://a:b@db.example.org/strake", ["strake.E004"]),
+        ("postgres://a:b@db.example.org/strake?sslmode=disable", ["strake.E004"]),
+        ("postgres://a:b@db.example.org/strake?sslmode=allow", ["strake.E004"]),
+        ("postgres://a:b@db.example.org/strake?sslmode=prefer", ["strake.E004"]),
+        ("postgres://a:b@127.0.0.1,db.example.org/strake", ["strake.E004"]),
+        ("postgres://a:b@db.example.org/strake?sslmode=require", ["strake.W002"]),
+        ("postgres://a:b@db.example.org/strake?sslmode=verify-full", []),
+        ("postgres://a:b@127.0.0.1/strake?sslmode=disable", []),
+        ("postgres://a:b@[::1]/strake", []),
+        ("postgres://a@/strake?host=/run/postgresql", []),
+    ],
+)
+def test_database_without_tls(url: str, ids: list[str], configure: Configure) -> None:
+    configure(DATABASE_URL=url)
+    assert found() == ids
+
+
+def test_operator_accepts_hosts_by_name(configure: Configure) -> None:
+    urls = {
+        "DATABASE_URL": "postgres://a:b@db/strake",
+        "REDIS_URL": "redis://redis/0",
+        "EMAIL_URL": "smtp://mail.lan",
+    }
+    configure(**urls)
+    assert found() == ["strake.E002", "strake.E003", "strake.E004"]
+    configure(**urls, STRAKE_PLAINTEXT_HOSTS="db,redis")
+    assert found() == ["strake.E002"]
+
+
+def test_no_message_contains_a_password(configure: Configure) -> None:
+    configure(
+        DATABASE_URL="postgres://a:hunter2@db.example.org/strake",
+        REDIS_URL="redis://:hunter2@redis.example.org/0",
+        EMAIL_URL="smtp://a:hunter2@mail.example.org",
+    )
+    messages = [*checks.check_email(None), *checks.check_redis(None), *checks.check_database(None)]
+    assert len(messages) == 3
+    assert "hunter2" not in str(messages)
+
+
+def test_clients_address_and_open_ports(settings: Settings) -> None:
+    settings.STRAKE_EMBEDDED, settings.STRAKE_TRUSTED_PROXIES = False, 0
+    settings.STRAKE_BIND = listen.parse("0.0.0.0:8000,127.0.0.1:8001,unix:/run/x.sock", port=8000)
+    assert [message.id for message in checks.check_reverse_proxy(None)] == ["strake.W003", "strake.W004"]
+    settings.STRAKE_PROCESS = "web"
+    assert checks.check_reverse_proxy(None) == []
+    settings.STRAKE_PROCESS, settings.STRAKE_TRUSTED_PROXIES = "proxy", 1
+    settings.STRAKE_BIND = listen.parse("", port=8000)
+    assert checks.check_reverse_proxy(None) == []
+
+
+@pytest.mark.django_db
+def test_checks_are_for_deployments_only(configure: Configure) -> None:
+    configure(REDIS_URL="redis://redis.example.org/0")
+    assert "strake.E003" not in {message.id for message in run_checks()}
+    assert "strake.E003" in {message.id for message in run_checks(include_deployment_checks=True)}
+
+
+def test_command_fails_with_a_line_for_each() -> None:
+    environment = DEPLOYED | {
+        "DATABASE_URL": "postgres://strake:pw@db.example.org/strake",
+        "REDIS_URL": "redis://redis.example.org/0",
+        "EMAIL_URL": "smtp://mail.example.org",
+    }
+    done = subprocess.run(
+        [sys.executable, "manage.py", "check", "--deploy"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    for number in ("strake.E002", "strake.E003", "strake.E004"):
+        assert f"({number})" in done.stderr
+    assert "STRAKE_PLAINTEXT_HOSTS=redis.example.org" in done.stderr

@@ -1,0 +1,99 @@
+"""A migrated PostgreSQL database with the three roles of a deployed Strake."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql
+
+from credentials.vault.keyring import new_document
+from tests.support.postgres import PASSWORD, ROLE, SUPERUSER, Cluster
+from tests.support.running import Strake
+
+# Every grant to a role in this database, on objects of any kind.
+GRANTED = """
+WITH grants AS (
+    SELECT relname::text AS name, NULL AS attname, (aclexplode(relacl)).* FROM pg_class
+    UNION ALL SELECT relname::text, attname, (aclexplode(attacl)).*
+        FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+    UNION ALL SELECT 'schema ' || nspname, NULL, (aclexplode(nspacl)).* FROM pg_namespace
+    UNION ALL SELECT 'database', NULL, (aclexplode(datacl)).* FROM pg_database WHERE datname = current_database()
+    UNION ALL SELECT 'function ' || proname, NULL, (aclexplode(proacl)).* FROM pg_proc
+    UNION ALL SELECT 'defaults', NULL, (aclexplode(defaclacl)).* FROM pg_default_acl
+)
+SELECT name, privilege_type || coalesce(' (' || string_agg(attname, ', ' ORDER BY attname) || ')', ''), is_grantable
+FROM grants JOIN pg_roles ON pg_roles.oid = grantee WHERE rolname = %s
+GROUP BY name, privilege_type, is_grantable, attname IS NULL ORDER BY name, privilege_type
+"""
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database whose owner is `ROLE`, and a role for each half. `strake` runs commands as the owner."""
+
+    cluster: Cluster
+    name: str
+    web: str
+    proxy: str
+    strake: Strake
+
+    def url(self, role: str) -> str:
+        return self.cluster.url_of(self.name, quote(role, safe=""))
+
+    @contextmanager
+    def connect(self, role: str) -> Iterator[psycopg.Connection[Any]]:
+        """A connection that commits each statement."""
+        with psycopg.connect(self.url(role), autocommit=True) as connection:
+            yield connection
+
+    def execute(self, role: str, statement: str, *roles: str) -> list[tuple[Any, ...]]:
+        """Run a statement with these role names in the place of {}. Returns its rows."""
+        with self.connect(role) as connection:
+            cursor = connection.execute(sql.SQL(statement).format(*map(sql.Identifier, roles)))
+            return cursor.fetchall() if cursor.description else []
+
+    def granted(self, role: str) -> dict[str, str]:
+        """The rights that were granted to a role, by object, such as "INSERT, SELECT (id, label)"."""
+        with self.connect(SUPERUSER) as connection:
+            rows = connection.execute(GRANTED, [role]).fetchall()
+        found: dict[str, str] = {}
+        for name, privilege, is_grantable in rows:
+            assert not is_grantable, f"{role} may pass on {privilege} on {name}"
+            found[name] = f"{found[name]}, {privilege}" if name in found else privilege
+        return found
+
+    def grant(self) -> None:
+        self.strake.manage("grant_roles", "--web", self.web, "--proxy", self.proxy, check=True)
+
+
+@contextmanager
+def migrated(cluster: Cluster, home: Path) -> Iterator[Database]:
+    """Creates a database and two roles without any rights, and drops them afterwards."""
+    number = secrets.token_hex(6)
+    name = f"strake_test_{number}"
+    # Names that must be quoted.
+    web, proxy = f'strake"Web {number}', f"strake-proxy;{number}"
+    superuser = cluster.url_of("postgres", SUPERUSER)
+    with psycopg.connect(superuser, autocommit=True) as connection:
+        owned = sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(ROLE))
+        connection.execute(owned)
+        for role in (web, proxy):
+            created = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role), sql.Literal(PASSWORD))
+            connection.execute(created)
+    strake = Strake(home, {"DATABASE_URL": cluster.url_of(name), "STRAKE_MASTER_KEYS": new_document()})
+    try:
+        strake.manage("migrate", "--verbosity=0", check=True)
+        yield Database(cluster, name, web, proxy, strake)
+    finally:
+        strake.hang_up()
+        with psycopg.connect(superuser, autocommit=True) as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+            for role in (web, proxy):
+                connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))

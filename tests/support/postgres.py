@@ -1,0 +1,157 @@
+"""A PostgreSQL cluster made for the tests, with passwords and TLS as in production."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql
+
+from tests.support.services import free_port
+
+ROLE = "strake"
+SUPERUSER = "postgres"
+PASSWORD = "p@ss/w:rd#50%?"  # in a URL, every one of these must be percent-encoded
+
+
+def programs() -> Path | None:
+    """The folder of PostgreSQL's server programs, or None. Debian keeps them out of PATH."""
+    folders = Path("/usr/lib/postgresql").glob("*/bin")
+    installed = [folder for folder in folders if (folder / "initdb").exists()]
+    if installed:
+        return max(installed, key=lambda folder: int(folder.parent.name))
+    found = shutil.which("initdb")
+    return Path(found).resolve().parent if found else None
+
+
+class Cluster:
+    """A cluster that listens on a loopback port and on a Unix socket in `folder`.
+
+    Clients log in as `ROLE`, an ordinary role that may create databases, with `PASSWORD` under scram-sha-256.
+    `certificate` is the server's, for 127.0.0.1 and localhost.
+    """
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        found = programs()
+        if found is None:
+            raise FileNotFoundError("initdb is not installed")
+        self.folder = folder
+        self.port = free_port()
+        self._programs = found
+        self._data = folder / "data"
+        self._user = _unprivileged_user()
+        # A cluster for tests may lose its data, so nothing waits for the disk.
+        self._settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": folder,
+            "ssl": "on",
+            "fsync": "off",
+            "full_page_writes": "off",
+            "synchronous_commit": "off",
+            "shared_buffers": "32MB",
+            **settings,
+        }
+
+    @property
+    def url(self) -> str:
+        return self.url_of("strake")
+
+    def url_of(self, database: str, role: str = ROLE) -> str:
+        return f"postgres://{role}:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/{database}"
+
+    @property
+    def certificate(self) -> Path:
+        return self._data / "server.crt"
+
+    def create(self) -> None:
+        """Initialize and start the cluster, and create the database of `url`."""
+        self.folder.chmod(0o755)  # for clients of the Unix socket
+        password_file = self.folder / "password"
+        password_file.write_text(PASSWORD)
+        if self._user is not None:
+            shutil.chown(self.folder, self._user)
+            shutil.chown(password_file, self._user)
+        credentials = ["--username", SUPERUSER, "--pwfile", str(password_file), "--auth", "scram-sha-256"]
+        self._run("initdb", *credentials, "--no-sync", "--no-instructions")
+        password_file.unlink()
+        self._create_certificate()
+        self.start()
+        with psycopg.connect(self.url_of("postgres", SUPERUSER), autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE ROLE strake LOGIN CREATEDB PASSWORD {}").format(sql.Literal(PASSWORD)))
+            connection.execute("CREATE DATABASE strake OWNER strake")
+
+    def start(self) -> None:
+        options = " ".join(f"-c {name}={value}" for name, value in self._settings.items())
+        self._run("pg_ctl", "start", "--wait", "--log", str(self.folder / "log"), "--options", options)
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "stop", "--mode", "immediate")
+
+    def freeze(self) -> None:
+        """Stop every process of the server: it accepts connections and never replies."""
+        for pid in self._processes():
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        for pid in self._processes():
+            os.kill(pid, signal.SIGCONT)
+
+    def _processes(self) -> list[int]:
+        postmaster = int((self._data / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        return [postmaster, *map(int, children)]
+
+    def _create_certificate(self) -> None:
+        command = (
+            "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
+            " -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout server.key -out server.crt"
+        )
+        self._execute(*command.split(), folder=self._data)
+        (self._data / "server.key").chmod(0o600)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        self._execute(str(self._programs / program), "--pgdata", str(self._data), *arguments, folder=self.folder)
+
+    def _execute(self, *command: str, folder: Path) -> None:
+        subprocess.run(
+            command,
+            cwd=folder,
+            user=self._user,
+            extra_groups=None if self._user is None else [],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=True,
+            timeout=120,
+        )
+
+
+@contextmanager
+def cluster(**settings: object) -> Iterator[Cluster]:
+    """A running cluster with these server settings, removed afterwards.
+
+    Its folder is not pytest's, which only root may enter when the tests run as root.
+    """
+    with tempfile.TemporaryDirectory(prefix="strake-postgres-") as folder:
+        created = Cluster(Path(folder), **settings)
+        created.create()
+        try:
+            yield created
+        finally:
+            created.stop()
+
+
+def _unprivileged_user() -> str | None:
+    """The user to run the server as, or None for the current one. PostgreSQL refuses to run as root."""
+    if os.getuid() != 0:
+        return None
+    return "postgres" if any(user.pw_name == "postgres" for user in pwd.getpwall()) else "nobody"

@@ -1,0 +1,218 @@
+"""Services and test data over JSON lines: `python -m tests.support.provisioner` reads calls and prints results.
+
+Starting `manage.py` for each of hundreds of endpoints would take minutes. This starts Django once per running Strake.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import timedelta
+from typing import Any
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "strake.settings")
+
+import django
+
+django.setup()
+
+from django.db.models.functions import Now  # noqa: E402
+from django.utils import timezone  # noqa: E402
+
+from accounts import users  # noqa: E402
+from accounts.actors import OPERATOR, Person  # noqa: E402
+from accounts.models import User  # noqa: E402
+from accounts.sign_in import magic_links  # noqa: E402
+from credentials import services  # noqa: E402
+from credentials.models import BearerToken  # noqa: E402
+
+
+def connect(*, email: str = "owner@example.org", provider: str = "custom", key: str, **fields: Any) -> dict[str, str]:
+    owner, _ = User.objects.get_or_create(email=email)
+    made = services.connect(actor=OPERATOR, owner=owner, provider=provider, api_key=key, unchecked=True, **fields)
+    return {
+        "url": made.endpoint.url,
+        "subdomain": made.endpoint.subdomain,
+        "token": made.plaintext,
+        "token_id": made.token.pk,
+    }
+
+
+def issue(*, subdomain: str, **limits: Any) -> dict[str, str]:
+    issued = services.issue_token(actor=OPERATOR, subdomain=subdomain, **limits)
+    return {"token": issued.plaintext, "token_id": issued.token.pk}
+
+
+def rotate(*, token_id: str) -> dict[str, str]:
+    issued = services.rotate_token(actor=OPERATOR, token_id=token_id)
+    return {"token": issued.plaintext, "token_id": issued.token.pk}
+
+
+def revoke(*, token_id: str) -> dict[str, str]:
+    services.revoke_token(actor=OPERATOR, token_id=token_id)
+    return {}
+
+
+def issue_for(*, subdomain: str, seconds: float) -> dict[str, str]:
+    """Issue a token that expires after some seconds."""
+    return issue(subdomain=subdomain, expires_at=timezone.now() + timedelta(seconds=seconds))
+
+
+def expire(*, token_id: str) -> dict[str, str]:
+    """Let a token expire now."""
+    BearerToken.objects.filter(pk=token_id).update(expires_at=Now())
+    return {}
+
+
+def replace_key(*, subdomain: str, key: str) -> dict[str, str]:
+    services.replace_key(actor=OPERATOR, subdomain=subdomain, api_key=key, unchecked=True)
+    return {}
+
+
+def suspend(*, email: str) -> dict[str, str]:
+    User.objects.filter(email=email).update(suspended_at=Now())
+    return {}
+
+
+def delete_account(*, email: str) -> dict[str, str]:
+    users.delete_account(actor=Person(users.find(email)), confirmation=email)
+    return {}
+
+
+def pause(*, subdomain: str) -> dict[str, str]:
+    services.pause(actor=OPERATOR, subdomain=subdomain)
+    return {}
+
+
+def resume(*, subdomain: str) -> dict[str, str]:
+    services.resume(actor=OPERATOR, subdomain=subdomain)
+    return {}
+
+
+def limit(*, subdomain: str, max_streams: int | None) -> dict[str, str]:
+    services.limit_endpoint(actor=OPERATOR, subdomain=subdomain, max_streams=max_streams)
+    return {}
+
+
+def delete(*, subdomain: str) -> dict[str, str]:
+    services.delete_endpoint(actor=OPERATOR, subdomain=subdomain, confirmation=subdomain)
+    return {}
+
+
+def set_field(*, table: str, row_id: str, field: str, value: Any, is_hex: bool) -> dict[str, str]:
+    """Set one column of one row. With `is_hex`, the value is bytes in hexadecimal."""
+    from django.db import transaction
+    from django.db.models import Model
+
+    from credentials.models import Credential, Endpoint, SealedKey
+
+    models: tuple[type[Model], ...] = (Credential, Endpoint, SealedKey)
+    row = {model._meta.db_table: model for model in models}[table]._default_manager.get(pk=row_id)
+    if field == "id":
+        with transaction.atomic():
+            type(row)._default_manager.filter(pk=row_id).update(id=value)
+            SealedKey.objects.filter(credential__pk=row.pk).update(credential_id=value)
+        return {}
+    setattr(row, field, bytes.fromhex(value) if is_hex else value)
+    row.save(update_fields=[field])
+    return {}
+
+
+def records(*, subdomain: str) -> dict[str, Any]:
+    from proxy.models import RequestRecord
+
+    found = RequestRecord.objects.filter(endpoint__subdomain=subdomain).order_by("at")
+    return {"records": list(found.values("status", "latency_ms", "first_byte_ms", "error", "phase"))}
+
+
+def refusals(*, subdomain: str) -> dict[str, Any]:
+    from proxy.models import RefusalCount
+
+    found = RefusalCount.objects.filter(endpoint__subdomain=subdomain).order_by("last_at")
+    return {"refusals": list(found.values("token_id", "code", "count"))}
+
+
+def count_records(*, subdomain: str) -> dict[str, int]:
+    from proxy.models import RequestRecord
+
+    return {"count": RequestRecord.objects.filter(endpoint__subdomain=subdomain).count()}
+
+
+def rows(*, but_of: str) -> dict[str, Any]:
+    """The number of rows of every table, without the requests of one endpoint."""
+    from django.apps import apps
+
+    from proxy.models import RequestRecord
+
+    counted = {model._meta.db_table: model._default_manager.count() for model in apps.get_models()}
+    counted[RequestRecord._meta.db_table] -= count_records(subdomain=but_of)["count"]
+    return {"rows": counted}
+
+
+def signin_link(*, email: str, staff: bool = False) -> dict[str, str]:
+    return {"link": magic_links.operator_link(email=email, staff=staff)}
+
+
+def create_access_token(*, email: str) -> dict[str, str]:
+    from accounts import access_tokens
+
+    owner = User.objects.get(email=email)
+    return {"token": access_tokens.create_access_token(actor=OPERATOR, user=owner, label="script").plaintext}
+
+
+def expire_links(*, email: str) -> dict[str, str]:
+    from django.db.models import F
+
+    from accounts.models import SignInLink
+
+    earlier = {name: F(name) - timedelta(hours=1) for name in ("created_at", "expires_at")}
+    SignInLink.objects.filter(email=email).update(**earlier)
+    return {}
+
+
+def fill(*, email: str, **sizes: int) -> dict[str, Any]:
+    """Create a lot of data (tests/support/populate.py). Returns the subdomains, the busiest endpoint first."""
+    from tests.support.populate import populate
+
+    owner, _ = User.objects.get_or_create(email=email)
+    return {"subdomains": [endpoint.subdomain for endpoint in populate(owner, **sizes)]}
+
+
+FUNCTIONS = {
+    function.__name__: function
+    for function in (
+        connect,
+        issue,
+        rotate,
+        revoke,
+        issue_for,
+        expire,
+        replace_key,
+        suspend,
+        delete_account,
+        pause,
+        resume,
+        limit,
+        delete,
+        set_field,
+        records,
+        count_records,
+        rows,
+        refusals,
+        signin_link,
+        create_access_token,
+        expire_links,
+        fill,
+    )
+}
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        call = json.loads(line)
+        try:
+            reply = FUNCTIONS[call.pop("function")](**call)
+        except Exception as error:  # noqa: BLE001  (the caller gets every error)
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        sys.stdout.write(json.dumps(reply) + "\n")
+        sys.stdout.flush()

@@ -1,0 +1,223 @@
+"""Use every page and the whole API: `python -m tests.support.web_journey STAFF_LINK`.
+
+Run it as the database role of the web half. It ends with an error if a page fails, and prints what it called: the
+method and name of each route, and the method and path of each operation of the API.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "strake.settings")
+
+import django
+
+django.setup()
+
+from django.conf import settings  # noqa: E402
+from django.contrib import admin  # noqa: E402
+from django.core import mail  # noqa: E402
+from django.db import connection  # noqa: E402
+from django.db.migrations.recorder import MigrationRecorder  # noqa: E402
+from django.test import Client  # noqa: E402
+from django.test.utils import setup_test_environment  # noqa: E402
+from django.urls import reverse  # noqa: E402
+from django.utils import timezone  # noqa: E402
+
+from accounts.models import AccessToken, BrowserSession  # noqa: E402
+from credentials.models import Endpoint, ServerProcess  # noqa: E402
+from credentials.vault import heartbeats  # noqa: E402
+from credentials.vault.heartbeats import Vitals  # noqa: E402
+from tests.support.pages import value  # noqa: E402
+
+EMAIL = "alice@example.org"
+DESTINATION = {"destination_url": "http://127.0.0.1:9/v1", "unchecked": "on"}  # nothing listens there
+called: set[str] = set()
+
+
+class Browser(Client):
+    """A client that notes each route and fails at an unexpected status."""
+
+    def request(self, **request: Any) -> Any:
+        response = super().request(**request)
+        if response.resolver_match is not None:
+            called.add(f"{request.get('REQUEST_METHOD', 'GET')} {response.resolver_match.view_name}")
+        return response
+
+    def see(self, path: str, status: int = 200) -> Any:
+        response: Any = self.get(path)
+        assert response.status_code == status, f"GET {path}: {response.status_code}"
+        if response.streaming:
+            list(response.streaming_content)
+        return response
+
+    def send(self, path: str, status: int = 303, /, *, at: str = "", **fields: str) -> Any:
+        """Fill in the form of the page `at`, by default of the same path."""
+        page = self.get(at or path)
+        if b'name="submission"' in page.content:
+            fields["submission"] = value(page, "submission")
+        response = self.post(path, fields)
+        assert response.status_code == status, f"POST {path}: {response.status_code}"
+        return response
+
+
+def sign_in(browser: Browser) -> None:
+    mail.outbox.clear()
+    browser.send("/signin/", email=EMAIL)
+    browser.see("/signin/sent/")
+    end = time.monotonic() + 60
+    while not mail.outbox:  # another thread sends it
+        assert time.monotonic() < end, "no email was sent"
+        time.sleep(0.02)
+    open_link(browser, re.findall(r"https?://\S+/signin/link/\S+", str(mail.outbox[0].body))[0])
+
+
+def open_link(browser: Browser, link: str) -> None:
+    path = urlsplit(link).path
+    browser.see(path, 303)
+    browser.send("/signin/confirm/", token=path.split("/")[3])
+
+
+def use_endpoints(browser: Browser) -> None:
+    browser.see("/endpoints/connect/")
+    browser.send("/endpoints/connect/custom/", 201, api_key="sk-first", label="laptop", **DESTINATION)
+    endpoint = Endpoint.objects.get()
+    page = f"/endpoints/{endpoint.subdomain}/"
+    browser.send(f"{page}name/", label="desktop")
+    browser.send(f"{page}limits/", max_streams="5")
+    browser.send(f"{page}pause/", at=page)
+    browser.send(f"{page}resume/", at=page)
+    browser.send(f"{page}key/", api_key="sk-second", unchecked="on")
+    other = {**DESTINATION, "destination_url": "http://127.0.0.1:9/v2"}
+    browser.send(f"{page}destination/", api_key="sk-third", **other)
+    browser.send(f"{page}tokens/", 201, label="CI", expires_in="", requests_per_minute="60")
+    token = endpoint.tokens.get(label="CI")
+    browser.send(f"{page}tokens/{token.pk}/rotate/", 201)
+    browser.send(f"{page}tokens/{token.pk}/revoke/")
+    for path in ("requests/", "traffic/", "?tokens=all"):
+        browser.see(page + path)
+    for path in (
+        "/endpoints/?q=desk&state=active&sort=used",
+        f"/activity/?endpoint={endpoint.subdomain}",
+        "/docs/curl/",
+    ):
+        browser.see(path)
+
+
+def use_settings(browser: Browser) -> str:
+    """Returns an access token."""
+    shown = browser.send("/access-tokens/new/", 200, label="script", days="30")
+    plaintext = re.search(r"pat_[0-9A-Za-z]{49}", shown.content.decode())
+    assert plaintext
+    browser.send("/access-tokens/new/", 200, label="old", days="")
+    browser.send(f"/access-tokens/{AccessToken.objects.get(label='old').pk}/revoke/")
+    for path in ("/settings/", "/access-tokens/", "/audit/?action=token.issued", "/audit.csv"):
+        browser.see(path)
+    return plaintext[0]
+
+
+def use_sessions(browser: Browser) -> None:
+    others = [Browser(), Browser(), Browser()]
+    for other in others:
+        sign_in(other)
+    others[0].send("/signout/", at="/settings/")
+    session = BrowserSession.objects.latest("created_at")
+    browser.send(f"/settings/sessions/{session.pk}/end/", at="/settings/")
+    browser.send("/settings/sessions/others/end/", at="/settings/")
+    BrowserSession.objects.update(last_seen_at=timezone.now() - timedelta(hours=1))
+    browser.see("/settings/")
+    browser.see("/signin/again/", 303)
+    others[1].send("/signin/confirm/", 410, at="/signin/", token="link_" + "0" * 49)
+
+
+def use_the_api(token: str) -> None:
+    script = Client(headers={"authorization": f"Bearer {token}"})
+
+    def call(method: str, path: str, status: int, **body: object) -> Any:
+        response = script.generic(method, f"/api/v1{path}", json.dumps(body), content_type="application/json")
+        assert response.status_code == status, f"{method} {path}: {response.status_code}"
+        called.add(f"{method} /api/v1{re.sub(r'/(ctok_[^/]+|[a-z0-9]{12})(?=/|$)', '/ID', path)}")
+        return response.json() if response.content else None
+
+    call("GET", "/me", 200)
+    new = {"provider": "custom", "api_key": "sk-fourth", "destination_url": "http://127.0.0.1:9", "unchecked": True}
+    endpoint = "/endpoints/" + call("POST", "/endpoints", 201, **new)["endpoint"]["subdomain"]
+    call("GET", "/endpoints", 200)
+    call("GET", endpoint, 200)
+    issued = f"{endpoint}/tokens/" + call("POST", f"{endpoint}/tokens", 201)["token"]["id"]
+    call("POST", f"{issued}/rotate", 200)
+    call("DELETE", issued, 204)
+    call("POST", f"{endpoint}/credential/rotate", 200, api_key="sk-fifth", unchecked=True)
+    call("DELETE", endpoint, 204)
+    AccessToken.objects.update(last_used_at=None)
+    call("GET", "/me", 200)
+
+
+def use_admin(browser: Browser) -> None:
+    """As staff, see every page of the admin site."""
+    for path in ("/admin/", "/admin/health/", "/admin/autocomplete/", "/docs/ui/"):
+        browser.get(path)
+    for path in admin_pages():
+        browser.see(path)
+    browser.send("/admin/logout/", 200, at="/admin/")
+    browser.see("/admin/login/", 302)
+
+
+def admin_pages() -> Iterator[str]:
+    for model in admin.site._registry:
+        names = f"admin:{model._meta.app_label}_{model._meta.model_name}"
+        yield reverse("admin:app_list", args=[model._meta.app_label])
+        yield reverse(f"{names}_changelist")
+        yield reverse(f"{names}_changelist") + "?q=a"
+        for row in model._default_manager.all()[:1]:
+            yield reverse(f"{names}_change", args=[row.pk])
+            yield reverse(f"{names}_history", args=[row.pk])
+
+
+def start_and_stop() -> None:
+    """What a web process does besides pages: see that the database is migrated, and write and delete heartbeats."""
+    assert MigrationRecorder(connection).applied_migrations()
+    process, now = uuid.uuid4(), timezone.now()
+    for waiting in (0, 1):
+        heartbeats.record(process, "web", Vitals(waiting=waiting), now)
+    heartbeats.remove(process)
+    assert not ServerProcess.objects.exists()
+
+
+def delete_everything(browser: Browser) -> None:
+    browser.send("/endpoints/connect/custom/", 201, api_key="sk-sixth", label="kept", **DESTINATION)
+    subdomain = Endpoint.objects.get(label="desktop").subdomain
+    browser.send(f"/endpoints/{subdomain}/delete/", 302, confirmation=subdomain)
+    browser.send("/settings/delete/", confirmation=EMAIL)
+    assert not Endpoint.objects.exists()
+
+
+def main(staff_link: str) -> None:
+    setup_test_environment()
+    settings.ALLOWED_HOSTS = ["testserver", *settings.ALLOWED_HOSTS]
+    browser, staff = Browser(), Browser()
+    for path in ("/", "/healthz", "/security/", "/privacy/", "/docs/", "/docs/errors/", "/api/v1/docs/"):
+        browser.get(path)
+    sign_in(browser)
+    use_endpoints(browser)
+    token = use_settings(browser)
+    use_the_api(token)
+    open_link(staff, staff_link)
+    use_admin(staff)
+    use_sessions(browser)
+    start_and_stop()
+    delete_everything(browser)
+    sys.stdout.write(json.dumps(sorted(called)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
