@@ -43,7 +43,9 @@ MAX_PAGES_PER_NETWORK = 16
 # a request never meets a connection that is being closed.
 KEEPALIVE_SECONDS = 1.5
 MAX_IDLE = 8
-_SAFE_METHODS = frozenset({"GET", "HEAD"})  # they may be sent twice (RFC 9110 §9.2.1)
+_SAFE_METHODS = frozenset({"GET", "HEAD"})  # they may be sent again (RFC 9110 §9.2.1)
+# A web half that is killed resets one connection per process. After that, a connection waits for the next web half.
+SAFE_ATTEMPTS = 3
 
 API_PREFIX = b"/api/"
 # What strake.js says about itself. No other X-Strake-* header comes from a client.
@@ -142,16 +144,22 @@ class Relay:
         target: bytes = request.extensions["strake.target"]
         head = encode_head(request.method, target, headers, _KEEP_ALIVE, chunked=False)
         data = b"".join((head, _KEEP_ALIVE[1], b"\r\n\r\n", body))
-        if request.method in _SAFE_METHODS and not body and (connection := self._web.take_idle()) is not None:
+        is_safe = request.method in _SAFE_METHODS and not body
+        if is_safe and (connection := self._web.take_idle()) is not None:
             # A web process may be closing a kept connection: it ends, or it did not read a body of an earlier request.
             with suppress(UpstreamUnreachable):
                 return await self._exchange(connection, request.method, data)
-        connection = await self._web.connect()
-        try:
-            return await self._exchange(connection, request.method, data)
-        except (UpstreamUnreachable, UpstreamInvalid, TimeoutError) as error:
-            logger.warning("web_failed kind=%s", type(error).__name__)
-            raise Refused("web_timeout" if isinstance(error, TimeoutError) else "web_failed") from None
+        attempts = SAFE_ATTEMPTS if is_safe else 1
+        while True:
+            connection = await self._web.connect()
+            attempts -= 1
+            try:
+                return await self._exchange(connection, request.method, data)
+            except (UpstreamUnreachable, UpstreamInvalid, TimeoutError) as error:
+                if attempts and isinstance(error, UpstreamUnreachable):
+                    continue
+                logger.warning("web_failed kind=%s", type(error).__name__)
+                raise Refused("web_timeout" if isinstance(error, TimeoutError) else "web_failed") from None
 
     async def _exchange(self, connection: UpstreamConnection, method: str, data: bytes) -> Response:
         """Send a request. Raises `UpstreamUnreachable`, `UpstreamInvalid` or `TimeoutError`."""

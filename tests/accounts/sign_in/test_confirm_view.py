@@ -153,7 +153,10 @@ def test_fifty_concurrent_posts_create_one_session() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(statuses) == [303] + [410] * 49
+    # Requests that come late enough meet the limits of failed attempts.
+    assert statuses.count(303) == 1
+    assert set(statuses) - {303} <= {410, 429}
+    assert len(statuses) == 50
     assert BrowserSession.objects.count() == 1
 
 

@@ -24,14 +24,13 @@ from proxy.access.sqlite_lookup import SQLiteLookup
 from tests.support import factories
 
 # Enough rows for a planner to prefer an index, and one endpoint with very many tokens, so that a scan of an endpoint's
-# tokens would be slow.
+# tokens would be slow. With one owner of all endpoints, PostgreSQL may read users in their order up to that one.
 FILL = """
 from django.utils import timezone
 from accounts.models import User
 from credentials.models import BearerToken, Credential, Endpoint, SealedKey
-owner = User.objects.create(email="many@example.org")
-User.objects.bulk_create(User(email=f"{n}@example.org") for n in range(2000))
-endpoints = [Endpoint(owner=owner, label="x", provider="custom") for _ in range(2000)]
+owners = User.objects.bulk_create(User(email=f"{n}@example.org") for n in range(2000))
+endpoints = [Endpoint(owner=owner, label="x", provider="custom") for owner in owners]
 Endpoint.objects.bulk_create(endpoints)
 credentials = [
     Credential(endpoint=one, destination_url="https://api.example.com", header_name="A", header_template="{{secret}}",
