@@ -10,6 +10,7 @@ import os
 import sys
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "strake.settings")
 
@@ -31,6 +32,22 @@ from credentials.models import BearerToken  # noqa: E402
 def connect(*, email: str = "owner@example.org", provider: str = "custom", key: str, **fields: Any) -> dict[str, str]:
     owner, _ = User.objects.get_or_create(email=email)
     made = services.connect(actor=OPERATOR, owner=owner, provider=provider, api_key=key, unchecked=True, **fields)
+    return {
+        "url": made.endpoint.url,
+        "subdomain": made.endpoint.subdomain,
+        "token": made.plaintext,
+        "token_id": made.token.pk,
+    }
+
+
+def stand_in(*, provider: str, origin: str, key: str, email: str = "owner@example.org") -> dict[str, str]:
+    """Connect a provider of the table whose host is replaced by a scripted one. The base path stays."""
+    from credentials import providers
+    from tests.support import factories
+
+    owner, _ = User.objects.get_or_create(email=email)
+    path = urlsplit(providers.get(provider).destination_url).path
+    made = factories.make_endpoint(owner=owner, provider=provider, key=key, destination_url=origin + path)
     return {
         "url": made.endpoint.url,
         "subdomain": made.endpoint.subdomain,
@@ -183,6 +200,7 @@ FUNCTIONS = {
     function.__name__: function
     for function in (
         connect,
+        stand_in,
         issue,
         rotate,
         revoke,
