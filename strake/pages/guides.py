@@ -189,8 +189,8 @@ BASE_URLS = (
     BaseURL("Continue", ("/v1", "/v1/", None)),
     BaseURL("LiteLLM", ("/v1", "", "/v1beta")),
     BaseURL("Google's SDKs, Gemini CLI", (None, None, "")),
-    BaseURL("Together's and Perplexity's own SDKs", ("/v1", None, None)),
-    BaseURL("Mistral's, Cohere's and Groq's own SDKs", ("", None, None)),
+    BaseURL("Together's own SDK", ("/v1", None, None)),
+    BaseURL("Own SDKs of Cohere, Fireworks, Groq, Mistral and Perplexity", ("", None, None)),
 )
 
 _TOPIC_TEXTS = ("batches-python", "batches-javascript", "allow-local", "allow-network")
