@@ -20,7 +20,7 @@ from credentials.dashboard.forms import TokenForm
 from credentials.dashboard.snippets import Text, snippets_for
 from credentials.models import Endpoint
 from credentials.providers import Dialect
-from proxy.errors import error_classes
+from proxy.http.error_response import error_classes
 from proxy.request_log.stats import BUCKETS, PERIODS, Step
 from strake.pages.charts import draw
 from strake.pages.error_help import HELP

@@ -11,7 +11,7 @@ from django.test import Client
 from accounts.models import User
 from credentials import providers
 from credentials.dashboard.snippets import TOOLS
-from proxy.errors import error_classes
+from proxy.http.error_response import error_classes
 from strake.pages.error_help import HELP
 from strake.pages.guides import GROUPS, GUIDES, TOPICS, grouped
 from tests.support import factories
