@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from credentials.vault.envelope import FORMAT, Binding, SealedRecord
+from credentials.vault.envelope import Binding, SealedRecord
 from credentials.vault.provider_key import ProviderKey
 
 
@@ -38,8 +38,8 @@ def seal(key: ProviderKey, binding: Binding) -> Sealed:
 
     encrypted = sealing.encrypt_key(key, binding)
     try:
-        wrapped = wrapper.current().wrap(FORMAT, binding.credential_id, encrypted.data_key)
+        wrapped = wrapper.current().wrap(binding.format, binding.credential_id, encrypted.data_key)
     finally:
         sealing.wipe(encrypted.data_key)
-    record = SealedRecord(FORMAT, wrapped.key, encrypted.ciphertext, encrypted.iv)
+    record = SealedRecord(binding.format, wrapped.key, encrypted.ciphertext, encrypted.iv)
     return Sealed(binding, record, wrapped.check_value)

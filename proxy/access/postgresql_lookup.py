@@ -29,7 +29,7 @@ STORE_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalC
 # As in libpq, any other error, such as a wrong password, is not worth a try at the next host.
 _NEXT_HOST_ERRORS = (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched)
 
-_CONVERTERS = converters(allowed_paths=list_from_json, allowed_networks=list_from_json)
+_CONVERTERS = converters(allowed_paths=list_from_json, allowed_networks=list_from_json, allowed_origins=list_from_json)
 
 
 class PostgreSQLLookup:

@@ -12,14 +12,14 @@ from django.db.models import FilteredRelation, Q
 
 from credentials.errors import CannotOpen
 from credentials.models import Endpoint
-from credentials.vault.envelope import Binding, SealedRecord, WrappedKey
+from credentials.vault.envelope import Binding, SealedRecord, WrappedKey, extras_of
 
 
 class Route(NamedTuple):
     """An endpoint, its credential, and the presented token.
 
     `token_id` is None if the endpoint has no such token, and so are the fields after it up to `allowed_networks`, and
-    `allow_minting`. `format` is None if the endpoint has no sealed key.
+    `allow_minting` and `allowed_origins`. `format` is None if the endpoint has no sealed key.
     """
 
     endpoint_id: UUID
@@ -46,9 +46,14 @@ class Route(NamedTuple):
     suspended_at: datetime | str | None
     owner_email: str
     allow_minting: bool | int | None
+    kind: str
+    places: str  # JSON, which few credentials need
+    parameters: str
+    allowed_origins: list[str]
 
     @property
     def binding(self) -> Binding:
+        """What the key is bound to. Raises `CannotOpen`."""
         return Binding(
             self.credential_id,
             self.endpoint_id,
@@ -57,7 +62,17 @@ class Route(NamedTuple):
             self.destination_url,
             self.header_name,
             self.header_template,
+            self._extras(),
         )
+
+    def _extras(self) -> str:
+        """Raises `CannotOpen` if the row holds what no credential is saved with."""
+        if self.kind == "static" and self.places == "[]" and self.parameters == "{}":
+            return ""
+        try:
+            return extras_of(str(self.kind), json.loads(self.places), json.loads(self.parameters))
+        except (TypeError, ValueError):
+            raise CannotOpen from None
 
     @property
     def sealed(self) -> SealedRecord:
@@ -94,6 +109,10 @@ _PATHS = {
     "suspended_at": "owner__suspended_at",
     "owner_email": "owner__email",
     "allow_minting": "token__allow_minting",
+    "kind": "credential__kind",
+    "places": "credential__places",
+    "parameters": "credential__parameters",
+    "allowed_origins": "token__allowed_origins",
 }
 
 Converters = tuple[tuple[int, Callable[[Any], Any]], ...]

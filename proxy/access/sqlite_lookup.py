@@ -46,6 +46,7 @@ _CONVERTERS = converters(
     owner_email=str,
     allowed_paths=list_from_json,
     allowed_networks=list_from_json,
+    allowed_origins=list_from_json,
 )
 
 
