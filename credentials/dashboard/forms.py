@@ -326,6 +326,23 @@ class TokenForm(forms.Form):
         ),
         help_text="One per line. Leave empty for tools that call from somebody else's servers, as Cursor does.",
     )
+    allowed_origins = forms.CharField(
+        label="Web pages that may use it",
+        required=False,
+        max_length=16384,
+        widget=forms.Textarea(
+            attrs={
+                "class": "mono",
+                "rows": 3,
+                "spellcheck": "false",
+                "placeholder": "https://app.example.com\nhttp://localhost:3000",
+            }
+        ),
+        help_text=(
+            "One origin per line. Only for code that runs in a browser: everybody who opens the page can read the "
+            "token there. Empty: Strake sends no CORS headers."
+        ),
+    )
     allow_minting = forms.BooleanField(
         label="May create credentials",
         required=False,
@@ -354,6 +371,12 @@ class TokenForm(forms.Form):
             token_limits.clean(allowed_networks=text.splitlines())
         return text
 
+    def clean_allowed_origins(self) -> str:
+        text: str = self.cleaned_data["allowed_origins"]
+        with _as_validation_error():
+            token_limits.clean(allowed_origins=text.splitlines())
+        return text
+
     def limits(self) -> dict[str, Any]:
         """The keyword arguments for `services.issue_token`."""
         data = self.cleaned_data
@@ -364,6 +387,7 @@ class TokenForm(forms.Form):
             "allowed_paths": data["allowed_paths"].splitlines(),
             "allowed_networks": data["allowed_networks"].splitlines(),
             "allow_minting": data["allow_minting"],
+            "allowed_origins": data["allowed_origins"].splitlines(),
         }
 
     def add_service_error(self, error: InvalidLimit | QuotaReached) -> None:
