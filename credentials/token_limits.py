@@ -119,37 +119,43 @@ def _origin(entry: str) -> str:
         )
     try:
         parts = urlsplit(text)
-        scheme, host, port = parts.scheme, parts.hostname or "", parts.port
-        name = _ascii_host(host)
+        port = parts.port
+        host = _ascii_host(parts.hostname or "")
     except ValueError:  # UnicodeError is one
-        scheme = name = ""
-    if scheme not in _DEFAULT_PORTS or not name or "@" in parts.netloc:
-        raise InvalidLimit(
-            f"{text[:100]} is not the origin of a page. It looks like https://app.example.com, or with a port.",
-            field="allowed_origins",
-        )
+        raise _not_an_origin(text) from None
+    if parts.scheme not in _DEFAULT_PORTS or "@" in parts.netloc:
+        raise _not_an_origin(text)
     if parts.path not in {"", "/"} or "?" in text or "#" in text:
-        raise InvalidLimit(f"An origin has no path. Write {scheme}://{parts.netloc[:100]}", field="allowed_origins")
-    if scheme == "http" and not _is_loopback(host):
+        raise InvalidLimit(
+            f"An origin has no path. Write {parts.scheme}://{parts.netloc[:100]}", field="allowed_origins"
+        )
+    if parts.scheme == "http" and not _is_loopback(host.strip("[]")):
         raise InvalidLimit(
             "Origins use https, because anybody on the way could change a page that comes over http. Only pages of "
             "this machine may use http, like http://localhost:3000",
             field="allowed_origins",
         )
-    origin = f"{scheme}://{name}" + ("" if port in {None, _DEFAULT_PORTS[scheme]} else f":{port}")
+    origin = f"{parts.scheme}://{host}" + ("" if port in {None, _DEFAULT_PORTS[parts.scheme]} else f":{port}")
     if origin == settings.STRAKE_BASE_URL:
         raise InvalidLimit("Strake's own pages cannot call endpoints.", field="allowed_origins")
     return origin
+
+
+def _not_an_origin(text: str) -> InvalidLimit:
+    return InvalidLimit(
+        f"{text[:100]} is not the origin of a page. It looks like https://app.example.com, or with a port.",
+        field="allowed_origins",
+    )
 
 
 def _ascii_host(host: str) -> str:
     """Return a host as it is written in an origin. Raises `ValueError`."""
     if ":" in host:
         return f"[{ipaddress.IPv6Address(host).compressed}]"
-    name = host if host.isascii() else host.encode("idna").decode()
-    if not _HOST.fullmatch(name.lower()):
+    name = (host if host.isascii() else host.encode("idna").decode()).lower()
+    if not _HOST.fullmatch(name):
         raise ValueError
-    return name.lower()
+    return name
 
 
 def _is_loopback(host: str) -> bool:

@@ -10,6 +10,7 @@ ProxyError (500)
 ├── EndpointPaused (403)
 ├── PathNotAllowed (403)
 ├── NetworkNotAllowed (403)
+├── OriginNotAllowed (403)
 ├── MintsCredentials (403)
 ├── UnknownEndpoint (404)
 ├── MethodNotAllowed (405)
@@ -142,6 +143,17 @@ class NetworkNotAllowed(ProxyError):
     status = 403
     code = "network_not_allowed"
     message = "This Strake token may not be used from this network."
+
+
+class OriginNotAllowed(ProxyError):
+    """The token is for web pages of other origins."""
+
+    status = 403
+    code = "origin_not_allowed"
+    message = (
+        "This Strake token may not be used by web pages of this origin. The endpoint's owner can add a token that "
+        "lists the origin."
+    )
 
 
 class MintsCredentials(ProxyError):

@@ -30,9 +30,10 @@ class ClientDisconnected(Exception):
 class ProxyRequest:
     """Path and query as raw bytes, headers as raw pairs, and a body that is read only on request.
 
-    `subdomain` is "" if the URL names no endpoint. The view sets `is_browser` first, `digest`, the token's, before
-    the look-up, `route` after it, `flight` when the request counts as in flight, and `forwarded` once nothing of
-    Strake's own can refuse the request any more.
+    `subdomain` is "" if the URL names no endpoint. The view sets `is_browser` and `origin`, the origin of the web page
+    or b"", first, `digest`, the token's, before the look-up, `route` after it, `is_allowed_origin` if the token lists
+    the origin, `flight` when the request counts as in flight, and `forwarded` once nothing of Strake's own can refuse
+    the request any more.
     `opened` is set when the provider has accepted a WebSocket handshake.
 
     `error` is the code of the error that Strake responded with or ended the request with. `refused_token` is set in
@@ -50,10 +51,12 @@ class ProxyRequest:
         "flight",
         "forwarded",
         "headers",
+        "is_allowed_origin",
         "is_browser",
         "method",
         "on_own_host",
         "opened",
+        "origin",
         "path",
         "query",
         "refused_token",
@@ -71,6 +74,8 @@ class ProxyRequest:
         self.route: Route | None = None
         self.flight: Flight | None = None
         self.is_browser = False
+        self.origin = b""
+        self.is_allowed_origin = False
         self.digest = b""
         self.error = ""
         self.forwarded = False

@@ -45,6 +45,10 @@ HELP = {
         "The token only works from certain networks, and the request came from another one. Tools that call from "
         "their own servers, like Cursor, need a token without this limit."
     ),
+    "origin_not_allowed": (
+        "The token lists the web pages that may use it, and the request came from another one. Add a token with the "
+        "origin of this page, which is what its address begins with, such as https://app.example.com."
+    ),
     "owner_busy": (
         "All endpoints of this owner together have reached the limit of concurrent requests. Wait for some to end. "
         "The operator can raise STRAKE_MAX_STREAMS_PER_PERSON."
