@@ -54,7 +54,7 @@ class EgressProxyInvalid(EgressProxyError):
 
 
 class EgressProxyUnauthorized(EgressProxyError):
-    """The proxy wants a user name and a password, or others (407)."""
+    """The proxy wants a user name and a password, or others."""
 
 
 class EgressProxyRefused(EgressProxyError):
@@ -151,7 +151,7 @@ def is_complete(received: bytes) -> bool:
         if rest:
             raise EgressProxyInvalid(status)
         return True
-    if status == 407:
+    if status in {401, 407}:  # tinyproxy answers 401 to a wrong password
         raise EgressProxyUnauthorized(status)
     raise (EgressProxyRefused if 400 <= status < 500 else EgressProxyFailed)(status)
 

@@ -287,6 +287,11 @@ class UpstreamUnreachable(ProxyError):
     code = "upstream_unreachable"
     message = "The provider could not be reached."
 
+    def __init__(self, kind: str = "") -> None:
+        """`kind` is for the log."""
+        super().__init__()
+        self.kind = kind
+
 
 class UpstreamForbidden(ProxyError):
     """The destination resolves to an address that Strake does not connect to."""

@@ -24,7 +24,7 @@ from django.conf import settings
 from credentials import destinations, egress_proxy, egress_tls, providers
 from credentials.egress import EgressPolicy, ForbiddenAddress, Reason
 from credentials.egress_allowlist import EgressAllowlist
-from credentials.egress_proxy import EgressProxy
+from credentials.egress_proxy import EgressProxy, EgressProxyError
 from credentials.resolver import Addresses, Resolver, TooManyLookUps
 from proxy.errors import (
     Loop,
@@ -36,9 +36,9 @@ from proxy.errors import (
     UpstreamUnreachable,
 )
 from proxy.server.asgi import Headers
+from proxy.upstream import egress_proxy as tunnels
 from proxy.upstream.connection import UpstreamConnection, encode_head
 from proxy.upstream.connects import Connects
-from proxy.upstream.egress_proxy import open_tunnel
 from proxy.upstream.idle import IdleConnections
 
 CONNECT_SECONDS = 10.0
@@ -165,6 +165,8 @@ class ConnectionPool:
                 raise _FORBIDDEN.get(error.reason, UpstreamForbidden) from None
             except TooManyLookUps:
                 raise TooManyNames(retry_after=10) from None
+            except EgressProxyError as error:
+                raise tunnels.failure(error) from None
             except (OSError, TimeoutError, UnicodeError):  # ssl.SSLError is an OSError
                 raise UpstreamUnreachable from None
 
@@ -204,7 +206,7 @@ class ConnectionPool:
             return await self._resolver.aresolve(host, owner_id, seconds=CONNECT_SECONDS * 0.9)
 
         # The rest is for TLS, so that the proxy's part of a failure can be told.
-        return await open_tunnel(proxy, authorities, resolve, seconds=CONNECT_SECONDS * 0.8)
+        return await tunnels.open_tunnel(proxy, authorities, resolve, seconds=CONNECT_SECONDS * 0.8)
 
     async def _sweep(self) -> None:
         """Close connections that were idle for too long, and fail exchanges that wait for too long."""
