@@ -176,7 +176,7 @@ def parse(url: str, *, resolves: bool, exceptions: Iterable[str]) -> EgressProxy
     if re.search(r"[\x00-\x1f\x7f]", user + password) or ":" in user:
         raise ImproperlyConfigured(f"{SETTING}: the user name or the password has a character that cannot be sent.")
     authorization = base64.b64encode(f"{user}:{password}".encode()) if user or password else b""
-    names, networks = _parse_exceptions(exceptions)
+    names, networks = parse_exceptions(exceptions)
     return EgressProxy(host, port, resolves, names, networks, authorization)
 
 
@@ -187,7 +187,8 @@ def _not_a_proxy() -> ImproperlyConfigured:
     )
 
 
-def _parse_exceptions(entries: Iterable[str]) -> tuple[tuple[str, ...], tuple[IPNetwork, ...]]:
+def parse_exceptions(entries: Iterable[str]) -> tuple[tuple[str, ...], tuple[IPNetwork, ...]]:
+    """Return the names and the networks of the setting. Raises `ImproperlyConfigured`."""
     names: list[str] = []
     networks: list[IPNetwork] = []
     for entry in entries:

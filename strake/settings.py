@@ -267,10 +267,11 @@ DEFAULT_FROM_EMAIL = STRAKE_MAIL_FROM
 STRAKE_ALLOWED_PRIVATE_UPSTREAMS = env.words("STRAKE_ALLOWED_PRIVATE_UPSTREAMS")
 EgressAllowlist(STRAKE_ALLOWED_PRIVATE_UPSTREAMS)  # an invalid entry stops the process here, not at its first request
 _egress_proxy_url = env.secret("STRAKE_EGRESS_PROXY")
-_egress_proxy_resolves = env.choice("STRAKE_EGRESS_PROXY_RESOLVES", "0", {"0", "1"}) == "1"
+_egress_proxy_resolves = env.number("STRAKE_EGRESS_PROXY_RESOLVES", 0, low=0, high=1) == 1
 if _egress_proxy_resolves and not _egress_proxy_url:
     raise ImproperlyConfigured("STRAKE_EGRESS_PROXY_RESOLVES needs STRAKE_EGRESS_PROXY, the address of the proxy.")
 STRAKE_EGRESS_NO_PROXY = env.words("STRAKE_EGRESS_NO_PROXY")
+egress_proxy.parse_exceptions(STRAKE_EGRESS_NO_PROXY)  # also without a proxy
 STRAKE_EGRESS_PROXY = (
     egress_proxy.parse(_egress_proxy_url, resolves=_egress_proxy_resolves, exceptions=STRAKE_EGRESS_NO_PROXY)
     if _egress_proxy_url

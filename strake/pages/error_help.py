@@ -16,6 +16,19 @@ HELP = {
         "fetch, in mode cors."
     ),
     "body_too_large": "Send less in one request, or ask the operator to raise STRAKE_MAX_BODY_MB.",
+    "egress_proxy_failed": (
+        "Strake reaches providers through a proxy of your company, and that one could not connect. Check the "
+        "destination of a custom endpoint and the provider's status page. The log has the proxy's status."
+    ),
+    "egress_proxy_refused": (
+        "Strake reaches providers through a proxy of your company, and that one refused. The log has its status: with "
+        "407 or 401 the operator corrects the user name or the password in STRAKE_EGRESS_PROXY, otherwise the proxy "
+        "must allow the destination on port 443. A proxy that allows names only needs STRAKE_EGRESS_PROXY_RESOLVES=1."
+    ),
+    "egress_proxy_unreachable": (
+        "Strake reaches providers through a proxy of your company, and nothing answers there, or no HTTP proxy. The "
+        "operator checks STRAKE_EGRESS_PROXY."
+    ),
     "endpoint_paused": "Open the endpoint in the dashboard and choose Resume.",
     "internal_error": (
         "This is a bug in Strake. Tell the operator when it happened. The log has the details, without your request. "

@@ -20,7 +20,8 @@ def results() -> dict[str, dict[str, Any]]:
     command = ["unshare", "-Urnm", sys.executable, "-m", "tests.support.company_network"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    results: dict[str, dict[str, Any]] = json.loads(done.stdout)
+    return results
 
 
 @pytest.mark.parametrize(("mode", "authority"), [("addresses", f"{ADDRESS}:443"), ("names", "provider.example:443")])
