@@ -22,10 +22,11 @@ from proxy.access.in_flight import InFlight
 from proxy.access.origin_lists import AllowedOrigins
 from proxy.access.rate_limits import LocalRateLimits, RateLimits
 from proxy.access.route_lookup import Lookup
-from proxy.errors import ProxyError
+from proxy.errors import ProxyError, UpstreamInvalid, UpstreamUnreachable
 from proxy.http.error_response import error_response
 from proxy.http.request import ClientDisconnected, ProxyRequest
 from proxy.http.response import Response, send_response
+from proxy.request_log.failures import FailureLog
 from proxy.request_log.recorder import RequestLog, milliseconds_since
 from proxy.request_log.writer import CLOSED, OPENED, Entry
 from proxy.server.asgi import Receive, Scope, Send
@@ -60,6 +61,7 @@ class ProxyApplication:
         self._watch = asyncio.create_task(self.in_flight.watch(self.lookup))
         self.pool = ConnectionPool()
         self.request_log = RequestLog()
+        self._failures = FailureLog()
         self.request_log.start()
 
     async def shutdown(self) -> None:
@@ -166,6 +168,8 @@ class ProxyApplication:
         if isinstance(error, ClientDisconnected):
             raise error
         if isinstance(error, ProxyError):
+            if isinstance(error, UpstreamUnreachable | UpstreamInvalid):
+                self._failures.log(request, error)
             error = self.auth_throttle.refused(request, error)
         else:
             logger.error("proxy_failed kind=%s where=%s", type(error).__name__, _locations(error))

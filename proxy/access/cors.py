@@ -94,7 +94,7 @@ async def may_read(request: ProxyRequest, *, origins: AllowedOrigins) -> bool:
 
 def share(headers: Headers, origin: bytes) -> None:
     """Let pages of `origin` read a response, every header of it included. The provider's own rules are replaced."""
-    headers[:] = [pair for pair in headers if not pair[0].startswith(b"access-control-")]
+    headers[:] = [pair for pair in headers if not pair[0].lower().startswith(b"access-control-")]
     headers += [
         (b"access-control-allow-origin", origin),
         (b"access-control-expose-headers", b"*"),

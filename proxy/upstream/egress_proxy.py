@@ -1,10 +1,4 @@
-"""Tunnels through the company's proxy on the event loop.
-
-UpstreamUnreachable (502)
-├── ProxyUnreachable (502)
-├── ProxyRefused (502)
-└── ProxyFailed (502)
-"""
+"""Tunnels through the company's proxy on the event loop."""
 
 from __future__ import annotations
 
@@ -20,53 +14,11 @@ from credentials.egress_proxy import (
     MAX_ATTEMPTS,
     EgressProxy,
     EgressProxyError,
-    EgressProxyFailed,
     EgressProxyInvalid,
-    EgressProxyRefused,
     EgressProxyUnauthorized,
     EgressProxyUnreachable,
 )
 from credentials.resolver import Addresses
-from proxy.errors import UpstreamUnreachable
-
-
-class ProxyUnreachable(UpstreamUnreachable):
-    """The company's proxy does not answer, or is no HTTP proxy."""
-
-    code = "egress_proxy_unreachable"
-    message = "The proxy through which Strake reaches providers does not answer. Tell the operator."
-
-
-class ProxyRefused(UpstreamUnreachable):
-    """The company's proxy forbids the destination, or does not accept Strake's password."""
-
-    code = "egress_proxy_refused"
-    message = (
-        "The proxy through which Strake reaches providers refused the connection. The operator's log has its status: "
-        "with 407 it wants another user name or password, otherwise it does not allow this destination."
-    )
-
-
-class ProxyFailed(UpstreamUnreachable):
-    """The company's proxy could not connect to the destination."""
-
-    code = "egress_proxy_failed"
-    message = (
-        "The proxy through which Strake reaches providers could not connect to the provider. If it lasts, tell the "
-        "operator."
-    )
-
-
-def failure(error: EgressProxyError) -> UpstreamUnreachable:
-    """Return the error for a client. Its kind for the log has the proxy's status, and neither names nor addresses."""
-    kind = f"{type(error).__name__}: {error.status}" if error.status else type(error).__name__
-    match error:
-        case EgressProxyUnauthorized() | EgressProxyRefused():
-            return ProxyRefused(kind)
-        case EgressProxyFailed():
-            return ProxyFailed(kind)
-    return ProxyUnreachable(kind)
-
 
 Resolve = Callable[[str], Awaitable[Addresses]]
 

@@ -24,7 +24,7 @@ from django.conf import settings
 from credentials import destinations, egress_proxy, egress_tls, providers
 from credentials.egress import EgressPolicy, ForbiddenAddress, Reason
 from credentials.egress_allowlist import EgressAllowlist
-from credentials.egress_proxy import EgressProxy, EgressProxyError
+from credentials.egress_proxy import EgressProxy
 from credentials.resolver import Addresses, Resolver, TooManyLookUps
 from proxy.errors import (
     Loop,
@@ -33,13 +33,14 @@ from proxy.errors import (
     UpstreamForbidden,
     UpstreamIdle,
     UpstreamReserved,
-    UpstreamUnreachable,
 )
 from proxy.server.asgi import Headers
-from proxy.upstream import egress_proxy as tunnels
+from proxy.upstream import connect_failures
 from proxy.upstream.connection import UpstreamConnection, encode_head
 from proxy.upstream.connects import Connects
+from proxy.upstream.egress_proxy import open_tunnel
 from proxy.upstream.idle import IdleConnections
+from proxy.upstream.remainder import SSLObject
 
 CONNECT_SECONDS = 10.0
 MAX_CONNECTS = 1024
@@ -70,6 +71,7 @@ class ConnectionPool:
         self._loop = asyncio.get_running_loop()
         self._tls = egress_tls.client_context()
         self._tls.set_alpn_protocols(["http/1.1"])
+        self._tls.sslobject_class = SSLObject
         self._idle = IdleConnections()
         self._active: set[UpstreamConnection] = set()
         self._idle_seconds = settings.STRAKE_IDLE_SECONDS
@@ -107,10 +109,10 @@ class ConnectionPool:
         Connections are kept for requests with the same `credential_id`, which therefore changes with the key. The
         owner's share of look-ups and connections is used, and the operator's allowlist for `owner_email`.
 
-        Raises `UpstreamUnreachable`, `UpstreamForbidden`, `UpstreamReserved`, `Loop`, `TooManyNames`,
+        Raises `UpstreamUnreachable` or a subclass, `UpstreamForbidden`, `UpstreamReserved`, `Loop`, `TooManyNames`,
         `TooManyConnects`, `UpstreamInvalid`, `UpstreamIdle`, or whatever the body iterator raises.
         """
-        chunked = not isinstance(body, bytes) and all(name != b"content-length" for name, _ in headers)
+        chunked = not isinstance(body, bytes) and all(name.lower() != b"content-length" for name, _ in headers)
         head = encode_head(method, target, headers, key_header, chunked=chunked)
         # Joined in one step, which makes a single copy of the key. It is overwritten below.
         data = bytearray().join((head, key_header[1], b"\r\n\r\n", body if isinstance(body, bytes) else b""))
@@ -165,10 +167,8 @@ class ConnectionPool:
                 raise _FORBIDDEN.get(error.reason, UpstreamForbidden) from None
             except TooManyLookUps:
                 raise TooManyNames(retry_after=10) from None
-            except EgressProxyError as error:
-                raise tunnels.failure(error) from None
-            except (OSError, TimeoutError, UnicodeError):  # ssl.SSLError is an OSError
-                raise UpstreamUnreachable from None
+            except (OSError, TimeoutError, UnicodeError) as error:  # ssl.SSLError is an OSError
+                raise connect_failures.unreachable(error) from None
 
     async def _open(self, origin: Origin, owner_id: Hashable, owner_email: str) -> UpstreamConnection:
         """Raises `ForbiddenAddress`, `TooManyLookUps`, an `EgressProxyError` or another `OSError`."""
@@ -206,7 +206,7 @@ class ConnectionPool:
             return await self._resolver.aresolve(host, owner_id, seconds=CONNECT_SECONDS * 0.9)
 
         # The rest is for TLS, so that the proxy's part of a failure can be told.
-        return await tunnels.open_tunnel(proxy, authorities, resolve, seconds=CONNECT_SECONDS * 0.8)
+        return await open_tunnel(proxy, authorities, resolve, seconds=CONNECT_SECONDS * 0.8)
 
     async def _sweep(self) -> None:
         """Close connections that were idle for too long, and fail exchanges that wait for too long."""
@@ -222,13 +222,14 @@ class ConnectionPool:
 class UpstreamResponse:
     """A response whose body is read as it arrives. Always close it: providers bill for what they generate."""
 
-    __slots__ = ("_connection", "_key", "_owner_id", "_pool", "headers", "status")
+    __slots__ = ("_connection", "_key", "_owner_id", "_pool", "headers", "reason", "status")
 
     def __init__(
         self, pool: ConnectionPool, connection: UpstreamConnection, key: Hashable | None, owner_id: Hashable
     ) -> None:
         """`key` is that of the idle connection which this one becomes, or None if it must be closed."""
         self.status: int = connection.status
+        self.reason: bytes = connection.reason
         self.headers = connection.headers
         self._pool: ConnectionPool | None = pool
         self._connection = connection

@@ -18,7 +18,7 @@ from credentials import providers
 from credentials.dashboard.forms import TokenForm
 from credentials.dashboard.snippets import TOOLS, Tool, dialects_of, snippet, snippets_for
 from credentials.models import Endpoint
-from proxy.errors import error_classes
+from proxy.http.error_response import error_classes
 from proxy.request_log.stats import BUCKETS, PERIODS, Step
 from strake.pages.charts import draw
 from strake.pages.error_help import HELP

@@ -17,7 +17,7 @@ from credentials.errors import InvalidDestination, KeyUnchecked
 from credentials.providers import KeyCheck, Provider
 from proxy.errors import ProxyError, UpstreamForbidden, UpstreamUnreachable
 from proxy.upstream import pool as pool_module
-from proxy.upstream.egress_proxy import ProxyFailed, ProxyRefused, ProxyUnreachable
+from proxy.upstream.connect_failures import ProxyFailed, ProxyRefused, ProxyUnreachable
 from proxy.upstream.pool import ConnectionPool, Origin
 from tests.support.certificates import Authority
 from tests.support.forward_proxy import ForwardProxy
