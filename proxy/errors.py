@@ -35,11 +35,10 @@ ProxyError (500)
 ├── UpstreamIdle (504)
 └── Loop (508)
 
-`proxy.upstream.connect_failures` has subclasses of `UpstreamUnreachable`.
-
-Each has a code, which clients see as `x-strake-error`, and a message: neither contains anything from a request, from a
-provider's response or from another exception, except the character that makes a path bad. Error responses of providers
-are not errors here, and pass unchanged.
+`proxy.upstream.connect_failures` has subclasses of `UpstreamUnreachable`. Each error has a code, which clients see as
+`x-strake-error`, and a message: neither contains anything from a request, from a provider's response or from another
+exception, except the character that makes a path bad. Error responses of providers are not errors here, and pass
+unchanged.
 """
 
 from __future__ import annotations
@@ -179,10 +178,7 @@ class OriginNotAllowed(ProxyError):
     status = 403
     code = "origin_not_allowed"
     is_retryable = False
-    message = (
-        "This Strake token may not be used by web pages of this origin. The endpoint's owner can add a token that "
-        "lists the origin."
-    )
+    message = "This Strake token is for web pages of other origins. The endpoint's owner can add one for this page."
 
 
 class MintsCredentials(ProxyError):

@@ -136,8 +136,9 @@ HELP = {
         "own authority, the operator sets STRAKE_CA_FILE to a file with its root certificate. The log has the reason."
     ),
     "upstream_connect_timeout": (
-        "Nothing at the destination answered within ten seconds. Often a firewall drops the packets. If your network "
-        "has an HTTP proxy as its only way out, the operator names it in STRAKE_EGRESS_PROXY. HTTPS_PROXY has no effect."
+        "Nothing at the destination answered within ten seconds. Often a firewall drops the packets. If an HTTP "
+        "proxy is the only way out of your network, the operator names it in STRAKE_EGRESS_PROXY. Strake does not read "
+        "HTTPS_PROXY."
     ),
     "upstream_name_unknown": (
         "The host name of the destination does not exist, or the DNS server does not answer. Check it for typos. In "
