@@ -16,9 +16,10 @@ from typing import cast
 from django.conf import settings
 
 from proxy import websocket
-from proxy.access import route_lookup
+from proxy.access import cors, route_lookup
 from proxy.access.auth_throttle import AuthThrottle
 from proxy.access.in_flight import InFlight
+from proxy.access.origin_lists import AllowedOrigins
 from proxy.access.rate_limits import LocalRateLimits, RateLimits
 from proxy.access.route_lookup import Lookup
 from proxy.errors import ProxyError, UpstreamInvalid, UpstreamUnreachable
@@ -46,6 +47,7 @@ class ProxyApplication:
     lookup: Lookup
     rate_limits: RateLimits
     auth_throttle: AuthThrottle
+    origins: AllowedOrigins
     in_flight: InFlight
     pool: ConnectionPool
     request_log: RequestLog
@@ -54,6 +56,7 @@ class ProxyApplication:
         self.lookup = route_lookup.from_settings()
         self.rate_limits = _rate_limits()
         self.auth_throttle = AuthThrottle()
+        self.origins = AllowedOrigins(self.lookup)
         self.in_flight = InFlight()
         self._watch = asyncio.create_task(self.in_flight.watch(self.lookup))
         self.pool = ConnectionPool()
@@ -131,7 +134,17 @@ class ProxyApplication:
             )
 
     async def _respond(self, request: ProxyRequest) -> Response:
+        response = await self._forward(request)
+        if request.origin and await cors.may_read(request, origins=self.origins):
+            cors.share(response.headers, request.origin)
+        return response
+
+    async def _forward(self, request: ProxyRequest) -> Response:
         try:
+            if request.method == "OPTIONS":
+                preflight = await cors.answer_preflight(request, origins=self.origins, auth_throttle=self.auth_throttle)
+                if preflight is not None:
+                    return preflight
             return await forward(
                 request,
                 auth_throttle=self.auth_throttle,

@@ -11,6 +11,7 @@ ProxyError (500)
 ├── EndpointPaused (403)
 ├── PathNotAllowed (403)
 ├── NetworkNotAllowed (403)
+├── OriginNotAllowed (403)
 ├── MintsCredentials (403)
 ├── UnknownEndpoint (404)
 ├── NoEndpoint (404)
@@ -34,11 +35,10 @@ ProxyError (500)
 ├── UpstreamIdle (504)
 └── Loop (508)
 
-`proxy.upstream.connect_failures` has subclasses of `UpstreamUnreachable`.
-
-Each has a code, which clients see as `x-strake-error`, and a message: neither contains anything from a request, from a
-provider's response or from another exception, except the character that makes a path bad. Error responses of providers
-are not errors here, and pass unchanged.
+`proxy.upstream.connect_failures` has subclasses of `UpstreamUnreachable`. Each error has a code, which clients see as
+`x-strake-error`, and a message: neither contains anything from a request, from a provider's response or from another
+exception, except the character that makes a path bad. Error responses of providers are not errors here, and pass
+unchanged.
 """
 
 from __future__ import annotations
@@ -170,6 +170,15 @@ class NetworkNotAllowed(ProxyError):
     code = "network_not_allowed"
     is_retryable = False
     message = "This Strake token may not be used from this network."
+
+
+class OriginNotAllowed(ProxyError):
+    """The token is for web pages of other origins."""
+
+    status = 403
+    code = "origin_not_allowed"
+    is_retryable = False
+    message = "This Strake token is for web pages of other origins. The endpoint's owner can add one for this page."
 
 
 class MintsCredentials(ProxyError):

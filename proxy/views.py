@@ -181,7 +181,11 @@ async def authorize(
     ring = keyring.current()
     address = request.address if route.allowed_networks else None  # parsing it costs more than most checks
     path = request.path or b"/" if sealed_upload is None else None
-    policy.check(route, method=request.method, path=path, address=address)
+    policy.check(route, method=request.method, path=path, address=address, origin=request.origin)
+    if request.origin and policy.lists_origin(route, request.origin):
+        request.is_allowed_origin = True
+        # Strake has decided about it. Providers such as Ollama refuse origins that they do not know.
+        request.drop_headers(lambda pair: pair[0] == b"origin")
     upload = None if sealed_upload is None else sealed_upload.open(route)
     request.flight = in_flight.enter(route, request.digest, request.end)
     rate = None

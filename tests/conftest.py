@@ -112,6 +112,10 @@ def _strace_missing() -> str:
     return "" if shutil.which("strace") else "strace is not installed"
 
 
+def _tinyproxy_missing() -> str:
+    return "" if shutil.which("tinyproxy") else "tinyproxy is not installed"
+
+
 def _namespaces_missing() -> str:
     command = ["unshare", "-Urnm", "true"]
     allowed = shutil.which("unshare") and not subprocess.run(command, capture_output=True, check=False).returncode
@@ -129,6 +133,7 @@ SERVICES = {
     "systemd": _systemd_missing,
     "strace": _strace_missing,
     "namespaces": _namespaces_missing,
+    "tinyproxy": _tinyproxy_missing,
 }
 MISSING = pytest.StashKey[dict[str, str]]()
 

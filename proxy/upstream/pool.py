@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-import ssl
 from collections.abc import AsyncIterator, Hashable
 from functools import lru_cache
 from time import monotonic
@@ -22,10 +21,11 @@ from typing import NamedTuple
 import aiohappyeyeballs
 from django.conf import settings
 
-from credentials import destinations, providers
+from credentials import destinations, egress_proxy, egress_tls, providers
 from credentials.egress import EgressPolicy, ForbiddenAddress, Reason
 from credentials.egress_allowlist import EgressAllowlist
-from credentials.resolver import Resolver, TooManyLookUps
+from credentials.egress_proxy import EgressProxy
+from credentials.resolver import Addresses, Resolver, TooManyLookUps
 from proxy.errors import (
     Loop,
     ProxyError,
@@ -38,6 +38,7 @@ from proxy.server.asgi import Headers
 from proxy.upstream import connect_failures
 from proxy.upstream.connection import UpstreamConnection, encode_head
 from proxy.upstream.connects import Connects
+from proxy.upstream.egress_proxy import open_tunnel
 from proxy.upstream.idle import IdleConnections
 from proxy.upstream.remainder import SSLObject
 
@@ -68,14 +69,16 @@ class ConnectionPool:
     def __init__(self) -> None:
         self._allowlist = EgressAllowlist(settings.STRAKE_ALLOWED_PRIVATE_UPSTREAMS)
         self._loop = asyncio.get_running_loop()
-        self._tls = ssl.create_default_context()
+        self._tls = egress_tls.client_context()
         self._tls.set_alpn_protocols(["http/1.1"])
         self._tls.sslobject_class = SSLObject
         self._idle = IdleConnections()
         self._active: set[UpstreamConnection] = set()
         self._idle_seconds = settings.STRAKE_IDLE_SECONDS
         self._fixed_hosts = providers.fixed_hosts()
-        self._resolver = Resolver(reserved=self._fixed_hosts)
+        self._proxy = settings.STRAKE_EGRESS_PROXY
+        hosts_of_all = self._fixed_hosts if self._proxy is None else {*self._fixed_hosts, self._proxy.host}
+        self._resolver = Resolver(reserved=hosts_of_all)
         # Connecting to the fixed destinations of providers is apart from what people enter.
         self._connects_to_fixed, self._connects = (
             Connects(total=MAX_CONNECTS, per_owner=MAX_CONNECTS_PER_OWNER, seconds=CONNECT_SECONDS) for _ in range(2)
@@ -168,14 +171,8 @@ class ConnectionPool:
                 raise connect_failures.unreachable(error) from None
 
     async def _open(self, origin: Origin, owner_id: Hashable, owner_email: str) -> UpstreamConnection:
-        """Raises `ForbiddenAddress`, `TooManyLookUps` or another `OSError`."""
-        policy = EgressPolicy(self._allowlist, plain=origin.scheme == "http", owner_email=owner_email)
-        # Late enough to matter only if there is no answer at all, and early enough to say so.
-        found = await self._resolver.aresolve(origin.host, owner_id, seconds=CONNECT_SECONDS * 0.9)
-        addresses = policy.check(origin.host, origin.port, found)
-        connected = await aiohappyeyeballs.start_connection(
-            addresses, happy_eyeballs_delay=0.25, interleave=1, socket_factory=policy.create_socket
-        )
+        """Raises `ForbiddenAddress`, `TooManyLookUps`, an `EgressProxyError` or another `OSError`."""
+        connected = await self._open_socket(origin, owner_id, owner_email)
         tls = self._tls if origin.scheme == "https" else None
         _, connection = await self._loop.create_connection(
             lambda: UpstreamConnection(self._loop),
@@ -185,6 +182,31 @@ class ConnectionPool:
         )
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
+
+    async def _open_socket(self, origin: Origin, owner_id: Hashable, owner_email: str) -> socket.socket:
+        """Connect directly, or through the company's proxy. Raises as `_open` does."""
+        proxy = self._proxy
+        policy = EgressPolicy(self._allowlist, plain=origin.scheme == "http", owner_email=owner_email)
+        if proxy is not None and proxy.gets_name(policy, origin.host, origin.port):
+            return await self._open_tunnel(proxy, [f"{origin.host}:{origin.port}"], owner_id)
+        # Late enough to matter only if there is no answer at all, and early enough to say so.
+        found = await self._resolver.aresolve(origin.host, owner_id, seconds=CONNECT_SECONDS * 0.9)
+        addresses = policy.check(origin.host, origin.port, found)
+        if proxy is not None:
+            direct = proxy.reached_directly(origin.host, addresses)
+            if not direct:
+                return await self._open_tunnel(proxy, egress_proxy.authorities(addresses), owner_id)
+            addresses = direct
+        return await aiohappyeyeballs.start_connection(
+            addresses, happy_eyeballs_delay=0.25, interleave=1, socket_factory=policy.create_socket
+        )
+
+    async def _open_tunnel(self, proxy: EgressProxy, authorities: list[str], owner_id: Hashable) -> socket.socket:
+        async def resolve(host: str) -> Addresses:
+            return await self._resolver.aresolve(host, owner_id, seconds=CONNECT_SECONDS * 0.9)
+
+        # The rest is for TLS, so that the proxy's part of a failure can be told.
+        return await open_tunnel(proxy, authorities, resolve, seconds=CONNECT_SECONDS * 0.8)
 
     async def _sweep(self) -> None:
         """Close connections that were idle for too long, and fail exchanges that wait for too long."""
