@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 from credentials.providers import Dialect
+from proxy import errors
 from proxy.errors import ProxyError
 from proxy.http.response import PROTECTION, Response
 from proxy.server.asgi import Headers
+from proxy.upstream import connect_failures
 
 
 def error_response(error: ProxyError, dialect: Dialect) -> Response:
@@ -21,6 +23,8 @@ def error_response(error: ProxyError, dialect: Dialect) -> Response:
         *PROTECTION,
         *error.headers(),
     ]
+    if not error.is_retryable:
+        headers.append((b"x-should-retry", b"false"))
     if error.retry_after is not None:
         headers.append((b"retry-after", str(error.retry_after).encode()))
     return Response(error.status, headers, body)
@@ -77,3 +81,13 @@ def _gemini(error: ProxyError) -> dict[str, object]:
 
 
 _SHAPES = {Dialect.OPENAI: _openai, Dialect.ANTHROPIC: _anthropic, Dialect.GEMINI: _gemini}
+
+
+def error_classes() -> list[type[ProxyError]]:
+    """Return every error that has a code of its own."""
+    return [
+        value
+        for module in (errors, connect_failures)
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, ProxyError) and value.__module__ == module.__name__
+    ]

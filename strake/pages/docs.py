@@ -18,11 +18,17 @@ from credentials import providers
 from credentials.dashboard.forms import TokenForm
 from credentials.dashboard.snippets import TOOLS, Tool, dialects_of, snippet, snippets_for
 from credentials.models import Endpoint
-from proxy.errors import error_classes
+from proxy.http.error_response import error_classes
 from proxy.request_log.stats import BUCKETS, PERIODS, Step
 from strake.pages.charts import draw
 from strake.pages.error_help import HELP
 
+_BROWSER_EXAMPLE = """\
+const client = new OpenAI({
+  baseURL: "https://strake.example.org/p/abc123def456/v1",
+  apiKey: "strk_…",
+  dangerouslyAllowBrowser: true,
+});"""
 SAMPLE_SUBDOMAIN = "abc123def456"
 MAX_ENDPOINTS = 200
 
@@ -61,6 +67,12 @@ def errors(request: HttpRequest) -> HttpResponse:
     found = sorted((error.status, error.code, error.message) for error in error_classes())
     listed = [(status, code, message, HELP.get(code, "")) for status, code, message in found]
     return render(request, "strake/docs/errors.html", {"errors": listed})
+
+
+@require_safe
+def browsers(request: HttpRequest) -> HttpResponse:
+    """How web pages call an endpoint."""
+    return render(request, "strake/docs/browsers.html", {"openai": _BROWSER_EXAMPLE})
 
 
 @login_required

@@ -244,7 +244,8 @@ BY_FILE: dict[str, list[Mutation]] = {
             "P5",
             "a service opens keys",
             "from credentials.delivery import Delivery, delivery_of\n",
-            "from credentials.delivery import Delivery, delivery_of\nfrom proxy.unsealing import open_key  # noqa: F401\n",
+            "from credentials.delivery import Delivery, delivery_of\n"
+            "from proxy.unsealing import open_key  # noqa: F401\n",
         ),
         Mutation(
             "P7",

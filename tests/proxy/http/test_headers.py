@@ -13,4 +13,4 @@ from proxy.http import headers
 def test_no_header_of_ours_reaches_a_provider(name: str) -> None:
     sent = [(b"accept", b"*/*"), (name.encode(), b"192.0.2.1"), (b"x-strakes", b"1")]
     passed = headers.for_upstream(sent, b"api.example.com", b"authorization")
-    assert passed == [(b"host", b"api.example.com"), (b"accept", b"*/*"), (b"x-strakes", b"1")]
+    assert passed == [(b"Host", b"api.example.com"), (b"accept", b"*/*"), (b"x-strakes", b"1")]

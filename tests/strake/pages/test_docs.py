@@ -9,7 +9,7 @@ from django.test import Client
 
 from accounts.models import User
 from credentials.dashboard.snippets import TOOLS
-from proxy.errors import error_classes
+from proxy.http.error_response import error_classes
 from strake.pages.error_help import HELP
 from tests.support import factories
 from tests.support.pages import element, text
