@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpcore
@@ -16,7 +16,8 @@ from credentials.egress import EgressPolicy
 from credentials.egress_allowlist import EgressAllowlist
 from credentials.egress_transport import EgressTransport
 from credentials.errors import KeyRefused, KeyUnchecked
-from credentials.providers import SECRET_PLACEHOLDER, Provider
+from credentials.places import Place, fill, fill_all
+from credentials.providers import Provider
 
 logger = logging.getLogger(__name__)
 
@@ -30,27 +31,33 @@ def check_key(
     header_name: str,
     header_template: str,
     key: str,
+    places: Sequence[Place] = (),
     owner_id: Hashable = None,
     owner_email: str = "",
 ) -> None:
     """Send the provider's key check. Does nothing if the provider has none.
 
     `owner_id` and `owner_email` are those of the endpoint's owner: their share of look-ups is used, and the operator's
-    allowlist for them. Blocks for up to `MAX_SECONDS`, so call it outside of transactions. Raises `KeyRefused` on 401
-    and 403, and `KeyUnchecked` if the provider cannot be reached or responds with neither those nor 2xx.
+    allowlist for them. Blocks for up to `MAX_SECONDS`, so call it outside of transactions. Raises `KeyRefused` on
+    one of the check's `refusals`, and `KeyUnchecked` if the provider cannot be reached or responds with another status
+    than 2xx.
     """
     if provider.key_check is None:
         return
-    header = (header_name, header_template.replace(SECRET_PLACEHOLDER, key))
-    url = destination.url + provider.key_check.path
+    url = destination.url + provider.check_path_at(destination.url)
+    headers, query = fill_all(places, key)
+    if header_name:
+        headers.append((header_name, fill(header_template, key)))
+    if query:
+        url += ("&" if "?" in url else "?") + query
     policy = EgressPolicy(
         EgressAllowlist(settings.STRAKE_ALLOWED_PRIVATE_UPSTREAMS),
         plain=destination.scheme == "http",
         owner_email=owner_email,
     )
     transport = EgressTransport(policy, seconds=MAX_SECONDS, owner_id=owner_id)
-    status = _get(url, [*provider.key_check.headers, header], transport)
-    if status in {401, 403}:
+    status = _get(url, [*provider.key_check.headers, *headers], transport)
+    if status in provider.key_check.refusals:
         raise KeyRefused(f"{provider.name} says that this key is not valid. Copy it again, or create a new one there.")
     if not 200 <= status < 300:
         raise KeyUnchecked(f"{provider.name} could not be reached to check this key, or its response was unclear.")

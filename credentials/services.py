@@ -6,7 +6,7 @@ transaction. Plaintext tokens exist only in the return values, to be shown once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -19,11 +19,10 @@ from accounts.errors import ConfirmationMismatch, NotFound
 from accounts.models import User
 from accounts.plain_text import clean_label
 from accounts.transactions import secure_delete_on_commit
-from credentials import destinations, endpoint_audit, key_check, outbound, providers, token_limits
-from credentials.destinations import Destination
-from credentials.errors import InvalidDestination, KeyRefused, KeyUnchecked
+from credentials import endpoint_audit, outbound, providers, token_limits
+from credentials.delivery import Delivery, delivery_of
+from credentials.errors import InvalidDestination, KeyRefused
 from credentials.models import BEARER_TOKEN_PREFIX, BearerToken, Credential, Endpoint
-from credentials.providers import Provider
 from credentials.vault.provider_key import ProviderKey
 
 
@@ -42,15 +41,6 @@ class Connected:
     endpoint: Endpoint
     token: BearerToken
     plaintext: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """Where a provider key is sent, and in which header."""
-
-    destination: Destination
-    header_name: str
-    header_template: str
 
 
 # --- Endpoints and their keys --------------------------------------------------------------------------------------
@@ -75,20 +65,22 @@ def connect(
     destination_url: str = "",
     header_name: str = "",
     header_template: str = "",
+    places: Iterable[Sequence[str]] = (),
     unchecked: bool = False,
 ) -> Connected:
     """Check a provider key, seal it behind a new endpoint, and issue the endpoint's first token.
 
-    With `unchecked`, a key is saved even if the provider cannot be asked about it. A key that the provider rejects is
-    never saved. Raises `UnknownProvider`, `InvalidKey`, `InvalidDestination`, `KeyRefused`, `KeyUnchecked`,
-    `QuotaReached`, `SealError`, or as `outbound.limited` says. Then nothing is saved.
+    `places` are further headers and query parameters, as in `models.Credential`, for providers where the person also
+    enters the header. With `unchecked`, a key is saved even if the provider cannot be asked about it. A key that the
+    provider rejects is never saved. Raises `UnknownProvider`, `InvalidKey`, `InvalidDestination`, `KeyRefused`,
+    `KeyUnchecked`, `QuotaReached`, `SealError`, or as `outbound.limited` says. Then nothing is saved.
     """
     chosen = providers.get(provider)
     _require_room(actor, owner, endpoint=True)  # here too, so that the provider is not asked in vain
     key = ProviderKey(api_key)
-    delivery = _delivery(owner, chosen, destination_url, header_name, header_template)
+    delivery = delivery_of(owner, chosen, destination_url, header_name, header_template, places)
     try:
-        _check_key(owner, chosen, delivery, key, unchecked=unchecked)
+        delivery.check_key(owner, chosen, key, unchecked=unchecked)
     except KeyRefused:
         audit.record(
             actor,
@@ -115,6 +107,7 @@ def connect(
             provider=chosen.slug,
             destination=delivery.destination.url,
             header=delivery.header_name,
+            **endpoint_audit.places_of(delivery.places),
         )
         endpoint_audit.record(actor, "token.issued", endpoint, token, **endpoint_audit.limits_of(token))
     endpoint.refresh_from_db(fields=["created_at"])
@@ -125,8 +118,7 @@ def connect(
 def replace_key(*, actor: Actor, subdomain: str, api_key: str | ProviderKey, unchecked: bool = False) -> Endpoint:
     """Seal a new provider key behind an endpoint. Its URL and tokens stay. Raises as `connect` does, or `NotFound`."""
     endpoint = get_endpoint(actor=actor, subdomain=subdomain)
-    stored = endpoint.credential
-    delivery = Delivery(destinations.parse(stored.destination_url), stored.header_name, stored.header_template)
+    delivery = Delivery.of(endpoint.credential)
     return _reseal(actor, endpoint, api_key, delivery, action="key.replaced", unchecked=unchecked)
 
 
@@ -139,6 +131,7 @@ def change_destination(
     destination_url: str,
     header_name: str = "",
     header_template: str = "",
+    places: Iterable[Sequence[str]] = (),
     unchecked: bool = False,
 ) -> Endpoint:
     """Point an endpoint at another destination.
@@ -148,9 +141,9 @@ def change_destination(
     """
     endpoint = get_endpoint(actor=actor, subdomain=subdomain)
     provider = providers.get(endpoint.provider)
-    if not provider.needs_destination:
+    if not provider.has_destinations:
         raise InvalidDestination(f"The destination of {provider.name} is fixed.")
-    delivery = _delivery(endpoint.owner, provider, destination_url, header_name, header_template)
+    delivery = delivery_of(endpoint.owner, provider, destination_url, header_name, header_template, places)
     return _reseal(actor, endpoint, api_key, delivery, action="destination.changed", unchecked=unchecked)
 
 
@@ -298,40 +291,6 @@ def _require_room(actor: Actor, owner: User, *, endpoint: bool = False) -> None:
     quotas.require_room(actor, owner, live, setting="STRAKE_MAX_TOKENS", kind="tokens that work", remedy="Revoke one")
 
 
-def _delivery(
-    owner: User, provider: Provider, destination_url: str, header_name: str, header_template: str
-) -> Delivery:
-    """The provider's fixed settings, or the person's if the provider leaves them open. Raises `InvalidDestination`."""
-    if not provider.needs_destination:
-        fixed = destinations.parse(provider.destination_url)
-        return Delivery(fixed, provider.header_name, provider.header_template)
-    if not destination_url.strip():
-        raise InvalidDestination("Enter the address of the API, like https://api.example.com")
-    destination = destinations.check(destination_url, owner_id=owner.pk, owner_email=owner.email)
-    if not provider.is_custom:
-        return Delivery(destination, provider.header_name, provider.header_template)
-    name, template = destinations.check_header(
-        header_name or provider.header_name, header_template or provider.header_template
-    )
-    return Delivery(destination, name, template)
-
-
-def _check_key(owner: User, provider: Provider, delivery: Delivery, key: ProviderKey, *, unchecked: bool) -> None:
-    try:
-        key_check.check_key(
-            provider=provider,
-            destination=delivery.destination,
-            header_name=delivery.header_name,
-            header_template=delivery.header_template,
-            key=key.reveal(),
-            owner_id=owner.pk,
-            owner_email=owner.email,
-        )
-    except KeyUnchecked:
-        if not unchecked:
-            raise
-
-
 def _reseal(
     actor: Actor,
     endpoint: Endpoint,
@@ -343,13 +302,11 @@ def _reseal(
 ) -> Endpoint:
     key = ProviderKey(api_key)
     try:
-        _check_key(endpoint.owner, providers.get(endpoint.provider), delivery, key, unchecked=unchecked)
+        delivery.check_key(endpoint.owner, providers.get(endpoint.provider), key, unchecked=unchecked)
     except KeyRefused:
         endpoint_audit.record(actor, "key.refused", endpoint, destination=delivery.destination.url)
         raise
-    changes = endpoint_audit.changed_destination(
-        endpoint.credential, delivery.destination.url, delivery.header_name, delivery.header_template
-    )
+    changes = endpoint_audit.changed_destination(endpoint.credential, delivery)
     _seal_key(endpoint.credential, delivery, key)
     with transaction.atomic():
         endpoint.credential.save()
@@ -360,9 +317,7 @@ def _reseal(
 
 def _seal_key(credential: Credential, delivery: Delivery, key: ProviderKey) -> None:
     """Seal `key` for a transaction that saves `credential`. Raises as `vault.seal` does."""
-    credential.destination_url = delivery.destination.url
-    credential.header_name = delivery.header_name
-    credential.header_template = delivery.header_template
+    delivery.write_to(credential)
     credential.secret = key
     credential.seal()
 

@@ -36,11 +36,7 @@ async def forward(
     """
     with resolve_target(request, authorized) as upstream:
         _remove_tokens(request)
-        request_headers = headers.for_upstream(
-            request.headers, upstream.netloc, upstream.key_header[0], names=request.names
-        )
-        if authorized.upload is not None:
-            del request_headers[0]  # Host, which is sent in the place of the key
+        request_headers = upstream.headers_of(request)
         request_headers[1:1] = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):

@@ -34,6 +34,7 @@ OWN = (
     "/endpoints/connect/",
     "/endpoints/connect/demo/",
     "/endpoints/connect/azure-openai/",
+    "/endpoints/connect/bedrock/",
     "/endpoints/connect/custom/",
     "/endpoints/{busy}/",
     "/endpoints/{busy}/?period=30d&tokens=all",

@@ -26,11 +26,24 @@ from accounts.models import User  # noqa: E402
 from accounts.sign_in import magic_links  # noqa: E402
 from credentials import services  # noqa: E402
 from credentials.models import BearerToken  # noqa: E402
+from tests.support import factories  # noqa: E402
 
 
 def connect(*, email: str = "owner@example.org", provider: str = "custom", key: str, **fields: Any) -> dict[str, str]:
     owner, _ = User.objects.get_or_create(email=email)
     made = services.connect(actor=OPERATOR, owner=owner, provider=provider, api_key=key, unchecked=True, **fields)
+    return {
+        "url": made.endpoint.url,
+        "subdomain": made.endpoint.subdomain,
+        "token": made.plaintext,
+        "token_id": made.token.pk,
+    }
+
+
+def make(*, email: str = "owner@example.org", **fields: Any) -> dict[str, str]:
+    """Create an endpoint of any provider with any destination. `fields` are those of `factories.make_endpoint`."""
+    owner, _ = User.objects.get_or_create(email=email)
+    made = factories.make_endpoint(owner=owner, **fields)
     return {
         "url": made.endpoint.url,
         "subdomain": made.endpoint.subdomain,
@@ -183,6 +196,7 @@ FUNCTIONS = {
     function.__name__: function
     for function in (
         connect,
+        make,
         issue,
         rotate,
         revoke,
