@@ -168,6 +168,7 @@ class Credential(models.Model):
             # The first use of a master key is timed by the database's clock too, and the two times are compared.
             self.sealed_at = Now()
             super().save(*args, **kwargs | {"update_fields": None})
+            DerivedToken.objects.filter(pk=self.pk).delete()  # it was bought with the key that is replaced now
             SealedKey.of(self, record).save()  # UPDATE, and INSERT if there was no row: never a SELECT
             self.refresh_from_db(fields=["sealed_at"])
         del self.__dict__[_STAGED]

@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 from accounts import audit
 from accounts.actors import Actor
 from credentials.errors import KeyringError, MasterKeyInUse, ProcessesBehind
-from credentials.models import Credential, SealedKey
+from credentials.models import Credential, DerivedToken, SealedKey
 from credentials.vault import key_registry, keyring, rotation
 from credentials.vault.keyring import Keyring
 from credentials.vault.models import MasterKeyCheck
@@ -84,6 +84,7 @@ def retire(*, actor: Actor, key_id: str, wait_seconds: float = 30) -> None:
                 f"{rows} sealed key{'s' if rows > 1 else ''} still need{'s' if rows == 1 else ''} {key_id}. "
                 "Run first: manage.py rotate_master_key"
             )
+        DerivedToken.objects.filter(master_key_id=key_id).delete()  # servers buy others, under their primary key
         if check.retired_at is None:
             MasterKeyCheck.objects.filter(pk=key_id).update(retired_at=Now())
             audit.record(

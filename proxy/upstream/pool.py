@@ -22,7 +22,7 @@ from typing import NamedTuple
 import aiohappyeyeballs
 from django.conf import settings
 
-from credentials import destinations, providers
+from credentials import cloud_tokens, destinations, providers
 from credentials.egress import EgressPolicy, ForbiddenAddress, Reason
 from credentials.egress_allowlist import EgressAllowlist
 from credentials.resolver import Resolver, TooManyLookUps
@@ -72,7 +72,7 @@ class ConnectionPool:
         self._idle = IdleConnections()
         self._active: set[UpstreamConnection] = set()
         self._idle_seconds = settings.STRAKE_IDLE_SECONDS
-        self._fixed_hosts = providers.fixed_hosts()
+        self._fixed_hosts = providers.fixed_hosts() | cloud_tokens.hosts()
         self._resolver = Resolver(reserved=self._fixed_hosts)
         # Connecting to the fixed destinations of providers is apart from what people enter.
         self._connects_to_fixed, self._connects = (
@@ -87,7 +87,7 @@ class ConnectionPool:
         target: bytes,
         headers: Headers,
         key_header: tuple[bytes, bytearray],
-        body: bytes | AsyncIterator[bytes],
+        body: bytes | AsyncIterator[bytes | bytearray],
         *,
         credential_id: Hashable,
         owner_id: Hashable,

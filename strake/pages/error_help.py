@@ -16,6 +16,12 @@ HELP = {
         "fetch, in mode cors."
     ),
     "body_too_large": "Send less in one request, or ask the operator to raise STRAKE_MAX_BODY_MB.",
+    "cloud_secret_refused": (
+        "The cloud no longer accepts the endpoint's client secret or service account: it has expired, was deleted, or "
+        "its application or account was disabled. The endpoint's page shows the cloud's code. Create another secret "
+        "there, open the endpoint and choose Replace the key. A code of invalid_grant also means that the clock of "
+        "Strake's machine is wrong."
+    ),
     "endpoint_paused": "Open the endpoint in the dashboard and choose Resume.",
     "internal_error": (
         "This is a bug in Strake. Tell the operator when it happened. The log has the details, without your request. "
@@ -58,6 +64,11 @@ HELP = {
     "store_unavailable": (
         "Strake's database does not respond. Your token is valid. Try again in a moment, and tell the operator if the "
         "error persists."
+    ),
+    "token_server_unavailable": (
+        "The server of the cloud that gives access tokens could not be reached or was in trouble. Strake asks again "
+        "with the first request after ten seconds. If it persists, the operator should check that the machine may "
+        "connect to login.microsoftonline.com or oauth2.googleapis.com."
     ),
     "token_in_path": (
         "Your tool puts the token into the URL's path. Give it the endpoint's URL and the token as two settings."

@@ -40,6 +40,8 @@ def make_endpoint(
     header_name: str = "",
     header_template: str = "",
     label: str = "",
+    kind: str = Credential.Kind.STATIC,
+    parameters: dict[str, str] | None = None,
     **token_fields: Any,
 ) -> Connected:
     """Create an endpoint with `key` sealed behind it and one token. `token_fields` are the limits of that token."""
@@ -50,6 +52,8 @@ def make_endpoint(
         destination_url=destination_url or chosen.destination_url or "https://api.example.com",
         header_name=header_name or chosen.header_name,
         header_template=header_template or chosen.header_template,
+        kind=kind,
+        parameters=parameters or {},
     )
     credential.secret = key
     credential.save()
