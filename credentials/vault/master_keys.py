@@ -84,7 +84,6 @@ def retire(*, actor: Actor, key_id: str, wait_seconds: float = 30) -> None:
                 f"{rows} sealed key{'s' if rows > 1 else ''} still need{'s' if rows == 1 else ''} {key_id}. "
                 "Run first: manage.py rotate_master_key"
             )
-        DerivedToken.objects.filter(master_key_id=key_id).delete()  # servers buy others, under their primary key
         if check.retired_at is None:
             MasterKeyCheck.objects.filter(pk=key_id).update(retired_at=Now())
             audit.record(
@@ -95,6 +94,8 @@ def retire(*, actor: Actor, key_id: str, wait_seconds: float = 30) -> None:
                 subject_id=key_id,
                 details={"primary": ring.primary_id},
             )
+    # After the commit, since from then on none is stored under this key. Servers buy others.
+    DerivedToken.objects.filter(master_key_id=key_id).delete()
 
 
 def remove(*, actor: Actor, path: Path, key_id: str) -> None:

@@ -117,10 +117,10 @@ def claim(credential_id: UUID, source_iv: bytes, key_ids: Collection[str]) -> Cl
 def store(claimed: Claim, sealed: vault.Sealed, issued_at: datetime, expires_at: datetime) -> DerivedRecord:
     """End a renewal with a new token. If the claim is no longer valid, nothing is stored.
 
-    Raises as `vault.Sealed.register` does, and Django's database errors.
+    Raises as `vault.Sealed.check` does, and Django's database errors.
     """
     with transaction.atomic():
-        record = sealed.register()
+        record = sealed.check()
         row = DerivedRecord(
             format=record.format,
             master_key_id=record.wrap.master_key_id,

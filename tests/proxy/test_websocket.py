@@ -31,6 +31,7 @@ from proxy.errors import UpstreamIdle, UpstreamInvalid
 from proxy.server.asgi import Headers
 from proxy.upstream import tunnel
 from proxy.upstream.pool import ConnectionPool, Origin
+from proxy.upstream.renewals import Renewals
 from proxy.views import UpstreamTarget
 from tests.support.raw import exchange, get
 from tests.support.running import KEY, Endpoint, Strake
@@ -553,11 +554,14 @@ async def forward_handshake(upstream: Upstream, client: Client, monkeypatch: pyt
         *(origin, b"127.0.0.1", b"/v1/realtime", (b"authorization", key.copy()), key), route=cast(Any, route), hops=[]
     )
     monkeypatch.setattr(websocket, "resolve_target", lambda *_: target)
-    request, authorized = SimpleNamespace(headers=[]), SimpleNamespace(token="strk_x", upload=None)
+    request, authorized = SimpleNamespace(headers=[]), SimpleNamespace(token="strk_x", upload=None, needs_token=False)
     pool = ConnectionPool()
     try:
         await websocket.forward(
-            cast(Any, request), cast(Any, client), cast(Any, authorized), pool=pool, opened=lambda: None
+            *(cast(Any, request), cast(Any, client), cast(Any, authorized)),
+            pool=pool,
+            renewals=Renewals(pool),
+            opened=lambda: None,
         )
     finally:
         pool.close()

@@ -243,7 +243,7 @@ def test_moved_token_does_not_open(strake: Strake, upstream: Upstream, token_ser
 
 @pytest.mark.postgres
 def test_one_of_two_processes_renews(
-    run_strake: Any, postgres_url: str, redis_url: str, upstream: Upstream, token_server: TokenServer
+    postgres_url: str, run_strake: Any, upstream: Upstream, token_server: TokenServer
 ) -> None:
     strake = run_strake(**environment(token_server, WEB_CONCURRENCY="2", DATABASE_URL=postgres_url))
     endpoint = connect(strake, upstream)
