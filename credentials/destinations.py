@@ -16,7 +16,7 @@ from credentials import resolver
 from credentials.egress import EgressPolicy, ForbiddenAddress, Reason
 from credentials.egress_allowlist import SETTING, EgressAllowlist, Listing
 from credentials.errors import InvalidDestination
-from credentials.providers import SECRET_PLACEHOLDER
+from credentials.providers import SECRET_BASE64_PLACEHOLDER, SECRET_PLACEHOLDER
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 §5.6.2
 _HOST = re.compile(r"(?=.{1,253}$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
@@ -35,6 +35,7 @@ FORBIDDEN_HEADERS = frozenset(
     upgrade user-agent via x-forwarded-for x-forwarded-host x-forwarded-proto x-real-ip
     """.split()  # noqa: SIM905  (one name per line would be a page)
 )
+FORBIDDEN_PREFIXES = ("x-forwarded-", "x-strake-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +117,8 @@ def check(url: str, *, owner_id: Hashable = None, owner_email: str = "", resolve
 def check_header(name: str, template: str) -> tuple[str, str]:
     """Return a header name and template without surrounding spaces. Raises `InvalidDestination` if not allowed."""
     name, template = name.strip(), template.strip()
-    if not _TOKEN.fullmatch(name) or len(name) > 64:
-        raise InvalidDestination(
-            "A header name consists of letters, digits and dashes, like X-Api-Key.", field="header_name"
-        )
-    if name.lower() in FORBIDDEN_HEADERS:
-        raise InvalidDestination(f"A key cannot be sent in the header {name}.", field="header_name")
-    if template.count(SECRET_PLACEHOLDER) != 1:
+    check_header_name(name)
+    if template.count(SECRET_PLACEHOLDER) + template.count(SECRET_BASE64_PLACEHOLDER) != 1:
         raise InvalidDestination(
             f"The template must contain {SECRET_PLACEHOLDER} exactly once, like Bearer {SECRET_PLACEHOLDER}",
             field="header_template",
@@ -132,6 +128,16 @@ def check_header(name: str, template: str) -> tuple[str, str]:
             "The template may contain at most 256 printable ASCII characters.", field="header_template"
         )
     return name, template
+
+
+def check_header_name(name: str) -> None:
+    """Raises `InvalidDestination` for a header that cannot be set for a credential."""
+    if not _TOKEN.fullmatch(name) or len(name) > 64:
+        raise InvalidDestination(
+            "A header name consists of letters, digits and dashes, like X-Api-Key.", field="header_name"
+        )
+    if name.lower() in FORBIDDEN_HEADERS or name.lower().startswith(FORBIDDEN_PREFIXES):
+        raise InvalidDestination(f"A key cannot be sent in the header {name}.", field="header_name")
 
 
 def _is_strake(destination: Destination) -> bool:

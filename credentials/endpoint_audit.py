@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from accounts import audit
 from accounts.actors import Actor
 from credentials.models import BearerToken, Credential, Endpoint
+from credentials.places import Place
 
 
 def change(before: object, after: object) -> dict[str, Any]:
@@ -14,8 +16,19 @@ def change(before: object, after: object) -> dict[str, Any]:
     return {"from": before, "to": after}
 
 
-def changed_destination(stored: Credential, url: str, header_name: str, header_template: str) -> dict[str, Any]:
-    """What an event says of a changed destination, or nothing if only the key is replaced."""
+def places_of(places: Iterable[Place]) -> dict[str, Any]:
+    """What an event says of further places: only their names, because a constant value may be secret."""
+    labels = [place.label for place in places]
+    return {"places": labels} if labels else {}
+
+
+def changed_destination(
+    stored: Credential, url: str, header_name: str, header_template: str, places: Sequence[Place]
+) -> dict[str, Any]:
+    """What an event says of a changed destination, or nothing if only the key is replaced.
+
+    Of places that have another value now, it says the names.
+    """
     changes: dict[str, Any] = {}
     pairs = {
         "": (stored.destination_url, url),
@@ -25,6 +38,14 @@ def changed_destination(stored: Credential, url: str, header_name: str, header_t
     for prefix, (before, after) in pairs.items():
         if before != after:
             changes |= {f"{prefix}from": before, f"{prefix}to": after}
+    earlier = [Place(*place) for place in stored.places]
+    if earlier != list(places):
+        kept = {place.label for place in earlier} & {place.label for place in places}
+        changes |= {
+            "places_from": [place.label for place in earlier],
+            "places_to": [place.label for place in places],
+            "places_changed": sorted(kept & {place.label for place in set(earlier) ^ set(places)}),
+        }
     return changes
 
 

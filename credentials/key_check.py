@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpcore
@@ -16,7 +16,8 @@ from credentials.egress import EgressPolicy
 from credentials.egress_allowlist import EgressAllowlist
 from credentials.egress_transport import EgressTransport
 from credentials.errors import KeyRefused, KeyUnchecked
-from credentials.providers import SECRET_PLACEHOLDER, Provider
+from credentials.places import Place, fill, fill_all
+from credentials.providers import Provider
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ def check_key(
     header_name: str,
     header_template: str,
     key: str,
+    places: Sequence[Place] = (),
     owner_id: Hashable = None,
     owner_email: str = "",
 ) -> None:
@@ -41,15 +43,19 @@ def check_key(
     """
     if provider.key_check is None:
         return
-    header = (header_name, header_template.replace(SECRET_PLACEHOLDER, key))
-    url = destination.url + provider.key_check.path
+    url = destination.url + provider.check_path_at(destination.url)
+    headers, query = fill_all(places, key)
+    if header_name:
+        headers.append((header_name, fill(header_template, key)))
+    if query:
+        url += ("&" if "?" in url else "?") + query
     policy = EgressPolicy(
         EgressAllowlist(settings.STRAKE_ALLOWED_PRIVATE_UPSTREAMS),
         plain=destination.scheme == "http",
         owner_email=owner_email,
     )
     transport = EgressTransport(policy, seconds=MAX_SECONDS, owner_id=owner_id)
-    status = _get(url, [*provider.key_check.headers, header], transport)
+    status = _get(url, [*provider.key_check.headers, *headers], transport)
     if status in {401, 403}:
         raise KeyRefused(f"{provider.name} says that this key is not valid. Copy it again, or create a new one there.")
     if not 200 <= status < 300:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -11,6 +13,7 @@ from django.conf import settings
 from credentials.errors import UnknownProvider
 
 SECRET_PLACEHOLDER = "{{secret}}"  # noqa: S105
+SECRET_BASE64_PLACEHOLDER = "{{secret:base64}}"  # noqa: S105
 BEARER = f"Bearer {SECRET_PLACEHOLDER}"
 
 
@@ -30,9 +33,34 @@ class KeyCheck:
     headers: tuple[tuple[str, str], ...] = ()
 
 
+class Group(StrEnum):
+    """Where a provider is on the page that offers them."""
+
+    MODELS = "Models"
+    CLOUDS = "Clouds"
+    HOSTS = "Open models"
+    SEARCH = "Search and embeddings"
+    MEDIA = "Speech, images and video"
+    OTHER = "Anything else"
+
+
+class Choice(NamedTuple):
+    """One of the destinations that a provider has."""
+
+    label: str
+    url: str
+
+
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """A provider. If `destination_url` is empty, the person enters it. If `key_check` is None, keys are not checked."""
+    """A provider.
+
+    The destination is `destination_url`, or the person chooses one of `choices`, or enters one if both are empty. If
+    `key_check` is None, keys are not checked.
+
+    `sdk_suffix` is what the SDK of `dialect` wants after the endpoint's URL. `suffix_at` has it for a stored
+    destination, which may contain a part of it.
+    """
 
     slug: str
     name: str
@@ -41,21 +69,58 @@ class Provider:
     key_check: KeyCheck | None
     docs_url: str
     keys_url: str = ""
+    group: Group = Group.MODELS
     header_name: str = "Authorization"
     header_template: str = BEARER
     dialect: Dialect = Dialect.OPENAI
     sdk_suffix: str = "/v1"
     key_example: str = "sk-…"
     extra_dialects: tuple[Dialect, ...] = field(default=())
+    choices: tuple[Choice, ...] = ()
+    choice_label: str = "Region"
+    destination_example: str = "https://api.example.com"
+    words: str = ""  # by which the provider is found too
 
     @property
     def needs_destination(self) -> bool:
+        """Whether the person enters the destination."""
+        return not self.destination_url and not self.choices
+
+    @property
+    def has_destinations(self) -> bool:
+        """Whether an endpoint's destination can be changed to another one of this provider."""
         return not self.destination_url
+
+    @property
+    def destination_urls(self) -> tuple[str, ...]:
+        """The destinations that are known beforehand."""
+        return (self.destination_url,) if self.destination_url else tuple(choice.url for choice in self.choices)
+
+    def suffix_at(self, destination_url: str) -> str:
+        """What SDKs want after the URL of an endpoint with this destination."""
+        path = urlsplit(destination_url).path
+        return "" if _VERSION.search(path) else _without_overlap(path, self.sdk_suffix)
+
+    def check_path_at(self, destination_url: str) -> str:
+        """The path of the key check behind this destination. "" if there is no check."""
+        return _without_overlap(urlsplit(destination_url).path, self.key_check.path) if self.key_check else ""
 
     @property
     def is_custom(self) -> bool:
         """Whether the person also enters the header."""
         return self.slug == "custom"
+
+
+_VERSION = re.compile(r"/v[0-9]+[a-z0-9]*/?\Z")
+
+
+def _without_overlap(base: str, path: str) -> str:
+    """Return `path` without the segments at its start that `base` already ends with."""
+    segments = path.split("/")
+    for end in range(len(segments), 1, -1):
+        if base.rstrip("/").endswith("/".join(segments[:end])):
+            return "/".join(["", *segments[end:]]) if end < len(segments) else ""
+    return path
 
 
 _ANTHROPIC_VERSION = ("anthropic-version", "2023-06-01")
@@ -125,10 +190,11 @@ _PROVIDERS = (
         "groq",
         "Groq",
         "Open models, very fast",
-        "https://api.groq.com/openai",
-        KeyCheck("/v1/models"),
+        "https://api.groq.com",
+        KeyCheck("/openai/v1/models"),
         "https://console.groq.com/docs",
         "https://console.groq.com/keys",
+        sdk_suffix="/openai/v1",
         key_example="gsk_…",
     ),
     Provider(
@@ -208,11 +274,11 @@ _PROVIDERS = (
     Provider(
         "custom",
         "Custom",
-        "Any HTTPS API with its key in a header",
+        "Any HTTPS API with its key in headers or the query",
         "",
         None,
         "",
-        sdk_suffix="",
+        group=Group.OTHER,
         key_example="",
     ),
 )
@@ -230,7 +296,10 @@ def has_fixed_destination(slug: str) -> bool:
 def fixed_hosts() -> frozenset[str]:
     """Return the host names of the providers whose destination nobody can change."""
     return frozenset(
-        host for provider in _PROVIDERS if (host := urlsplit(provider.destination_url).hostname) is not None
+        host
+        for provider in _PROVIDERS
+        for url in provider.destination_urls
+        if (host := urlsplit(url).hostname) is not None
     )
 
 

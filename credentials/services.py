@@ -6,7 +6,7 @@ transaction. Plaintext tokens exist only in the return values, to be shown once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -20,9 +20,11 @@ from accounts.models import User
 from accounts.plain_text import clean_label
 from accounts.transactions import secure_delete_on_commit
 from credentials import destinations, endpoint_audit, key_check, outbound, providers, token_limits
+from credentials import places as key_places
 from credentials.destinations import Destination
 from credentials.errors import InvalidDestination, KeyRefused, KeyUnchecked
 from credentials.models import BEARER_TOKEN_PREFIX, BearerToken, Credential, Endpoint
+from credentials.places import Place
 from credentials.providers import Provider
 from credentials.vault.provider_key import ProviderKey
 
@@ -46,11 +48,12 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Where a provider key is sent, and in which header."""
+    """Where a provider key is sent, and in which places. Without `header_name`, only `places` hold it."""
 
     destination: Destination
     header_name: str
     header_template: str
+    places: tuple[Place, ...] = ()
 
 
 # --- Endpoints and their keys --------------------------------------------------------------------------------------
@@ -75,18 +78,20 @@ def connect(
     destination_url: str = "",
     header_name: str = "",
     header_template: str = "",
+    places: Iterable[Sequence[str]] = (),
     unchecked: bool = False,
 ) -> Connected:
     """Check a provider key, seal it behind a new endpoint, and issue the endpoint's first token.
 
-    With `unchecked`, a key is saved even if the provider cannot be asked about it. A key that the provider rejects is
-    never saved. Raises `UnknownProvider`, `InvalidKey`, `InvalidDestination`, `KeyRefused`, `KeyUnchecked`,
-    `QuotaReached`, `SealError`, or as `outbound.limited` says. Then nothing is saved.
+    `places` are further headers and query parameters, as in `models.Credential`, for providers where the person also
+    enters the header. With `unchecked`, a key is saved even if the provider cannot be asked about it. A key that the
+    provider rejects is never saved. Raises `UnknownProvider`, `InvalidKey`, `InvalidDestination`, `KeyRefused`,
+    `KeyUnchecked`, `QuotaReached`, `SealError`, or as `outbound.limited` says. Then nothing is saved.
     """
     chosen = providers.get(provider)
     _require_room(actor, owner, endpoint=True)  # here too, so that the provider is not asked in vain
     key = ProviderKey(api_key)
-    delivery = _delivery(owner, chosen, destination_url, header_name, header_template)
+    delivery = _delivery(owner, chosen, destination_url, header_name, header_template, places)
     try:
         _check_key(owner, chosen, delivery, key, unchecked=unchecked)
     except KeyRefused:
@@ -115,6 +120,7 @@ def connect(
             provider=chosen.slug,
             destination=delivery.destination.url,
             header=delivery.header_name,
+            **endpoint_audit.places_of(delivery.places),
         )
         endpoint_audit.record(actor, "token.issued", endpoint, token, **endpoint_audit.limits_of(token))
     endpoint.refresh_from_db(fields=["created_at"])
@@ -126,7 +132,12 @@ def replace_key(*, actor: Actor, subdomain: str, api_key: str | ProviderKey, unc
     """Seal a new provider key behind an endpoint. Its URL and tokens stay. Raises as `connect` does, or `NotFound`."""
     endpoint = get_endpoint(actor=actor, subdomain=subdomain)
     stored = endpoint.credential
-    delivery = Delivery(destinations.parse(stored.destination_url), stored.header_name, stored.header_template)
+    delivery = Delivery(
+        destinations.parse(stored.destination_url),
+        stored.header_name,
+        stored.header_template,
+        tuple(Place(*place) for place in stored.places),
+    )
     return _reseal(actor, endpoint, api_key, delivery, action="key.replaced", unchecked=unchecked)
 
 
@@ -139,6 +150,7 @@ def change_destination(
     destination_url: str,
     header_name: str = "",
     header_template: str = "",
+    places: Iterable[Sequence[str]] = (),
     unchecked: bool = False,
 ) -> Endpoint:
     """Point an endpoint at another destination.
@@ -148,9 +160,9 @@ def change_destination(
     """
     endpoint = get_endpoint(actor=actor, subdomain=subdomain)
     provider = providers.get(endpoint.provider)
-    if not provider.needs_destination:
+    if not provider.has_destinations:
         raise InvalidDestination(f"The destination of {provider.name} is fixed.")
-    delivery = _delivery(endpoint.owner, provider, destination_url, header_name, header_template)
+    delivery = _delivery(endpoint.owner, provider, destination_url, header_name, header_template, places)
     return _reseal(actor, endpoint, api_key, delivery, action="destination.changed", unchecked=unchecked)
 
 
@@ -297,21 +309,34 @@ def _require_room(actor: Actor, owner: User, *, endpoint: bool = False) -> None:
 
 
 def _delivery(
-    owner: User, provider: Provider, destination_url: str, header_name: str, header_template: str
+    owner: User,
+    provider: Provider,
+    destination_url: str,
+    header_name: str,
+    header_template: str,
+    places: Iterable[Sequence[str]],
 ) -> Delivery:
     """The provider's fixed settings, or the person's if the provider leaves them open. Raises `InvalidDestination`."""
-    if not provider.needs_destination:
-        fixed = destinations.parse(provider.destination_url)
-        return Delivery(fixed, provider.header_name, provider.header_template)
-    if not destination_url.strip():
-        raise InvalidDestination("Enter the address of the API, like https://api.example.com")
-    destination = destinations.check(destination_url, owner_id=owner.pk, owner_email=owner.email)
     if not provider.is_custom:
+        destination = _destination(owner, provider, destination_url)
         return Delivery(destination, provider.header_name, provider.header_template)
-    name, template = destinations.check_header(
-        header_name or provider.header_name, header_template or provider.header_template
-    )
-    return Delivery(destination, name, template)
+    header = key_places.with_default_header(provider, header_name, header_template, further := list(places))
+    name, template, checked = key_places.check(*header, further)
+    return Delivery(_destination(owner, provider, destination_url), name, template, checked)
+
+
+def _destination(owner: User, provider: Provider, url: str) -> Destination:
+    """The provider's destination, or the one that the person has chosen or entered. Raises `InvalidDestination`."""
+    if provider.destination_url:
+        return destinations.parse(provider.destination_url)
+    if provider.choices:
+        if url.strip().rstrip("/") not in provider.destination_urls:
+            known = ", ".join(provider.destination_urls)
+            raise InvalidDestination(f"Choose one of the destinations of {provider.name}: {known}")
+        return destinations.parse(url)
+    if not url.strip():
+        raise InvalidDestination(f"Enter the address of the API, like {provider.destination_example}")
+    return destinations.check(url, owner_id=owner.pk, owner_email=owner.email)
 
 
 def _check_key(owner: User, provider: Provider, delivery: Delivery, key: ProviderKey, *, unchecked: bool) -> None:
@@ -321,6 +346,7 @@ def _check_key(owner: User, provider: Provider, delivery: Delivery, key: Provide
             destination=delivery.destination,
             header_name=delivery.header_name,
             header_template=delivery.header_template,
+            places=delivery.places,
             key=key.reveal(),
             owner_id=owner.pk,
             owner_email=owner.email,
@@ -346,7 +372,11 @@ def _reseal(
         endpoint_audit.record(actor, "key.refused", endpoint, destination=delivery.destination.url)
         raise
     changes = endpoint_audit.changed_destination(
-        endpoint.credential, delivery.destination.url, delivery.header_name, delivery.header_template
+        endpoint.credential,
+        delivery.destination.url,
+        delivery.header_name,
+        delivery.header_template,
+        delivery.places,
     )
     _seal_key(endpoint.credential, delivery, key)
     with transaction.atomic():
@@ -361,6 +391,7 @@ def _seal_key(credential: Credential, delivery: Delivery, key: ProviderKey) -> N
     credential.destination_url = delivery.destination.url
     credential.header_name = delivery.header_name
     credential.header_template = delivery.header_template
+    credential.places = [list(place) for place in delivery.places]
     credential.secret = key
     credential.seal()
 

@@ -24,7 +24,8 @@ from proxy.access.route import Route
 from proxy.access.route_lookup import Lookup
 from proxy.access.upload_capability import Upload
 from proxy.errors import METHODS, MethodNotAllowed, NeedsKeyAgain, TokenInPath, UnknownEndpoint
-from proxy.http import headers, hop, response_urls
+from proxy.http import headers, hop, key_places, response_urls
+from proxy.http.key_places import KeyPlaces
 from proxy.http.request import ProxyRequest
 from proxy.http.response import Response
 from proxy.http.target import build_target, check_path, check_query
@@ -55,23 +56,26 @@ class AuthorizedRequest(NamedTuple):
 class UpstreamTarget:
     """Where a request is sent, and the provider key. Leaving the context overwrites the memory that holds the key."""
 
-    __slots__ = ("hops", "key_header", "netloc", "origin", "route", "secret", "target")
+    __slots__ = ("hops", "key_header", "key_lines", "netloc", "origin", "route", "secret", "target")
 
     def __init__(
         self,
         origin: Origin,
         netloc: bytes,
-        target: bytes,
+        target: bytes | bytearray,
         key_header: tuple[bytes, bytearray],
         secret: bytearray,
         *,
         route: Route,
         hops: list[bytes],
+        key_lines: int = 1,
     ) -> None:
+        """`target` is a bytearray if it holds the key too. `key_header` and `key_lines` are as for the pool."""
         self.origin = origin
         self.netloc = netloc
         self.target = target
         self.key_header = key_header
+        self.key_lines = key_lines
         self.secret = secret
         self.route = route
         self.hops = hops
@@ -102,8 +106,16 @@ class UpstreamTarget:
             credential_id=route.credential_id.bytes + route.iv,  # a new key has a new initialisation vector
             owner_id=route.owner_id,
             owner_email=route.owner_email,
+            key_lines=self.key_lines,
             upgrade=upgrade,
         )
+
+    def headers_of(self, request_headers: Headers) -> Headers:
+        """Return the request headers for the provider, without the key's and what `ConnectionPool.send` adds last."""
+        passed = headers.for_upstream(request_headers, self.netloc, self.key_header[0])
+        if self.key_header[0] == b"host":  # sent in the place of a key
+            del passed[0]
+        return passed
 
     def __enter__(self) -> Self:
         return self
@@ -113,6 +125,8 @@ class UpstreamTarget:
     ) -> None:
         wipe(self.secret)
         wipe(self.key_header[1])
+        if isinstance(self.target, bytearray):
+            wipe(self.target)
 
 
 async def forward(
@@ -136,9 +150,7 @@ async def forward(
     body = await request.body(settings.STRAKE_MAX_BODY_MB * 1024 * 1024)
     derived = await access_token(request, authorized, renewals) if authorized.needs_token else None
     with resolve_target(request, authorized, derived) as upstream:
-        request_headers = headers.for_upstream(request.headers, upstream.netloc, upstream.key_header[0])
-        if authorized.upload is not None:
-            del request_headers[0]  # Host, which is sent in the place of the key
+        request_headers = upstream.headers_of(request.headers)
         response = await upstream.send(pool, request.method, request_headers, body)
         response_headers = headers.for_client(
             response.headers, upstream.secret, to_browser=request.is_browser and not request.on_own_host
@@ -252,26 +264,36 @@ def resolve_target(
     query = request.query
     if query:
         query = bearer_auth.without_tokens(query, drop_any_key=request.provider_dialect is Dialect.GEMINI)
+    before_and_after_key = route.header_template.encode().split(SECRET_PLACEHOLDER.encode())
+    places = None
+    if route.places != "[]" or len(before_and_after_key) != 2:
+        places = _parse_places(route)
+        request.headers = places.without_own_headers(request.headers)
+        query = places.without_own_parameters(query)
     target = build_target(base_path, request.path, query)
     if not query and request.has_empty_query:
         target += b"?"
-    before_and_after_key = route.header_template.encode().split(SECRET_PLACEHOLDER.encode())
     try:
         record, binding, ring = derived or (route.sealed, route.binding, authorized.ring)
         secret = open_key(record, binding, ring)
     except SealError:
         raise NeedsKeyAgain from None
     request.forwarded = True
-    # Joined and not replaced: `replace` would need the key as bytes, which cannot be wiped.
-    return UpstreamTarget(
-        origin,
-        netloc,
-        target,
-        (route.header_name.encode(), secret.join(before_and_after_key)),
-        secret,
-        route=route,
-        hops=hops,
-    )
+    if places is None:
+        # Joined and not replaced: `replace` would need the key as bytes, which cannot be wiped.
+        key_header = (route.header_name.encode(), secret.join(before_and_after_key))
+        return UpstreamTarget(origin, netloc, target, key_header, secret, route=route, hops=hops)
+    name, value, lines = places.key_headers(secret) or (b"host", bytearray(netloc), 1)
+    filled = places.target(target, secret)
+    return UpstreamTarget(origin, netloc, filled, (name, value), secret, route=route, hops=hops, key_lines=lines)
+
+
+def _parse_places(route: Route) -> KeyPlaces:
+    """Raises `NeedsKeyAgain` for places that no credential is saved with."""
+    try:
+        return key_places.parse(route.header_name, route.header_template, route.places)
+    except InvalidDestination:
+        raise NeedsKeyAgain from None
 
 
 def _upload_target(

@@ -40,11 +40,7 @@ async def forward(
     """
     derived = await access_token(request, authorized, renewals) if authorized.needs_token else None
     with resolve_target(request, authorized, derived) as upstream:
-        request_headers = headers.for_upstream(
-            _without_tokens(request.headers), upstream.netloc, upstream.key_header[0]
-        )
-        if authorized.upload is not None:
-            del request_headers[0]  # Host, which is sent in the place of the key
+        request_headers = upstream.headers_of(_without_tokens(request.headers))
         request_headers[1:1] = [(b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):

@@ -144,16 +144,17 @@ def test_opened_key_is_held_by_a_with_statement() -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_opened_key_is_wiped_after_its_request(fails: bool) -> None:
-    secret, header = bytearray(b"sk-opened"), bytearray(b"Bearer sk-opened")
+    secret, header, target = bytearray(b"sk-opened"), bytearray(b"Bearer sk-opened"), bytearray(b"/?key=sk-opened")
     origin = Origin("https", "api.example.com", 443)
     route = cast(Any, None)  # it holds nothing that is opened
-    opened = UpstreamTarget(origin, b"", b"/", (b"authorization", header), secret, route=route, hops=[])
+    opened = UpstreamTarget(origin, b"", target, (b"authorization", header), secret, route=route, hops=[])
     with suppress(RuntimeError), opened:
         assert any(secret)
         if fails:
             raise RuntimeError
     assert not any(secret)
     assert not any(header)
+    assert not any(target)
 
 
 @pytest.mark.parametrize("path", ["credentials/vault/sealing.py", "proxy/unsealing.py", "proxy/views.py"])

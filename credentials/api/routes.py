@@ -109,6 +109,7 @@ def connect(request: HttpRequest, body: NewEndpoint) -> Status[ConnectedEndpoint
         destination_url=body.destination_url,
         header_name=body.header_name,
         header_template=body.header_template,
+        places=[(place.position, place.name, place.value) for place in body.places],
         unchecked=body.unchecked,
     )
     token = PlainToken(id=connected.token.pk, plaintext=connected.plaintext)
@@ -208,7 +209,13 @@ def _summary(endpoint: Endpoint) -> EndpointSummary:
 
 
 def _detail(endpoint: Endpoint) -> EndpointDetail:
-    return EndpointDetail(**_summary(endpoint).model_dump(), destination_url=endpoint.credential.destination_url)
+    credential = endpoint.credential
+    return EndpointDetail(
+        **_summary(endpoint).model_dump(),
+        destination_url=credential.destination_url,
+        header_name=credential.header_name,
+        places=[schemas.Place(position=position, name=name) for position, name, _ in credential.places],
+    )
 
 
 def _issued(issued: Issued) -> IssuedToken:

@@ -15,7 +15,7 @@ from django.utils import timezone
 from accounts.errors import AccountsError, QuotaReached, ServerBusy, TooManyRequests
 from accounts.models import User
 from accounts.plain_text import validate_label
-from credentials import destinations, token_limits
+from credentials import destinations, places, token_limits
 from credentials.errors import (
     CredentialsError,
     InvalidDestination,
@@ -25,7 +25,7 @@ from credentials.errors import (
     KeyUnchecked,
     VaultUnavailable,
 )
-from credentials.providers import SECRET_PLACEHOLDER, Provider
+from credentials.providers import SECRET_BASE64_PLACEHOLDER, SECRET_PLACEHOLDER, Provider
 from credentials.vault.provider_key import ProviderKey
 
 # Errors of the services that `ReplaceKeyForm.add_service_error` can show.
@@ -148,7 +148,7 @@ class DestinationForm(ReplaceKeyForm):
         max_length=64,
         required=False,
         widget=forms.TextInput(attrs={"class": "mono", "placeholder": "Authorization", "autocomplete": "off"}),
-        help_text="The header that carries the key.",
+        help_text="The header that carries the key. Leave it empty if only the query does.",
     )
     header_template = forms.CharField(
         label="Value of the header",
@@ -159,8 +159,27 @@ class DestinationForm(ReplaceKeyForm):
         ),
         help_text=f"{SECRET_PLACEHOLDER} stands for the key.",
     )
+    places = forms.CharField(
+        label="More headers and query parameters",
+        max_length=4096,
+        required=False,
+        widget=forms.Textarea(
+            attrs={
+                "class": "mono",
+                "rows": 3,
+                "spellcheck": "false",
+                "autocapitalize": "none",
+                "placeholder": f"X-Organization: acme\n?api_key={SECRET_PLACEHOLDER}",
+            }
+        ),
+        help_text=(
+            f"One per line, up to {places.MAX_PLACES}. {SECRET_PLACEHOLDER} stands for the key, and "
+            f"{SECRET_BASE64_PLACEHOLDER} for its Base64 form: Basic {SECRET_BASE64_PLACEHOLDER} with a key like "
+            "user:password. Other values are stored as they are, and you can see them here again."
+        ),
+    )
 
-    field_order: Sequence[str] = ("destination_url", "header_name", "header_template", "api_key")
+    field_order: Sequence[str] = ("destination_url", "header_name", "header_template", "places", "api_key")
 
     def __init__(
         self, data: Any = None, *, provider: Provider, owner: User, initial: dict[str, Any] | None = None
@@ -168,14 +187,25 @@ class DestinationForm(ReplaceKeyForm):
         super().__init__(data, provider=provider, initial=initial)
         self.owner = owner
         if not provider.is_custom:
-            del self.fields["header_name"], self.fields["header_template"]
-        if not provider.needs_destination:
+            del self.fields["header_name"], self.fields["header_template"], self.fields["places"]
+        if provider.choices:
+            self.fields["destination_url"] = forms.ChoiceField(
+                label=provider.choice_label,
+                choices=[(choice.url, choice.label) for choice in provider.choices],
+                error_messages={"required": "Choose one.", "invalid_choice": "Choose one of the list."},
+            )
+            self.order_fields(self.field_order)
+        elif not provider.needs_destination:
             del self.fields["destination_url"]
-        elif provider.slug == "azure-openai":
-            self.fields["destination_url"].widget.attrs["placeholder"] = "https://your-resource.openai.azure.com"
+        else:
+            field = self.fields["destination_url"]
+            field.widget.attrs["placeholder"] = provider.destination_example
+            field.error_messages["required"] = f"Enter the address of the API, like {provider.destination_example}"
 
     def clean_destination_url(self) -> str:
         url: str = self.cleaned_data["destination_url"]
+        if self.provider.choices:
+            return url
         with _as_validation_error():
             destinations.check(
                 url, owner_id=self.owner.pk, owner_email=self.owner.email, resolve=False
@@ -184,18 +214,23 @@ class DestinationForm(ReplaceKeyForm):
 
     def clean(self) -> dict[str, Any]:
         data: dict[str, Any] = super().clean() or {}
-        if {"header_name", "header_template"} <= data.keys():
-            name = data["header_name"] or self.provider.header_name
-            template = data["header_template"] or self.provider.header_template
+        if {"header_name", "header_template", "places"} <= data.keys():
             try:
-                destinations.check_header(name, template)
+                further = places.parse(data["places"].splitlines())
+                header = places.with_default_header(
+                    self.provider, data["header_name"], data["header_template"], further
+                )
+                places.check(*header, further)
             except InvalidDestination as error:
                 self.add_error(error.field, str(error))
         return data
 
     def key_arguments(self) -> dict[str, Any]:
         names = {"destination_url", "header_name", "header_template"} & self.cleaned_data.keys()
-        return super().key_arguments() | {name: self.cleaned_data[name] for name in names}
+        arguments = super().key_arguments() | {name: self.cleaned_data[name] for name in names}
+        if "places" in self.fields:
+            arguments["places"] = places.parse(self.cleaned_data["places"].splitlines())
+        return arguments
 
 
 class KeyForm(DestinationForm):
@@ -210,7 +245,7 @@ class KeyForm(DestinationForm):
         help_text="Where you will use it. Only for you, to tell endpoints apart.",
     )
 
-    field_order = ("destination_url", "header_name", "header_template", "api_key", "label")
+    field_order = ("destination_url", "header_name", "header_template", "places", "api_key", "label")
 
 
 class LabelForm(forms.Form):

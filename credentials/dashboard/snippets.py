@@ -119,15 +119,23 @@ def snippet(tool: Tool, endpoint: Endpoint, provider: Provider, token: str = TOK
     dialect = next((dialect for dialect in dialects_of(provider) if dialect in tool.parts), None)
     if dialect is None:
         return None
+    suffix = sdk_suffix(endpoint, provider) if dialect == provider.dialect else ""
     values = {
         "url": endpoint.url,
-        "base": endpoint.url + provider.sdk_suffix if dialect == provider.dialect else endpoint.url,
+        "base": endpoint.url + suffix,
         "subdomain": endpoint.subdomain,
         "token": token,
         "model": _MODELS.get(provider.slug, "your-model"),
     }
     texts = (Text(part.template, part.heading, _render(part.template, values)) for part in tool.parts[dialect])
     return Snippet(tool, tuple(texts))
+
+
+def sdk_suffix(endpoint: Endpoint, provider: Provider) -> str:
+    """What SDKs of the provider's main dialect want after the endpoint's URL."""
+    if endpoint.owner_id is None:  # a sample
+        return provider.sdk_suffix
+    return provider.suffix_at(endpoint.credential.destination_url)
 
 
 def dialects_of(provider: Provider) -> Iterable[Dialect]:

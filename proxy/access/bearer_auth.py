@@ -31,8 +31,24 @@ def find_token(headers: Iterable[tuple[bytes, bytes]], query: bytes) -> str:
             raise AmbiguousToken
         found = token
     if found is None:
+        found = _find_in_parameters(query)
+    if found is None:
         raise MissingToken if is_missing else InvalidToken
     return found
+
+
+def _find_in_parameters(query: bytes) -> str | None:
+    """Return the only token that is the whole value of a parameter, since the endpoint's own may have any name.
+
+    Raises `AmbiguousToken`.
+    """
+    if BEARER_TOKEN_PREFIX.encode() not in query:
+        return None
+    values = {parameter.partition(b"=")[2].decode("latin-1") for parameter in query.split(b"&")}
+    found = [value for value in values if tokens.is_well_formed(value, BEARER_TOKEN_PREFIX)]
+    if len(found) > 1:
+        raise AmbiguousToken
+    return found[0] if found else None
 
 
 def _candidates(headers: Iterable[tuple[bytes, bytes]], query: bytes) -> Iterable[bytes]:

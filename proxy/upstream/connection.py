@@ -14,6 +14,7 @@ from typing import Any
 
 import httptools
 
+from credentials.vault.sealing import wipe
 from proxy import transports
 from proxy.errors import UpstreamInvalid, UpstreamUnreachable
 from proxy.server.asgi import Headers
@@ -316,15 +317,37 @@ class UpstreamConnection(asyncio.Protocol):
 
 
 def encode_head(
-    method: str, target: bytes, headers: Headers, key_header: tuple[bytes, bytearray], *, chunked: bool
-) -> bytes:
-    """Encode a request up to the value of its last header, which is the provider key. Raises `UpstreamInvalid`."""
+    method: str,
+    target: bytes | bytearray,
+    headers: Headers,
+    key_header: tuple[bytes, bytearray],
+    *,
+    chunked: bool,
+    key_lines: int = 1,
+) -> bytes | bytearray:
+    """Encode a request up to the value of its last header, which is the provider key. Raises `UpstreamInvalid`.
+
+    If `target` is a bytearray, it holds the key, and so does the result, a bytearray that the caller must wipe.
+    `key_lines` is the number of headers in the value of `key_header`.
+    """
     lines = [b"%b: %b\r\n" % pair for pair in headers]
     if chunked:
         lines.append(b"transfer-encoding: chunked\r\n")
     name, key = key_header
-    head = b"%b %b HTTP/1.1\r\n%b%b: " % (method.encode(), target, b"".join(lines), name)
-    # Reject line breaks: they would start a second header or request.
-    if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1 or b"\n" in key or b"\r" in key:
+    head: bytes | bytearray
+    if isinstance(target, bytearray):
+        head = bytearray().join((method.encode(), b" ", target, b" HTTP/1.1\r\n", *lines, name, b": "))
+    else:
+        head = b"%b %b HTTP/1.1\r\n%b%b: " % (method.encode(), target, b"".join(lines), name)
+    # Reject line breaks: they would start another header or request.
+    breaks, key_breaks = len(lines) + 1, key_lines - 1
+    if (
+        head.count(b"\n") != breaks
+        or head.count(b"\r") != breaks
+        or key.count(b"\n") != key_breaks
+        or key.count(b"\r") != key_breaks
+    ):
+        if isinstance(head, bytearray):
+            wipe(head)
         raise UpstreamInvalid
     return head

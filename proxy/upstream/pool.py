@@ -26,6 +26,7 @@ from credentials import cloud_tokens, destinations, providers
 from credentials.egress import EgressPolicy, ForbiddenAddress, Reason
 from credentials.egress_allowlist import EgressAllowlist
 from credentials.resolver import Resolver, TooManyLookUps
+from credentials.vault.sealing import wipe
 from proxy.errors import (
     Loop,
     ProxyError,
@@ -84,7 +85,7 @@ class ConnectionPool:
         self,
         origin: Origin,
         method: str,
-        target: bytes,
+        target: bytes | bytearray,
         headers: Headers,
         key_header: tuple[bytes, bytearray],
         body: bytes | AsyncIterator[bytes | bytearray],
@@ -92,12 +93,14 @@ class ConnectionPool:
         credential_id: Hashable,
         owner_id: Hashable,
         owner_email: str,
+        key_lines: int = 1,
         upgrade: bool = False,
     ) -> UpstreamResponse:
         """Send a request, and return when the head of its response has arrived. The caller closes the response.
 
         `target` and `headers` are sent unchanged. `key_header` holds the provider key, and is sent last so that a
-        `Connection: authorization` among the headers cannot remove it. No copy of the key remains when this returns or
+        `Connection: authorization` among the headers cannot remove it. Its value may hold more headers, `key_lines` in
+        all, and a `target` that is a bytearray holds the key too. No other copy of the key remains when this returns or
         raises. A body that is not bytes is streamed: with the `content-length` from the headers, or else chunked.
         With `upgrade`, the headers ask for another protocol, and the response may be a 101 to `detach`.
 
@@ -108,7 +111,7 @@ class ConnectionPool:
         `TooManyConnects`, `UpstreamInvalid`, `UpstreamIdle`, or whatever the body iterator raises.
         """
         chunked = not isinstance(body, bytes) and all(name != b"content-length" for name, _ in headers)
-        head = encode_head(method, target, headers, key_header, chunked=chunked)
+        head = encode_head(method, target, headers, key_header, chunked=chunked, key_lines=key_lines)
         # Joined in one step, which makes a single copy of the key. It is overwritten below.
         data = bytearray().join((head, key_header[1], b"\r\n\r\n", body if isinstance(body, bytes) else b""))
         try:
@@ -124,6 +127,9 @@ class ConnectionPool:
                 self.discard(connection)
                 raise
         finally:
+            if isinstance(head, bytearray):
+                data[: len(head)] = bytes(len(head))
+                wipe(head)
             data[len(head) : len(head) + len(key_header[1])] = bytes(len(key_header[1]))
         if body and method in _METHODS_WITHOUT_BODY:
             key = None

@@ -15,6 +15,7 @@ from credentials import providers, services
 from credentials.dashboard.forms import KEY_ERRORS, DestinationForm, ReplaceKeyForm
 from credentials.dashboard.views.common import not_found_is_404, posted, render_key_form
 from credentials.models import Endpoint
+from credentials.places import Place
 
 
 @recent_sign_in_required
@@ -34,12 +35,13 @@ def change_destination(request: HttpRequest, subdomain: str) -> HttpResponse:
     """Requires the key, because the stored ciphertext is bound to the old destination."""
     endpoint = services.get_endpoint(actor=actor_of(request), subdomain=subdomain)
     provider = providers.get(endpoint.provider)
-    if not provider.needs_destination:
+    if not provider.has_destinations:
         raise Http404("The destination of this provider is fixed.")
     initial = {
         "destination_url": endpoint.credential.destination_url,
         "header_name": endpoint.credential.header_name,
         "header_template": endpoint.credential.header_template,
+        "places": "\n".join(str(Place(*place)) for place in endpoint.credential.places),
     }
     form = DestinationForm(posted(request), provider=provider, owner=endpoint.owner, initial=initial)
     done = "The endpoint has its new destination. Its URL and its tokens stay."

@@ -72,7 +72,12 @@ def test_lifecycle_of_an_endpoint(call: Caller, alice: User) -> None:
 
     status, shown = call("GET", f"/endpoints/{subdomain}")
     assert status == 200
-    assert shown["endpoint"] == {**row, "destination_url": "https://api.example.com/v1"}
+    assert shown["endpoint"] == {
+        **row,
+        "destination_url": "https://api.example.com/v1",
+        "header_name": "Authorization",
+        "places": [],
+    }
     [token] = shown["tokens"]
     assert set(token) == {"id", "label", "preview", "created_at", "last_used_at", "expires_at", "revoked_at"}
     assert token["revoked_at"] is None

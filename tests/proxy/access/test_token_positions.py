@@ -161,9 +161,8 @@ def test_token_among_other_credentials(
         "Authorization: Bearer {},",
         "Authorization: Bearer={}",
         "X-Whatever: {}",
-        "?a=1&Key={}",
-        "?xkey={}",
-        "?key[]={}",
+        "?a=1&Key=x{}",
+        "?{}",
     ],
 )
 def test_token_in_no_known_position_fails(line: str, strake: Strake, endpoint: Endpoint, upstream: Upstream) -> None:
@@ -171,6 +170,14 @@ def test_token_in_no_known_position_fails(line: str, strake: Strake, endpoint: E
     assert answer.status == 401
     assert endpoint.token.encode() not in answer.raw
     assert not upstream.exchanges
+
+
+@pytest.mark.parametrize("query", ["?a=1&Key={}", "?xkey={}", "?key[]={}&b=2", "?a={0}&b={0}"])
+def test_token_in_any_parameter(query: str, strake: Strake, endpoint: Endpoint, upstream: Upstream) -> None:
+    assert call(endpoint, strake, query.format(endpoint.token)).status == 200
+    assert_only_the_real_key_arrived(upstream, endpoint.token)
+    other = tokens.mint(BEARER_TOKEN_PREFIX)
+    assert call(endpoint, strake, query.format(endpoint.token), f"&other={other}").status == 400
 
 
 @pytest.mark.parametrize("name", INJECTED)
