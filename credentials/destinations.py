@@ -16,7 +16,7 @@ from credentials import resolver
 from credentials.egress import EgressPolicy, ForbiddenAddress, Reason
 from credentials.egress_allowlist import SETTING, EgressAllowlist, Listing
 from credentials.errors import InvalidDestination
-from credentials.providers import SECRET_BASE64_PLACEHOLDER, SECRET_PLACEHOLDER
+from credentials.providers import BASE64_PLACEHOLDER, SECRET_PLACEHOLDER
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 §5.6.2
 _HOST = re.compile(r"(?=.{1,253}$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
@@ -118,7 +118,7 @@ def check_header(name: str, template: str) -> tuple[str, str]:
     """Return a header name and template without surrounding spaces. Raises `InvalidDestination` if not allowed."""
     name, template = name.strip(), template.strip()
     check_header_name(name)
-    if template.count(SECRET_PLACEHOLDER) + template.count(SECRET_BASE64_PLACEHOLDER) != 1:
+    if template.count(SECRET_PLACEHOLDER) + template.count(BASE64_PLACEHOLDER) != 1:
         raise InvalidDestination(
             f"The template must contain {SECRET_PLACEHOLDER} exactly once, like Bearer {SECRET_PLACEHOLDER}",
             field="header_template",

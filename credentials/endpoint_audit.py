@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from accounts import audit
 from accounts.actors import Actor
+from credentials.delivery import Delivery
 from credentials.models import BearerToken, Credential, Endpoint
 from credentials.places import Place
 
@@ -22,29 +23,28 @@ def places_of(places: Iterable[Place]) -> dict[str, Any]:
     return {"places": labels} if labels else {}
 
 
-def changed_destination(
-    stored: Credential, url: str, header_name: str, header_template: str, places: Sequence[Place]
-) -> dict[str, Any]:
+def changed_destination(stored: Credential, delivery: Delivery) -> dict[str, Any]:
     """What an event says of a changed destination, or nothing if only the key is replaced.
 
     Of places that have another value now, it says the names.
     """
     changes: dict[str, Any] = {}
     pairs = {
-        "": (stored.destination_url, url),
-        "header_": (stored.header_name, header_name),
-        "header_template_": (stored.header_template, header_template),
+        "": (stored.destination_url, delivery.destination.url),
+        "header_": (stored.header_name, delivery.header_name),
+        "header_template_": (stored.header_template, delivery.header_template),
     }
     for prefix, (before, after) in pairs.items():
         if before != after:
             changes |= {f"{prefix}from": before, f"{prefix}to": after}
-    earlier = [Place(*place) for place in stored.places]
-    if earlier != list(places):
-        kept = {place.label for place in earlier} & {place.label for place in places}
+    earlier = Delivery.of(stored).places
+    if earlier != delivery.places:
+        names = [place.label for place in earlier]
+        changed = {place.label for place in {*earlier} ^ {*delivery.places}}
         changes |= {
-            "places_from": [place.label for place in earlier],
-            "places_to": [place.label for place in places],
-            "places_changed": sorted(kept & {place.label for place in set(earlier) ^ set(places)}),
+            "places_from": names,
+            "places_to": [place.label for place in delivery.places],
+            "places_changed": sorted(changed & {*names} & {place.label for place in delivery.places}),
         }
     return changes
 

@@ -41,7 +41,7 @@ class InvalidKey(CredentialsError):
 
 
 class InvalidDestination(CredentialsError):
-    """A destination URL, header name or header template is malformed or not allowed. `field` names it."""
+    """A destination URL, a header or another place of the key is malformed or not allowed. `field` names it."""
 
     def __init__(self, message: str, *, field: str = "destination_url") -> None:
         super().__init__(message)
@@ -57,7 +57,7 @@ class InvalidLimit(CredentialsError):
 
 
 class KeyRefused(CredentialsError):
-    """The provider responded to the key with 401 or 403."""
+    """The provider responded to the key as it does to an invalid one."""
 
 
 class KeyUnchecked(CredentialsError):

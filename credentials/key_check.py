@@ -38,8 +38,9 @@ def check_key(
     """Send the provider's key check. Does nothing if the provider has none.
 
     `owner_id` and `owner_email` are those of the endpoint's owner: their share of look-ups is used, and the operator's
-    allowlist for them. Blocks for up to `MAX_SECONDS`, so call it outside of transactions. Raises `KeyRefused` on 401
-    and 403, and `KeyUnchecked` if the provider cannot be reached or responds with neither those nor 2xx.
+    allowlist for them. Blocks for up to `MAX_SECONDS`, so call it outside of transactions. Raises `KeyRefused` on
+    one of the check's `refusals`, and `KeyUnchecked` if the provider cannot be reached or responds with another status
+    than 2xx.
     """
     if provider.key_check is None:
         return
@@ -56,7 +57,7 @@ def check_key(
     )
     transport = EgressTransport(policy, seconds=MAX_SECONDS, owner_id=owner_id)
     status = _get(url, [*provider.key_check.headers, *headers], transport)
-    if status in {401, 403}:
+    if status in provider.key_check.refusals:
         raise KeyRefused(f"{provider.name} says that this key is not valid. Copy it again, or create a new one there.")
     if not 200 <= status < 300:
         raise KeyUnchecked(f"{provider.name} could not be reached to check this key, or its response was unclear.")

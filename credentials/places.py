@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from credentials import destinations
 from credentials.errors import InvalidDestination
-from credentials.providers import SECRET_BASE64_PLACEHOLDER, SECRET_PLACEHOLDER, Provider
+from credentials.providers import BASE64_PLACEHOLDER, SECRET_PLACEHOLDER, Provider
 
 MAX_PLACES = 8
 _PARAMETER = re.compile(r"[A-Za-z0-9._~-]{1,64}")  # never percent-encoded, so that there is one spelling
@@ -35,7 +35,7 @@ class Place(NamedTuple):
 
     @property
     def holds_key(self) -> bool:
-        return SECRET_PLACEHOLDER in self.template or SECRET_BASE64_PLACEHOLDER in self.template
+        return SECRET_PLACEHOLDER in self.template or BASE64_PLACEHOLDER in self.template
 
     @property
     def folded_name(self) -> str:
@@ -116,11 +116,9 @@ def _check_place(stored: Sequence[str]) -> Place:
         raise _error("The name of a query parameter consists of letters, digits, dots, dashes and underscores.")
     if not place.template or len(place.template) > 256 or not all(" " <= c <= "~" for c in place.template):
         raise _error(f"The value of {place.label} must have 1 to 256 printable ASCII characters.")
-    placeholders = place.template.count(SECRET_PLACEHOLDER) + place.template.count(SECRET_BASE64_PLACEHOLDER)
+    placeholders = place.template.count(SECRET_PLACEHOLDER) + place.template.count(BASE64_PLACEHOLDER)
     if placeholders > 1 or place.template.count("{{") != placeholders:
-        raise _error(
-            f"The value of {place.label} may contain {SECRET_PLACEHOLDER} or {SECRET_BASE64_PLACEHOLDER}, once."
-        )
+        raise _error(f"The value of {place.label} may contain {SECRET_PLACEHOLDER} or {BASE64_PLACEHOLDER}, once.")
     return place
 
 
@@ -130,8 +128,8 @@ def _error(message: str) -> InvalidDestination:
 
 def fill(template: str, key: str) -> str:
     """Put a key into a template. For the key check only: the proxy fills templates in memory that it can wipe."""
-    if SECRET_BASE64_PLACEHOLDER in template:
-        return template.replace(SECRET_BASE64_PLACEHOLDER, base64.b64encode(key.encode()).decode())
+    if BASE64_PLACEHOLDER in template:
+        return template.replace(BASE64_PLACEHOLDER, base64.b64encode(key.encode()).decode())
     return template.replace(SECRET_PLACEHOLDER, key)
 
 

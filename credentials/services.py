@@ -19,13 +19,10 @@ from accounts.errors import ConfirmationMismatch, NotFound
 from accounts.models import User
 from accounts.plain_text import clean_label
 from accounts.transactions import secure_delete_on_commit
-from credentials import destinations, endpoint_audit, key_check, outbound, providers, token_limits
-from credentials import places as key_places
-from credentials.destinations import Destination
-from credentials.errors import InvalidDestination, KeyRefused, KeyUnchecked
+from credentials import endpoint_audit, outbound, providers, token_limits
+from credentials.delivery import Delivery, delivery_of
+from credentials.errors import InvalidDestination, KeyRefused
 from credentials.models import BEARER_TOKEN_PREFIX, BearerToken, Credential, Endpoint
-from credentials.places import Place
-from credentials.providers import Provider
 from credentials.vault.provider_key import ProviderKey
 
 
@@ -44,16 +41,6 @@ class Connected:
     endpoint: Endpoint
     token: BearerToken
     plaintext: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """Where a provider key is sent, and in which places. Without `header_name`, only `places` hold it."""
-
-    destination: Destination
-    header_name: str
-    header_template: str
-    places: tuple[Place, ...] = ()
 
 
 # --- Endpoints and their keys --------------------------------------------------------------------------------------
@@ -91,9 +78,9 @@ def connect(
     chosen = providers.get(provider)
     _require_room(actor, owner, endpoint=True)  # here too, so that the provider is not asked in vain
     key = ProviderKey(api_key)
-    delivery = _delivery(owner, chosen, destination_url, header_name, header_template, places)
+    delivery = delivery_of(owner, chosen, destination_url, header_name, header_template, places)
     try:
-        _check_key(owner, chosen, delivery, key, unchecked=unchecked)
+        delivery.check_key(owner, chosen, key, unchecked=unchecked)
     except KeyRefused:
         audit.record(
             actor,
@@ -131,13 +118,7 @@ def connect(
 def replace_key(*, actor: Actor, subdomain: str, api_key: str | ProviderKey, unchecked: bool = False) -> Endpoint:
     """Seal a new provider key behind an endpoint. Its URL and tokens stay. Raises as `connect` does, or `NotFound`."""
     endpoint = get_endpoint(actor=actor, subdomain=subdomain)
-    stored = endpoint.credential
-    delivery = Delivery(
-        destinations.parse(stored.destination_url),
-        stored.header_name,
-        stored.header_template,
-        tuple(Place(*place) for place in stored.places),
-    )
+    delivery = Delivery.of(endpoint.credential)
     return _reseal(actor, endpoint, api_key, delivery, action="key.replaced", unchecked=unchecked)
 
 
@@ -162,7 +143,7 @@ def change_destination(
     provider = providers.get(endpoint.provider)
     if not provider.has_destinations:
         raise InvalidDestination(f"The destination of {provider.name} is fixed.")
-    delivery = _delivery(endpoint.owner, provider, destination_url, header_name, header_template, places)
+    delivery = delivery_of(endpoint.owner, provider, destination_url, header_name, header_template, places)
     return _reseal(actor, endpoint, api_key, delivery, action="destination.changed", unchecked=unchecked)
 
 
@@ -308,54 +289,6 @@ def _require_room(actor: Actor, owner: User, *, endpoint: bool = False) -> None:
     quotas.require_room(actor, owner, live, setting="STRAKE_MAX_TOKENS", kind="tokens that work", remedy="Revoke one")
 
 
-def _delivery(
-    owner: User,
-    provider: Provider,
-    destination_url: str,
-    header_name: str,
-    header_template: str,
-    places: Iterable[Sequence[str]],
-) -> Delivery:
-    """The provider's fixed settings, or the person's if the provider leaves them open. Raises `InvalidDestination`."""
-    if not provider.is_custom:
-        destination = _destination(owner, provider, destination_url)
-        return Delivery(destination, provider.header_name, provider.header_template)
-    header = key_places.with_default_header(provider, header_name, header_template, further := list(places))
-    name, template, checked = key_places.check(*header, further)
-    return Delivery(_destination(owner, provider, destination_url), name, template, checked)
-
-
-def _destination(owner: User, provider: Provider, url: str) -> Destination:
-    """The provider's destination, or the one that the person has chosen or entered. Raises `InvalidDestination`."""
-    if provider.destination_url:
-        return destinations.parse(provider.destination_url)
-    if provider.choices:
-        if url.strip().rstrip("/") not in provider.destination_urls:
-            known = ", ".join(provider.destination_urls)
-            raise InvalidDestination(f"Choose one of the destinations of {provider.name}: {known}")
-        return destinations.parse(url)
-    if not url.strip():
-        raise InvalidDestination(f"Enter the address of the API, like {provider.destination_example}")
-    return destinations.check(url, owner_id=owner.pk, owner_email=owner.email)
-
-
-def _check_key(owner: User, provider: Provider, delivery: Delivery, key: ProviderKey, *, unchecked: bool) -> None:
-    try:
-        key_check.check_key(
-            provider=provider,
-            destination=delivery.destination,
-            header_name=delivery.header_name,
-            header_template=delivery.header_template,
-            places=delivery.places,
-            key=key.reveal(),
-            owner_id=owner.pk,
-            owner_email=owner.email,
-        )
-    except KeyUnchecked:
-        if not unchecked:
-            raise
-
-
 def _reseal(
     actor: Actor,
     endpoint: Endpoint,
@@ -367,17 +300,11 @@ def _reseal(
 ) -> Endpoint:
     key = ProviderKey(api_key)
     try:
-        _check_key(endpoint.owner, providers.get(endpoint.provider), delivery, key, unchecked=unchecked)
+        delivery.check_key(endpoint.owner, providers.get(endpoint.provider), key, unchecked=unchecked)
     except KeyRefused:
         endpoint_audit.record(actor, "key.refused", endpoint, destination=delivery.destination.url)
         raise
-    changes = endpoint_audit.changed_destination(
-        endpoint.credential,
-        delivery.destination.url,
-        delivery.header_name,
-        delivery.header_template,
-        delivery.places,
-    )
+    changes = endpoint_audit.changed_destination(endpoint.credential, delivery)
     _seal_key(endpoint.credential, delivery, key)
     with transaction.atomic():
         endpoint.credential.save()
@@ -388,10 +315,7 @@ def _reseal(
 
 def _seal_key(credential: Credential, delivery: Delivery, key: ProviderKey) -> None:
     """Seal `key` for a transaction that saves `credential`. Raises as `vault.seal` does."""
-    credential.destination_url = delivery.destination.url
-    credential.header_name = delivery.header_name
-    credential.header_template = delivery.header_template
-    credential.places = [list(place) for place in delivery.places]
+    delivery.write_to(credential)
     credential.secret = key
     credential.seal()
 

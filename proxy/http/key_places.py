@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote_to_bytes
 from credentials import places
 from credentials.errors import InvalidDestination
 from credentials.places import Place, Position
-from credentials.providers import SECRET_BASE64_PLACEHOLDER, SECRET_PLACEHOLDER
+from credentials.providers import BASE64_PLACEHOLDER, SECRET_PLACEHOLDER
 from credentials.vault.sealing import wipe
 from proxy.server.asgi import Headers
 
@@ -115,8 +115,8 @@ def parse(header_name: str, header_template: str, further: str) -> KeyPlaces:
 
 
 def _part(place: Place) -> _Part:
-    is_base64 = SECRET_BASE64_PLACEHOLDER in place.template
-    before, _, after = place.template.partition(SECRET_BASE64_PLACEHOLDER if is_base64 else SECRET_PLACEHOLDER)
+    is_base64 = BASE64_PLACEHOLDER in place.template
+    before, _, after = place.template.partition(BASE64_PLACEHOLDER if is_base64 else SECRET_PLACEHOLDER)
     if place.position == Position.QUERY:
         before, after = quote(before, safe=""), quote(after, safe="")
     return _Part(place.name.encode(), before.encode(), after.encode(), place.holds_key, is_base64)

@@ -26,6 +26,7 @@ from accounts.models import User  # noqa: E402
 from accounts.sign_in import magic_links  # noqa: E402
 from credentials import services  # noqa: E402
 from credentials.models import BearerToken, Credential  # noqa: E402
+from tests.support import factories  # noqa: E402
 
 
 def connect(*, email: str = "owner@example.org", provider: str = "custom", key: str, **fields: Any) -> dict[str, str]:
@@ -39,10 +40,8 @@ def connect(*, email: str = "owner@example.org", provider: str = "custom", key: 
     }
 
 
-def connect_cloud(*, email: str = "owner@example.org", **fields: Any) -> dict[str, str]:
-    """Store a cloud credential without a check. `fields` are those of `factories.make_endpoint`."""
-    from tests.support import factories
-
+def make(*, email: str = "owner@example.org", **fields: Any) -> dict[str, str]:
+    """Create an endpoint of any provider with any destination. `fields` are those of `factories.make_endpoint`."""
     owner, _ = User.objects.get_or_create(email=email)
     made = factories.make_endpoint(owner=owner, **fields)
     return {
@@ -238,11 +237,11 @@ FUNCTIONS = {
     function.__name__: function
     for function in (
         connect,
-        connect_cloud,
         derived,
         age_derived,
         restore_derived,
         reseal,
+        make,
         issue,
         rotate,
         revoke,

@@ -226,6 +226,12 @@ class Strake:
         made["url"] = self.url + urlsplit(made["url"]).path
         return Endpoint(**made)
 
+    def make(self, provider: str, destination: str, *, key: str = KEY) -> Endpoint:
+        """Create an endpoint of a provider with another destination than the provider's own."""
+        made = self.call("make", provider=provider, destination_url=destination, key=key)
+        made["url"] = self.url + urlsplit(made["url"]).path
+        return Endpoint(**made)
+
     def issue(self, endpoint: Endpoint, **limits: Any) -> Endpoint:
         """Issue another token with these limits. Returns the endpoint with it."""
         issued = self.call("issue", subdomain=endpoint.subdomain, **limits)

@@ -9,8 +9,8 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts.audit import actor_of
 from credentials import providers, services
-from credentials.dashboard.forms import KEY_ERRORS, KeyForm
 from credentials.dashboard.idempotency import IdempotencyKey
+from credentials.dashboard.key_forms import KEY_ERRORS, KeyForm
 from credentials.dashboard.views.common import posted, render_key_form
 from credentials.dashboard.views.tokens import token_page
 from credentials.errors import UnknownProvider

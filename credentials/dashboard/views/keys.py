@@ -12,7 +12,7 @@ from accounts.audit import actor_of
 from accounts.sessions.decorators import recent_sign_in_required
 from accounts.shortcuts import see_other
 from credentials import providers, services
-from credentials.dashboard.forms import KEY_ERRORS, DestinationForm, ReplaceKeyForm
+from credentials.dashboard.key_forms import KEY_ERRORS, DestinationForm, ReplaceKeyForm
 from credentials.dashboard.views.common import not_found_is_404, posted, render_key_form
 from credentials.models import Endpoint
 from credentials.places import Place

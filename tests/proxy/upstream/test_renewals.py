@@ -55,7 +55,7 @@ def strake(tmp_path_factory: pytest.TempPathFactory, _token_server: TokenServer)
 def connect(strake: Strake, upstream: Upstream, kind: str = "azure_entra", **changes: Any) -> Endpoint:
     parameters, key, _ = KINDS[kind]
     fields: dict[str, Any] = {"kind": kind, "parameters": parameters, "key": key, "destination_url": upstream.url}
-    made = strake.call("connect_cloud", **fields | changes)
+    made = strake.call("make", **fields | changes)
     return Endpoint(made["url"].replace("localhost", "127.0.0.1"), *(made[name] for name in NAMES))
 
 
