@@ -33,7 +33,6 @@ from credentials.vault.sealing import wipe
 
 AZURE_ENTRA = "azure_entra"
 GOOGLE_SERVICE_ACCOUNT = "google_service_account"
-KINDS = (AZURE_ENTRA, GOOGLE_SERVICE_ACCOUNT)
 
 ENTRA_SCOPE = "https://cognitiveservices.azure.com/.default"
 GOOGLE_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
@@ -60,6 +59,22 @@ REFUSALS = frozenset(
 )
 # Why there was no usable response, or why Strake could not keep the token. Another attempt may help.
 TROUBLES = frozenset({"invalid_response", "not_stored", "server_error", "unreachable"})
+
+REASONS = {
+    "invalid_client": "The secret is wrong, has expired or was deleted. Create another one and replace it here.",
+    "invalid_grant": (
+        "The service account or its key was deleted or disabled, or the clock of Strake's machine is wrong. Create "
+        "another key and replace it here."
+    ),
+    "invalid_request": "The tenant or the application is unknown. Check both, and create the endpoint again.",
+    "invalid_scope": "The account may get no tokens for this API. Change that at the cloud.",
+    "unauthorized_client": "The tenant has no such application, or it was disabled. Change that at the cloud.",
+    "unsupported_grant_type": "The cloud gives this kind of account no tokens. Use another one.",
+    "invalid_response": "The token server's response was unclear. Strake asks again with the next requests.",
+    "not_stored": "Strake could not seal the token. The operator's log has the details.",
+    "server_error": "The token server was in trouble. Strake asks again with the next requests.",
+    "unreachable": "The token server could not be reached. Strake asks again with the next requests.",
+}
 
 _TENANT = re.compile(r"[0-9A-Za-z]([0-9A-Za-z-]{0,61}[0-9A-Za-z])?(\.[0-9A-Za-z]([0-9A-Za-z-]{0,61}[0-9A-Za-z])?)*")
 _SHARED_TENANTS = frozenset({"common", "consumers", "organizations"})  # Entra knows no application in these
@@ -93,6 +108,22 @@ class Secret(NamedTuple):
 
 
 # --- What people paste ---------------------------------------------------------------------------------------------
+
+
+def secret_of(kind: str, pasted: str | ProviderKey, *, tenant: str = "", client_id: str = "") -> Secret:
+    """Check what a person pasted for a credential of this kind. Raises `InvalidKey`."""
+    if kind == AZURE_ENTRA:
+        return entra_secret(pasted, tenant=tenant, client_id=client_id)
+    if kind == GOOGLE_SERVICE_ACCOUNT:
+        return google_secret(pasted)
+    if tenant.strip() or client_id.strip():
+        raise InvalidKey(
+            "A tenant and a client ID belong to an Entra ID application. Choose that kind, or leave both empty.",
+            field="tenant",
+        )
+    if isinstance(pasted, str) and pasted.lstrip().startswith("{"):
+        raise InvalidKey("That is a JSON file and no API key. A service account's key file is a kind of its own.")
+    return Secret(ProviderKey(pasted), {})
 
 
 def entra_secret(client_secret: str | ProviderKey, *, tenant: str, client_id: str) -> Secret:

@@ -207,6 +207,12 @@ class Credential(models.Model):
         known = wrapper.known_ids()
         return known is not None and master_key_id not in known
 
+    def renewal(self) -> DerivedToken | None:
+        """The state of a cloud credential's access token, with what the web half's database role may read of it."""
+        if self.kind == self.Kind.STATIC:
+            return None
+        return DerivedToken.objects.only("expires_at", "failed_at", "failure").filter(pk=self.pk).first()
+
     def sealed(self) -> SealedRecord:
         """The sealed record. Raises `CannotOpen` if there is none. The web half's database role may not read it."""
         try:

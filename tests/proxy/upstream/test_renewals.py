@@ -27,19 +27,6 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def _token_server() -> Iterator[TokenServer]:
-    with TokenServer() as running:
-        yield running
-
-
-@pytest.fixture
-def token_server(_token_server: TokenServer) -> Iterator[TokenServer]:
-    _token_server.clear()
-    yield _token_server
-    _token_server.clear()
-
-
 def environment(token_server: TokenServer, **more: str) -> dict[str, str]:
     settings = "tests.support.token_server_settings"
     return {"DJANGO_SETTINGS_MODULE": settings, "TEST_TOKEN_SERVER": token_server.url, **more}
