@@ -46,6 +46,8 @@ def make_endpoint(
 ) -> Connected:
     """Create an endpoint with `key` sealed behind it and one token. `token_fields` are the limits of that token."""
     chosen = providers.get(provider)
+    if kind != Credential.Kind.STATIC:
+        header_name, header_template = "Authorization", providers.BEARER
     endpoint = Endpoint.objects.create(owner=owner, label=label or chosen.name, provider=chosen.slug)
     credential = Credential(
         endpoint=endpoint,

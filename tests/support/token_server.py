@@ -43,6 +43,11 @@ def urls_on(server: str, real: Mapping[str, str]) -> dict[str, str]:
     return {kind: f"{server}{urlsplit(url).path}" for kind, url in real.items()}
 
 
+def environment_of(server: Upstream, **more: str) -> dict[str, str]:
+    """The environment of a Strake whose clouds are one server on loopback."""
+    return {"DJANGO_SETTINGS_MODULE": "tests.support.token_server_settings", "TEST_TOKEN_SERVER": server.url, **more}
+
+
 @cache
 def private_key() -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(65537, 2048)

@@ -17,6 +17,7 @@ from tests.support.token_server import (
     GOOGLE_PARAMETERS,
     GOOGLE_PATH,
     TokenServer,
+    environment_of,
     key_body,
 )
 from tests.support.upstream import Upstream, eventually, fixed
@@ -27,26 +28,16 @@ KINDS = {
 }
 
 
-def environment(token_server: TokenServer, **more: str) -> dict[str, str]:
-    settings = "tests.support.token_server_settings"
-    return {"DJANGO_SETTINGS_MODULE": settings, "TEST_TOKEN_SERVER": token_server.url, **more}
-
-
 @pytest.fixture(scope="module")
 def strake(tmp_path_factory: pytest.TempPathFactory, _token_server: TokenServer) -> Iterator[Strake]:
     """A Strake whose clouds are one server on loopback."""
-    with Strake(tmp_path_factory.mktemp("clouds") / "strake", environment(_token_server)) as running:
+    with Strake(tmp_path_factory.mktemp("clouds") / "strake", environment_of(_token_server)) as running:
         yield running
 
 
-def connect(strake: Strake, upstream: Upstream, kind: str = "azure_entra", **changes: Any) -> Endpoint:
+def connect(strake: Strake, upstream: Upstream, kind: str = "azure_entra") -> Endpoint:
     parameters, key, _ = KINDS[kind]
-    fields: dict[str, Any] = {"kind": kind, "parameters": parameters, "key": key, "destination_url": upstream.url}
-    made = strake.call("make", **fields | changes)
-    return Endpoint(made["url"].replace("localhost", "127.0.0.1"), *(made[name] for name in NAMES))
-
-
-NAMES = ("subdomain", "token", "token_id")
+    return strake.make("custom", upstream.url, key=key, kind=kind, parameters=parameters)
 
 
 def call(endpoint: Endpoint) -> httpx.Response:
@@ -232,7 +223,7 @@ def test_moved_token_does_not_open(strake: Strake, upstream: Upstream, token_ser
 def test_one_of_two_processes_renews(
     postgres_url: str, run_strake: Any, upstream: Upstream, token_server: TokenServer
 ) -> None:
-    strake = run_strake(**environment(token_server, WEB_CONCURRENCY="2", DATABASE_URL=postgres_url))
+    strake = run_strake(**environment_of(token_server, WEB_CONCURRENCY="2", DATABASE_URL=postgres_url))
     endpoint = connect(strake, upstream)
     with ThreadPoolExecutor(16) as pool:
         token_server.hold()
