@@ -36,8 +36,8 @@ from tests.support.token_server import (
     key_body,
     key_file,
     private_key,
-    urls_on,
 )
+from tests.support.token_urls import urls_on
 from tests.support.upstream import Upstream, fixed
 
 ENTRA = {"kind": "azure_entra", "tenant": TENANT, "client_id": CLIENT_ID}

@@ -7,10 +7,9 @@ import base64
 import itertools
 import json
 import threading
-from collections.abc import Mapping
 from functools import cache
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
@@ -36,11 +35,6 @@ GOOGLE_PARAMETERS = {
     "scope": "https://www.googleapis.com/auth/cloud-platform",
 }
 GOOGLE_PATH = "/token"
-
-
-def urls_on(server: str, real: Mapping[str, str]) -> dict[str, str]:
-    """The token servers' URLs with another origin."""
-    return {kind: f"{server}{urlsplit(url).path}" for kind, url in real.items()}
 
 
 def environment_of(server: Upstream, **more: str) -> dict[str, str]:
