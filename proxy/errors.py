@@ -13,10 +13,10 @@ ProxyError (500)
 ├── NetworkNotAllowed (403)
 ├── OriginNotAllowed (403)
 ├── MintsCredentials (403)
-├── UnknownEndpoint (404)
-├── NoEndpoint (404)
 ├── MethodNotAllowed (405)
+├── UnknownEndpoint (410)
 ├── BodyTooLarge (413)
+├── NoEndpoint (421)
 ├── WebSocketUnsupported (426)
 ├── RateLimited (429)
 ├── TooManyAtOnce (429)
@@ -196,18 +196,18 @@ class MintsCredentials(ProxyError):
 
 
 class UnknownEndpoint(ProxyError):
-    """The URL names no endpoint."""
+    """The URL names no endpoint. With a 404, Claude Code would show "There's an issue with the selected model"."""
 
-    status = 404
+    status = 410
     code = "unknown_endpoint"
     is_retryable = False
     message = "There is no Strake endpoint at this address. Check the base URL; the endpoint may have been deleted."
 
 
 class NoEndpoint(ProxyError):
-    """The URL is that of Strake itself, followed by the path of a provider's API."""
+    """The URL is that of Strake itself, followed by the path of a provider's API. No 404 either."""
 
-    status = 404
+    status = 421
     code = "no_endpoint"
     is_retryable = False
     message = "This is the address of Strake and not of an endpoint. Use the endpoint's URL as the base URL."
