@@ -105,7 +105,8 @@ def check(url: str, *, owner_id: Hashable = None, owner_email: str = "", resolve
     addresses = _resolve(destination, owner_id)
     listing = _listing(destination, addresses, allowlist, owner_email)
     if objection and listing is Listing.ABSENT:
-        raise InvalidDestination(objection)
+        missing = _missing(destination, addresses, allowlist, owner_email)
+        raise InvalidDestination(f"{missing}{_remedy(destination)}" if missing else objection)
     if listing is Listing.OTHERS:
         raise InvalidDestination(_message(Reason.OTHERS, destination))
     try:
@@ -177,7 +178,20 @@ def _message(reason: Reason, destination: Destination) -> str:
 
 
 def _remedy(destination: Destination) -> str:
-    return f"For a server in your own network, an operator can add {_entry(destination)} to {SETTING}."
+    entry = _entry(destination)
+    return f"For a server of your own, an operator can add {entry} to {SETTING}. If it is the first: {SETTING}={entry}"
+
+
+def _missing(destination: Destination, addresses: Sequence[str], allowlist: EgressAllowlist, owner_email: str) -> str:
+    """Return a sentence about the addresses of the host that have no entry, if others have one, or ""."""
+    absent = [
+        address
+        for address in addresses
+        if allowlist.of_address(ipaddress.ip_address(address), destination.port, owner_email) is Listing.ABSENT
+    ]
+    if not absent or len(absent) == len(addresses):
+        return ""
+    return f"{destination.host} also leads to {' and '.join(absent)}, which {SETTING} does not open. "
 
 
 def _entry(destination: Destination) -> str:

@@ -39,6 +39,9 @@ HEAD_SECONDS = 20.0
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 256
 LINGER_SECONDS = 5.0
+# Longer than clients and proxies in front keep idle connections, so that no request meets one that is being closed:
+# Caddy 120 s, Go and Rust's reqwest 90 s, nginx and the load balancers of AWS 60 s, Python's and Node's clients 5 s.
+KEEPALIVE_SECONDS = 150
 POLL_SECONDS = 0.25  # poll interval for detecting a disconnect while nothing is read
 FIRST_POLL_SECONDS = 0.01  # after a client has closed its sending side
 
@@ -81,7 +84,7 @@ class HTTPProtocol(HttpToolsProtocol):
     cycle: RequestResponseCycle
     idle_seconds: float = settings.STRAKE_IDLE_SECONDS
     head_seconds = HEAD_SECONDS
-    keepalive_seconds: int = settings.STRAKE_KEEPALIVE_SECONDS
+    keepalive_seconds = KEEPALIVE_SECONDS
     is_internal = False  # from the web half, which may say whose request it is: `strake.internal` in the scope
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

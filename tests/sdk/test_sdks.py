@@ -200,7 +200,7 @@ def test_openai_understands_an_unreachable_provider(strake: Strake) -> None:
     ):
         client.models.list()
     assert caught.value.status_code == 502
-    assert caught.value.response.headers["x-strake-error"] == "upstream_unreachable"
+    assert caught.value.response.headers["x-strake-error"] == "upstream_refused"
 
 
 # --- With a scripted provider ----------------------------------------------------------------------------------------
