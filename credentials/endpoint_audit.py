@@ -10,6 +10,7 @@ from accounts.actors import Actor
 from credentials.delivery import Delivery
 from credentials.models import BearerToken, Credential, Endpoint
 from credentials.places import Place
+from credentials.providers import STATIC
 
 
 def change(before: object, after: object) -> dict[str, Any]:
@@ -21,6 +22,11 @@ def places_of(places: Iterable[Place]) -> dict[str, Any]:
     """What an event says of further places: only their names, because a constant value may be secret."""
     labels = [place.label for place in places]
     return {"places": labels} if labels else {}
+
+
+def cloud_of(delivery: Delivery) -> dict[str, Any]:
+    """What an event says of a cloud credential. Its parameters are not secret."""
+    return {} if delivery.kind == STATIC else {"kind": delivery.kind, **delivery.parameters}
 
 
 def changed_destination(stored: Credential, delivery: Delivery) -> dict[str, Any]:
@@ -46,6 +52,8 @@ def changed_destination(stored: Credential, delivery: Delivery) -> dict[str, Any
             "places_to": [place.label for place in delivery.places],
             "places_changed": sorted(changed & {*names} & {place.label for place in delivery.places}),
         }
+    if stored.parameters != delivery.parameters:
+        changes |= {"parameters_from": stored.parameters, "parameters_to": delivery.parameters}
     return changes
 
 

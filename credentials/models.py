@@ -168,6 +168,7 @@ class Credential(models.Model):
             # The first use of a master key is timed by the database's clock too, and the two times are compared.
             self.sealed_at = Now()
             super().save(*args, **kwargs | {"update_fields": None})
+            DerivedToken.objects.filter(pk=self.pk).delete()  # it was bought with the key that is replaced now
             SealedKey.of(self, record).save()  # UPDATE, and INSERT if there was no row: never a SELECT
             self.refresh_from_db(fields=["sealed_at"])
         del self.__dict__[_STAGED]
@@ -205,6 +206,12 @@ class Credential(models.Model):
             return True
         known = wrapper.known_ids()
         return known is not None and master_key_id not in known
+
+    def renewal(self) -> DerivedToken | None:
+        """The state of a cloud credential's access token, with what the web half's database role may read of it."""
+        if self.kind == self.Kind.STATIC:
+            return None
+        return DerivedToken.objects.only("expires_at", "failed_at", "failure").filter(pk=self.pk).first()
 
     def sealed(self) -> SealedRecord:
         """The sealed record. Raises `CannotOpen` if there is none. The web half's database role may not read it."""

@@ -7,7 +7,7 @@ transaction. Plaintext tokens exist only in the return values, to be shown once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from django.db import transaction
@@ -19,10 +19,12 @@ from accounts.errors import ConfirmationMismatch, NotFound
 from accounts.models import User
 from accounts.plain_text import clean_label
 from accounts.transactions import secure_delete_on_commit
-from credentials import endpoint_audit, outbound, providers, token_limits
+from credentials import cloud_tokens, endpoint_audit, outbound, providers, token_limits
+from credentials.cloud_tokens import Secret
 from credentials.delivery import Delivery, delivery_of
 from credentials.errors import InvalidDestination, KeyRefused
 from credentials.models import BEARER_TOKEN_PREFIX, BearerToken, Credential, Endpoint
+from credentials.providers import STATIC
 from credentials.vault.provider_key import ProviderKey
 
 
@@ -66,19 +68,25 @@ def connect(
     header_name: str = "",
     header_template: str = "",
     places: Iterable[Sequence[str]] = (),
+    kind: str = STATIC,
+    tenant: str = "",
+    client_id: str = "",
     unchecked: bool = False,
 ) -> Connected:
     """Check a provider key, seal it behind a new endpoint, and issue the endpoint's first token.
 
     `places` are further headers and query parameters, as in `models.Credential`, for providers where the person also
-    enters the header. With `unchecked`, a key is saved even if the provider cannot be asked about it. A key that the
+    enters the header. `kind` is as there too, and `tenant` and `client_id` are those of an Entra ID application, whose
+    secret is the key. With `unchecked`, a key is saved even if the provider cannot be asked about it. A key that the
     provider rejects is never saved. Raises `UnknownProvider`, `InvalidKey`, `InvalidDestination`, `KeyRefused`,
     `KeyUnchecked`, `QuotaReached`, `SealError`, or as `outbound.limited` says. Then nothing is saved.
     """
     chosen = providers.get(provider)
     _require_room(actor, owner, endpoint=True)  # here too, so that the provider is not asked in vain
-    key = ProviderKey(api_key)
-    delivery = delivery_of(owner, chosen, destination_url, header_name, header_template, places)
+    key, parameters = cloud_tokens.secret_of(kind, api_key, tenant=tenant, client_id=client_id)
+    delivery = delivery_of(
+        *(owner, chosen, destination_url, header_name, header_template, places), kind=kind, parameters=parameters
+    )
     try:
         delivery.check_key(owner, chosen, key, unchecked=unchecked)
     except KeyRefused:
@@ -108,6 +116,7 @@ def connect(
             destination=delivery.destination.url,
             header=delivery.header_name,
             **endpoint_audit.places_of(delivery.places),
+            **endpoint_audit.cloud_of(delivery),
         )
         endpoint_audit.record(actor, "token.issued", endpoint, token, **endpoint_audit.limits_of(token))
     endpoint.refresh_from_db(fields=["created_at"])
@@ -118,8 +127,9 @@ def connect(
 def replace_key(*, actor: Actor, subdomain: str, api_key: str | ProviderKey, unchecked: bool = False) -> Endpoint:
     """Seal a new provider key behind an endpoint. Its URL and tokens stay. Raises as `connect` does, or `NotFound`."""
     endpoint = get_endpoint(actor=actor, subdomain=subdomain)
-    delivery = Delivery.of(endpoint.credential)
-    return _reseal(actor, endpoint, api_key, delivery, action="key.replaced", unchecked=unchecked)
+    key, parameters = _secret(endpoint.credential, api_key)
+    delivery = replace(Delivery.of(endpoint.credential), parameters=parameters)
+    return _reseal(actor, endpoint, key, delivery, action="key.replaced", unchecked=unchecked)
 
 
 @outbound.limited
@@ -143,8 +153,13 @@ def change_destination(
     provider = providers.get(endpoint.provider)
     if not provider.has_destinations:
         raise InvalidDestination(f"The destination of {provider.name} is fixed.")
-    delivery = delivery_of(endpoint.owner, provider, destination_url, header_name, header_template, places)
-    return _reseal(actor, endpoint, api_key, delivery, action="destination.changed", unchecked=unchecked)
+    key, parameters = _secret(endpoint.credential, api_key)
+    delivery = delivery_of(
+        *(endpoint.owner, provider, destination_url, header_name, header_template, places),
+        kind=endpoint.credential.kind,
+        parameters=parameters,
+    )
+    return _reseal(actor, endpoint, key, delivery, action="destination.changed", unchecked=unchecked)
 
 
 def rename(*, actor: Actor, subdomain: str, label: str) -> Endpoint:
@@ -291,16 +306,23 @@ def _require_room(actor: Actor, owner: User, *, endpoint: bool = False) -> None:
     quotas.require_room(actor, owner, live, setting="STRAKE_MAX_TOKENS", kind="tokens that work", remedy="Revoke one")
 
 
+def _secret(stored: Credential, api_key: str | ProviderKey) -> Secret:
+    """Check a key that replaces a stored one of the same kind. Raises `InvalidKey`."""
+    known = stored.parameters
+    return cloud_tokens.secret_of(
+        stored.kind, api_key, tenant=known.get("tenant", ""), client_id=known.get("client_id", "")
+    )
+
+
 def _reseal(
     actor: Actor,
     endpoint: Endpoint,
-    api_key: str | ProviderKey,
+    key: ProviderKey,
     delivery: Delivery,
     *,
     action: str,
     unchecked: bool,
 ) -> Endpoint:
-    key = ProviderKey(api_key)
     try:
         delivery.check_key(endpoint.owner, providers.get(endpoint.provider), key, unchecked=unchecked)
     except KeyRefused:

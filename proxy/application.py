@@ -33,6 +33,7 @@ from proxy.server.asgi import Receive, Scope, Send
 from proxy.server.websocket import EXTENSION, WebSocketProtocol
 from proxy.upstream.connection import UpstreamBroken
 from proxy.upstream.pool import ConnectionPool
+from proxy.upstream.renewals import Renewals
 from proxy.views import authorize, forward
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class ProxyApplication:
     origins: AllowedOrigins
     in_flight: InFlight
     pool: ConnectionPool
+    renewals: Renewals
     request_log: RequestLog
 
     async def startup(self) -> None:
@@ -60,12 +62,14 @@ class ProxyApplication:
         self.in_flight = InFlight()
         self._watch = asyncio.create_task(self.in_flight.watch(self.lookup))
         self.pool = ConnectionPool()
+        self.renewals = Renewals(self.pool)
         self.request_log = RequestLog()
         self._failures = FailureLog()
         self.request_log.start()
 
     async def shutdown(self) -> None:
         self._watch.cancel()
+        await self.renewals.close()
         self.pool.close()
         await self.request_log.stop()
         await self.rate_limits.close()
@@ -152,6 +156,7 @@ class ProxyApplication:
                 rate_limits=self.rate_limits,
                 in_flight=self.in_flight,
                 pool=self.pool,
+                renewals=self.renewals,
             )
         except asyncio.CancelledError:
             if request.client_disconnected or (reason := request.ended) is None:
@@ -188,7 +193,9 @@ class ProxyApplication:
                 rate_limits=self.rate_limits,
                 in_flight=self.in_flight,
             )
-            return await websocket.forward(request, client, authorized, pool=self.pool, opened=opened)
+            return await websocket.forward(
+                request, client, authorized, pool=self.pool, renewals=self.renewals, opened=opened
+            )
         except asyncio.CancelledError:
             request.client_disconnected = client.disconnected
             if request.client_disconnected or (reason := request.ended) is None:

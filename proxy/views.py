@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -31,6 +32,7 @@ from proxy.http.target import build_target, check_path, check_query
 from proxy.server.asgi import Headers
 from proxy.unsealing import open_key
 from proxy.upstream.pool import ConnectionPool, Origin, UpstreamResponse, destination
+from proxy.upstream.renewals import DerivedSecret, Renewals
 
 
 class AuthorizedRequest(NamedTuple):
@@ -44,6 +46,11 @@ class AuthorizedRequest(NamedTuple):
     ring: Keyring
     rate: Rate | None
     upload: Upload | None = None
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether the stored secret is not sent itself, but buys an access token that is."""
+        return self.route.kind != "static" and self.upload is None
 
 
 class UpstreamTarget:
@@ -130,6 +137,7 @@ async def forward(
     rate_limits: RateLimits,
     in_flight: InFlight,
     pool: ConnectionPool,
+    renewals: Renewals,
 ) -> Response:
     """Forward a request with the provider key in place of the client's token.
 
@@ -140,13 +148,16 @@ async def forward(
         request, auth_throttle=auth_throttle, lookup=lookup, rate_limits=rate_limits, in_flight=in_flight
     )
     body = await request.body(settings.STRAKE_MAX_BODY_MB * 1024 * 1024)
-    with resolve_target(request, authorized) as upstream:
+    derived = await access_token(request, authorized, renewals) if authorized.needs_token else None
+    with resolve_target(request, authorized, derived) as upstream:
         request_headers = upstream.headers_of(request)
         response = await upstream.send(pool, request.method, request_headers, body)
         response_headers = headers.for_client(
             response.headers, upstream.secret, to_browser=request.is_browser and not request.on_own_host
         )
         reason = headers.reason_for_client(response.reason, upstream.secret)
+    if derived is not None and response.status == HTTPStatus.UNAUTHORIZED:
+        await give_up(derived, authorized, response, renewals)
     response_headers = await map_urls(response_headers, request, authorized, response)
     if authorized.rate is not None:
         headers.add_missing(response_headers, authorized.rate.headers())
@@ -204,6 +215,26 @@ async def authorize(
     return AuthorizedRequest(token, route, ring, rate, upload)
 
 
+async def access_token(request: ProxyRequest, authorized: AuthorizedRequest, renewals: Renewals) -> DerivedSecret:
+    """Return the access token of a cloud credential. Raises as `Renewals.current` does."""
+    request.forwarded = True  # recorded if it fails now: the owner sees that the provider was not reached
+    return await renewals.current(authorized.route, authorized.ring)
+
+
+async def give_up(
+    derived: DerivedSecret, authorized: AuthorizedRequest, response: UpstreamResponse, renewals: Renewals
+) -> None:
+    """Let the next request have another access token: the provider refused this one. Closes the response if it raises.
+
+    The refused request is not sent again, because it may have had an effect.
+    """
+    try:
+        await renewals.refused(authorized.route, authorized.ring, derived.record)
+    except BaseException:
+        response.close()
+        raise
+
+
 async def map_urls(
     response_headers: Headers, request: ProxyRequest, authorized: AuthorizedRequest, response: UpstreamResponse
 ) -> Headers:
@@ -220,8 +251,10 @@ async def map_urls(
         raise
 
 
-def resolve_target(request: ProxyRequest, authorized: AuthorizedRequest) -> UpstreamTarget:
-    """Open the sealed key and put it where the provider expects it.
+def resolve_target(
+    request: ProxyRequest, authorized: AuthorizedRequest, derived: DerivedSecret | None = None
+) -> UpstreamTarget:
+    """Open the sealed key, or the access token that was bought with it, and put it where the provider expects it.
 
     Raises `NeedsKeyAgain`, `BadPath`, or `Loop` for a request that has passed this Strake before.
     """
@@ -240,13 +273,14 @@ def resolve_target(request: ProxyRequest, authorized: AuthorizedRequest) -> Upst
     places = None
     if route.places != "[]" or len(before_and_after_key) != 2:
         places = _parse_places(route)
-        request.drop_headers(places.is_own_header)
+        request.drop_headers(places.sets_header)
         query = places.without_own_parameters(query)
     target = build_target(base_path, request.path, query)
     if not query and request.has_empty_query:
         target += b"?"
     try:
-        secret = open_key(route.sealed, route.binding, authorized.ring)
+        record, binding, ring = derived or (route.sealed, route.binding, authorized.ring)
+        secret = open_key(record, binding, ring)
     except SealError:
         raise NeedsKeyAgain from None
     request.forwarded = True

@@ -287,6 +287,11 @@ STRAKE_MAX_STREAMS_PER_PERSON = env.number(
 STRAKE_STORE_GRACE = env.number("STRAKE_STORE_GRACE", 60, low=1, high=86400)
 STRAKE_IDLE_SECONDS = env.number("STRAKE_IDLE_SECONDS", 600, low=1, high=86400)
 STRAKE_RETENTION_DAYS = env.number("STRAKE_RETENTION_DAYS", 30, low=1, high=3650)
+# The token servers of clouds get secrets, so neither people nor the environment can name another.
+STRAKE_TOKEN_URLS = {
+    "azure_entra": "https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token",
+    "google_service_account": "https://oauth2.googleapis.com/token",
+}
 STRAKE_DEMO_PORT = int(STRAKE_HOME.read(STRAKE_HOME.demo_port) or 0) if STRAKE_EMBEDDED else 0
 if STRAKE_DEMO_PORT:
     STRAKE_ALLOWED_PRIVATE_UPSTREAMS.append(f"127.0.0.1:{STRAKE_DEMO_PORT}")

@@ -55,6 +55,7 @@ from tests.support.postgres import Cluster  # noqa: E402
 from tests.support.running import Endpoint, Strake  # noqa: E402
 from tests.support.services import RedisServer  # noqa: E402
 from tests.support.serving import serving_proxy  # noqa: E402
+from tests.support.token_server import TokenServer  # noqa: E402
 from tests.support.upstream import Upstream, fixed  # noqa: E402
 
 # The same examples in every run, so that failures in CI can be repeated. No deadline, since the machine may be busy.
@@ -285,6 +286,20 @@ def upstream(_upstream: Upstream) -> Iterator[Upstream]:
     _upstream.clear()
     yield _upstream
     _upstream.clear()
+
+
+@pytest.fixture(scope="session")
+def _token_server() -> Iterator[TokenServer]:
+    with TokenServer() as running:
+        yield running
+
+
+@pytest.fixture
+def token_server(_token_server: TokenServer) -> Iterator[TokenServer]:
+    """A cloud's token server on loopback. Strake asks it with tests.support.token_server_settings."""
+    _token_server.clear()
+    yield _token_server
+    _token_server.clear()
 
 
 @pytest.fixture

@@ -110,6 +110,9 @@ def connect(request: HttpRequest, body: NewEndpoint) -> Status[ConnectedEndpoint
         header_name=body.header_name,
         header_template=body.header_template,
         places=[(place.position, place.name, place.value) for place in body.places],
+        kind=body.kind,
+        tenant=body.tenant,
+        client_id=body.client_id,
         unchecked=body.unchecked,
     )
     token = PlainToken(id=connected.token.pk, plaintext=connected.plaintext)
@@ -211,11 +214,14 @@ def _summary(endpoint: Endpoint) -> EndpointSummary:
 
 def _detail(endpoint: Endpoint) -> EndpointDetail:
     credential = endpoint.credential
+    renewal = credential.renewal()
     return EndpointDetail(
         **_summary(endpoint).model_dump(),
         destination_url=credential.destination_url,
         header_name=credential.header_name,
         places=[schemas.Place(position=position, name=name) for position, name, _ in credential.places],
+        kind=credential.kind,
+        renewal_failure="" if renewal is None else renewal.failure,
     )
 
 

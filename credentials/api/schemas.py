@@ -50,6 +50,13 @@ class NewEndpoint(Body):
         "fields are empty, the key is in no other header.",
         examples=[[{"position": "query", "name": "api_key", "value": "{{secret}}"}]],
     )
+    kind: Literal["static", "azure_entra", "google_service_account"] = Field(
+        "static",
+        description="What api_key is: a key that is sent itself, the client secret of an Entra ID application "
+        "(azure-openai), or the JSON key file of a service account as a string (vertex).",
+    )
+    tenant: Text = Field("", description="For azure_entra: the directory (tenant) ID.")
+    client_id: Text = Field("", description="For azure_entra: the application (client) ID.")
     unchecked: bool = Field(False, description="Save the key even if the provider cannot be reached to check it.")
 
 
@@ -105,6 +112,10 @@ class EndpointDetail(EndpointSummary):
     destination_url: str
     header_name: str = Field(description='The header that carries the key, or "" if only other places do.')
     places: list[Place] = Field(description="Further headers and query parameters, without their values.")
+    kind: str = Field(description="What is sealed: static, azure_entra or google_service_account.")
+    renewal_failure: str = Field(
+        description='Why the last renewal of a cloud\'s access token failed, such as invalid_client. Otherwise "".'
+    )
 
 
 class Endpoints(Schema):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 
 from accounts.errors import AccountsError, QuotaReached, ServerBusy, TooManyRequests
 from accounts.models import User
 from accounts.plain_text import validate_label
-from credentials import destinations, places
+from credentials import cloud_tokens, destinations, places
 from credentials.dashboard.forms import as_validation_error
 from credentials.errors import (
     CredentialsError,
@@ -21,8 +21,8 @@ from credentials.errors import (
     KeyUnchecked,
     VaultUnavailable,
 )
-from credentials.providers import BASE64_PLACEHOLDER, SECRET_PLACEHOLDER, Provider
-from credentials.vault.provider_key import ProviderKey
+from credentials.models import Credential
+from credentials.providers import BASE64_PLACEHOLDER, SECRET_PLACEHOLDER, STATIC, Provider
 
 # Errors of the services that `ReplaceKeyForm.add_service_error` can show.
 KEY_ERRORS = (
@@ -35,6 +35,14 @@ KEY_ERRORS = (
     TooManyRequests,
     ServerBusy,
 )
+
+
+_KINDS = {
+    "static": "API key",
+    "azure_entra": "Client secret of an Entra ID application",
+    "google_service_account": "Key file of a service account (JSON)",
+}
+_KEY_LABELS = {"azure_entra": "Client secret", "google_service_account": "Key file of the service account (JSON)"}
 
 
 class ReplaceKeyForm(forms.Form):
@@ -66,17 +74,38 @@ class ReplaceKeyForm(forms.Form):
     is_over_quota = False
     retry_after = 0  # seconds, if trying again later will help
 
-    def __init__(self, data: Any = None, *, provider: Provider, initial: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        data: Any = None,
+        *,
+        provider: Provider,
+        initial: dict[str, Any] | None = None,
+        stored: Credential | None = None,
+    ) -> None:
+        """`stored` is the credential whose key is replaced. The new one is of the same kind."""
         super().__init__(data, initial=initial)
         self.provider = provider
-        self.fields["api_key"].label = "API key" if provider.is_custom else f"{provider.name} key"
+        self.kind = STATIC if stored is None else stored.kind
+        self.parameters = {} if stored is None else stored.parameters
+        own = "API key" if provider.is_custom else f"{provider.name} key"
+        self.fields["api_key"].label = _KEY_LABELS.get(self.kind, own)
         if provider.key_example:
             self.fields["api_key"].widget.attrs["placeholder"] = provider.key_example
 
     # Cleaned here and not by the service, so that a form shows all of its errors at once.
-    def clean_api_key(self) -> ProviderKey:
-        with as_validation_error():
-            return ProviderKey(self.cleaned_data["api_key"])
+    def clean(self) -> dict[str, Any]:
+        data: dict[str, Any] = super().clean() or {}
+        if "api_key" not in data:
+            return data
+        try:
+            cloud_tokens.secret_of(self.kind, data["api_key"], **self.entra_ids())
+        except InvalidKey as error:
+            self.add_error(error.field if error.field in self.fields else "api_key", str(error))
+        return data
+
+    def entra_ids(self) -> dict[str, str]:
+        """The ids of an Entra ID application, which belong to its secret."""
+        return {name: self.parameters.get(name, "") for name in ("tenant", "client_id")}
 
     def key_arguments(self) -> dict[str, Any]:
         """The keyword arguments for a service that takes a key."""
@@ -85,7 +114,9 @@ class ReplaceKeyForm(forms.Form):
     def add_service_error(self, error: CredentialsError | AccountsError) -> None:
         """Show one of `KEY_ERRORS` next to its field, or above the form if it has no field."""
         field = None
-        if isinstance(error, InvalidKey | KeyRefused):
+        if isinstance(error, InvalidKey):
+            field = error.field if error.field in self.fields else "api_key"
+        elif isinstance(error, KeyRefused):
             field = "api_key"
         elif isinstance(error, InvalidDestination) and error.field in self.fields:
             field = error.field
@@ -163,9 +194,15 @@ class DestinationForm(ReplaceKeyForm):
     field_order: Sequence[str] = ("destination_url", "header_name", "header_template", "places", "api_key")
 
     def __init__(
-        self, data: Any = None, *, provider: Provider, owner: User, initial: dict[str, Any] | None = None
+        self,
+        data: Any = None,
+        *,
+        provider: Provider,
+        owner: User,
+        initial: dict[str, Any] | None = None,
+        stored: Credential | None = None,
     ) -> None:
-        super().__init__(data, provider=provider, initial=initial)
+        super().__init__(data, provider=provider, initial=initial, stored=stored)
         self.owner = owner
         if not provider.is_custom:
             del self.fields["header_name"], self.fields["header_template"], self.fields["places"]
@@ -226,4 +263,43 @@ class KeyForm(DestinationForm):
         help_text="Where you will use it. Only for you, to tell endpoints apart.",
     )
 
-    field_order = ("destination_url", "header_name", "header_template", "places", "api_key", "label")
+    field_order = (
+        *("destination_url", "header_name", "header_template", "places"),
+        *("kind", "tenant", "client_id", "api_key", "label"),
+    )
+
+    kind = forms.ChoiceField(label="Kind of key", choices=list(_KINDS.items()))
+    tenant = forms.CharField(
+        label="Directory (tenant) ID",
+        max_length=253,
+        required=False,
+        widget=forms.TextInput(attrs={"class": "mono", "autocomplete": "off", "spellcheck": "false"}),
+        help_text="For a client secret. Entra shows it on the application's overview page.",
+    )
+    client_id = forms.CharField(
+        label="Application (client) ID",
+        max_length=36,
+        required=False,
+        widget=forms.TextInput(attrs={"class": "mono", "autocomplete": "off", "spellcheck": "false"}),
+        help_text="For a client secret. It is on the same page.",
+    )
+
+    def __init__(self, data: Any = None, *, provider: Provider, owner: User) -> None:
+        super().__init__(data, provider=provider, owner=owner)
+        cast(forms.ChoiceField, self.fields["kind"]).choices = [(kind, _KINDS[kind]) for kind in provider.kinds]
+        if "azure_entra" not in provider.kinds:
+            del self.fields["tenant"], self.fields["client_id"]
+        if len(provider.kinds) == 1:
+            del self.fields["kind"]
+        else:
+            self.fields["api_key"].label = "Key"
+
+    def clean(self) -> dict[str, Any]:
+        self.kind = self.cleaned_data.get("kind", STATIC)
+        return super().clean()
+
+    def entra_ids(self) -> dict[str, str]:
+        return {name: self.cleaned_data.get(name, "") for name in ("tenant", "client_id")}
+
+    def key_arguments(self) -> dict[str, Any]:
+        return super().key_arguments() | self.entra_ids() | {"kind": self.kind}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from credentials.presets.types import SECRET_PLACEHOLDER, Choice, Dialect, Example, Group, KeyCheck, Provider
+from credentials.presets.types import SECRET_PLACEHOLDER, STATIC, Choice, Dialect, Example, Group, KeyCheck, Provider
 
 _AWS_REGIONS = {
     "us-east-1": "US East (N. Virginia)",
@@ -103,7 +103,8 @@ CLOUDS = (
         sdk_suffix="/openai/v1",
         key_example="",
         destination_example="https://your-resource.openai.azure.com",
-        words="microsoft foundry",
+        words="microsoft foundry entra",
+        kinds=(STATIC, "azure_entra"),
     ),
     Provider(
         "bedrock",
@@ -158,7 +159,8 @@ CLOUDS = (
             Choice("European Union, multi-region", "https://aiplatform.eu.rep.googleapis.com"),
             *(Choice(region, f"https://{region}-aiplatform.googleapis.com") for region in _VERTEX_REGIONS),
         ),
-        words="gcp agent platform express",
+        words="gcp agent platform express service account",
+        kinds=(STATIC, "google_service_account"),
         example=Example(
             "/v1/publishers/google/models/gemini-2.5-flash:generateContent",
             '{"contents": [{"role": "user", "parts": [{"text": "Say hello."}]}]}',

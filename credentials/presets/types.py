@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+STATIC = "static"
 SECRET_PLACEHOLDER = "{{secret}}"  # noqa: S105
 BASE64_PLACEHOLDER = "{{secret:base64}}"
 BEARER = f"Bearer {SECRET_PLACEHOLDER}"
@@ -93,6 +94,7 @@ class Provider:
     choice_label: str = "Region"
     destination_example: str = "https://api.example.com"
     words: str = ""  # by which people search for it too
+    kinds: tuple[str, ...] = (STATIC,)  # of credentials, as in `models.Credential`
     example: Example | None = None  # instead of tools for the dialect, which then is only the form of Strake's errors
 
     @property

@@ -27,6 +27,16 @@ class Sealed:
         key_registry.confirm(self._record.wrap.master_key_id, self._check_value)
         return self._record
 
+    def check(self) -> SealedRecord:
+        """Return the record of something that can be obtained again. Registers and locks nothing.
+
+        Retiring a master key deletes what was saved with this meanwhile. Raises `WrongMasterKey` or `RetiredMasterKey`.
+        """
+        from credentials.vault import key_registry
+
+        key_registry.check(self._record.wrap.master_key_id, self._check_value)
+        return self._record
+
 
 def seal(key: ProviderKey, binding: Binding) -> Sealed:
     """Seal one provider key: encrypt it under a new data key, and have that wrapped under the primary master key.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from credentials.errors import CannotOpen
@@ -71,6 +71,15 @@ def extras_of(kind: str, places: Sequence[Sequence[str]], parameters: Mapping[st
     return json.dumps(
         [kind, [list(place) for place in places], dict(parameters)], sort_keys=True, separators=(",", ":")
     )
+
+
+def derived_binding(source: Binding, source_iv: bytes) -> Binding:
+    """What a token that was bought with a sealed key is bound to: everything that the key is, and the key's own IV.
+
+    So it opens neither in place of the key nor after the key was replaced.
+    """
+    extras = json.dumps(["derived", source.extras, source_iv.hex()], separators=(",", ":"))
+    return replace(source, extras=extras)
 
 
 @dataclass(frozen=True, slots=True)

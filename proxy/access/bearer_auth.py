@@ -35,7 +35,7 @@ def find_token(headers: Sequence[tuple[bytes, bytes]], query: bytes) -> str:
 
     Some tools fill two positions, one with a stale or dummy value, so values without a well-formed token are ignored.
     A token counts as a word of a value: alone, behind any scheme, in quotes, or in the user name or password of Basic.
-    If there is none in the usual positions, it may be in any header that can hold a key, or in any parameter, since the
+    If there is none in the usual positions, it may be in any header that can hold a key and in any parameter, since the
     names of the endpoint's own are not known before the look-up.
 
     Raises `MissingToken` if every position is empty, `InvalidToken` if no value is well-formed, `AmbiguousToken` if
@@ -60,18 +60,13 @@ def find_token(headers: Sequence[tuple[bytes, bytes]], query: bytes) -> str:
         return found
     elsewhere = [word for name, value in headers if name not in _HOLD_NO_KEY for word in _words(value, is_basic=False)]
     if _PREFIX in query:
-        elsewhere += [word for value in _parameters(query) for word in _words(value, is_basic=False)]
+        values = [unquote_to_bytes(parameter.partition(b"=")[2]) for parameter in query.split(b"&")]
+        elsewhere += [word for value in values for word in _words(value, is_basic=False)]
     if elsewhere:
         return _only(elsewhere)
     if not candidates:
         raise MissingToken
     raise InvalidToken(_MISTYPED if any(_PREFIX in value for value in candidates) else _OTHER_KEY)
-
-
-def _parameters(query: bytes) -> Iterator[bytes]:
-    """Yield the value of every parameter."""
-    for parameter in query.split(b"&"):
-        yield unquote_to_bytes(parameter.partition(b"=")[2])
 
 
 def _candidates(headers: Iterable[tuple[bytes, bytes]], query: bytes) -> Iterator[bytes]:

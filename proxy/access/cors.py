@@ -50,9 +50,7 @@ async def answer_preflight(
     if await origins.contain(request.subdomain, request.origin):
         return Response(204, _preflight_headers(asked), b"")
     if not has_token:
-        error = auth_throttle.refused(request, InvalidToken())
-        if not isinstance(error, InvalidToken):
-            raise error
+        auth_throttle.refused(request, InvalidToken())
         request.digest = b""
     return None
 

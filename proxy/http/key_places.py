@@ -49,8 +49,8 @@ class KeyPlaces:
     header_names: frozenset[bytes]
     parameter_names: frozenset[bytes]
 
-    def is_own_header(self, header: tuple[bytes, bytes]) -> bool:
-        """Whether a client's header has the name of one that this sets. Its name must be lower case."""
+    def sets_header(self, header: tuple[bytes, bytes]) -> bool:
+        """Whether this sets a header of that name, which must be lower case."""
         return header[0].replace(b"_", b"-") in self.header_names
 
     def without_own_parameters(self, query: bytes) -> bytes:

@@ -114,7 +114,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._remainder.keep()
         self.transport.write(data)
 
-    def upload(self, body: AsyncIterator[bytes], *, chunked: bool) -> None:
+    def upload(self, body: AsyncIterator[bytes | bytearray], *, chunked: bool) -> None:
         """Send the body of the request in the background. If `body` raises, the exchange fails with its error."""
         self._remainder.keep()
         self._upload = self._loop.create_task(self._send_body(body, chunked=chunked))
@@ -337,14 +337,14 @@ class UpstreamConnection(asyncio.Protocol):
     def _has_sent_all(self) -> bool:
         return (self._upload is None or self._upload.done()) and not self.transport.get_write_buffer_size()
 
-    async def _send_body(self, body: AsyncIterator[bytes], *, chunked: bool) -> None:
+    async def _send_body(self, body: AsyncIterator[bytes | bytearray], *, chunked: bool) -> None:
         async for chunk in body:
             if chunk:
                 await self._write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
         if chunked:
             await self._write(b"0\r\n\r\n")
 
-    async def _write(self, data: bytes) -> None:
+    async def _write(self, data: bytes | bytearray) -> None:
         """Send a part of a body, and wait while the provider takes no more. Raises `UpstreamUnreachable`."""
         if self._error is not None or self._lost:
             raise UpstreamUnreachable

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import aiohappyeyeballs
 from django.conf import settings
 
-from credentials import destinations, egress_proxy, egress_tls, providers
+from credentials import cloud_tokens, destinations, egress_proxy, egress_tls, providers
 from credentials.egress import EgressPolicy, ForbiddenAddress, Reason
 from credentials.egress_allowlist import EgressAllowlist
 from credentials.egress_proxy import EgressProxy
@@ -76,7 +76,7 @@ class ConnectionPool:
         self._idle = IdleConnections()
         self._active: set[UpstreamConnection] = set()
         self._idle_seconds = settings.STRAKE_IDLE_SECONDS
-        self._fixed_hosts = providers.fixed_hosts()
+        self._fixed_hosts = providers.fixed_hosts() | cloud_tokens.hosts()
         self._proxy = settings.STRAKE_EGRESS_PROXY
         hosts_of_all = self._fixed_hosts if self._proxy is None else {*self._fixed_hosts, self._proxy.host}
         self._resolver = Resolver(reserved=hosts_of_all)
@@ -93,7 +93,7 @@ class ConnectionPool:
         target: bytes | bytearray,
         headers: Headers,
         key_header: tuple[bytes, bytearray],
-        body: bytes | AsyncIterator[bytes],
+        body: bytes | AsyncIterator[bytes | bytearray],
         *,
         credential_id: Hashable,
         owner_id: Hashable,

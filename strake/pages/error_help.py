@@ -35,6 +35,12 @@ HELP = {
         "Strake reaches providers through a proxy of your company, and nothing answers there, or no HTTP proxy. The "
         "operator checks STRAKE_EGRESS_PROXY."
     ),
+    "cloud_secret_refused": (
+        "The cloud no longer accepts the endpoint's client secret or service account: it has expired, was deleted, or "
+        "its application or account was disabled. The endpoint's page shows the cloud's code. Create another secret "
+        "there, open the endpoint and choose Replace the key. A code of invalid_grant also means that the clock of "
+        "Strake's machine is wrong."
+    ),
     "endpoint_paused": "Open the endpoint in the dashboard and choose Resume.",
     "internal_error": (
         "This is a bug in Strake. Tell the operator when it happened. The log has the details, without your request. "
@@ -90,6 +96,11 @@ HELP = {
     "store_unavailable": (
         "Strake's database does not respond. Your token is valid. Try again in a moment, and tell the operator if the "
         "error persists."
+    ),
+    "token_server_unavailable": (
+        "The server of the cloud that gives access tokens could not be reached or was in trouble. Strake asks again "
+        "with the first request after ten seconds. If it persists, the operator should check that the machine may "
+        "connect to login.microsoftonline.com or oauth2.googleapis.com."
     ),
     "token_in_path": (
         "Your tool puts the token into the URL's path. Give it the endpoint's URL and the token as two settings."

@@ -26,7 +26,19 @@ RULES = {
     "runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
 }
 
-PUBLIC = ("/signin/", "/security/", "/privacy/", "/docs/", "/docs/curl/", "/docs/errors/", "/no-such-page/")
+PUBLIC = (
+    "/signin/",
+    "/security/",
+    "/privacy/",
+    "/docs/",
+    "/docs/curl/",
+    "/docs/opencode/",
+    "/docs/base-url/",
+    "/docs/differences/",
+    "/docs/local-servers/",
+    "/docs/errors/",
+    "/no-such-page/",
+)
 OWN = (
     "/endpoints/",
     "/endpoints/?q=nothing-like-this",

@@ -332,7 +332,7 @@ def test_deleting_needs_the_subdomain(page: Page) -> None:
     page.get_by_label("Subdomain").fill(subdomain)
     page.get_by_role("button", name="Delete the endpoint").click()
     expect(page.get_by_role("heading", name="Put your first key away")).to_be_visible()
-    assert call(url, token) == 404
+    assert call(url, token) == 410
 
 
 def test_token_revoked_in_another_tab_is_not_found(page: Page) -> None:

@@ -23,7 +23,7 @@ from credentials.places import Place
 @not_found_is_404
 def replace_key(request: HttpRequest, subdomain: str) -> HttpResponse:
     endpoint = services.get_endpoint(actor=actor_of(request), subdomain=subdomain)
-    form = ReplaceKeyForm(posted(request), provider=providers.get(endpoint.provider))
+    form = ReplaceKeyForm(posted(request), provider=providers.get(endpoint.provider), stored=endpoint.credential)
     done = "The new key is encrypted. The URL and the tokens stay as they were."
     return _key_page(request, endpoint, form, services.replace_key, done)
 
@@ -43,7 +43,9 @@ def change_destination(request: HttpRequest, subdomain: str) -> HttpResponse:
         "header_template": endpoint.credential.header_template,
         "places": "\n".join(str(Place(*place)) for place in endpoint.credential.places),
     }
-    form = DestinationForm(posted(request), provider=provider, owner=endpoint.owner, initial=initial)
+    form = DestinationForm(
+        posted(request), provider=provider, owner=endpoint.owner, initial=initial, stored=endpoint.credential
+    )
     done = "The endpoint has its new destination. Its URL and its tokens stay."
     return _key_page(request, endpoint, form, services.change_destination, done)
 

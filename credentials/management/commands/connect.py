@@ -38,6 +38,16 @@ class Command(OperatorCommand):
             "--header-*, no other header carries it. Other users of this machine can see arguments, so no secret "
             "belongs in one.",
         )
+        kinds = sorted({kind for provider in providers.available() for kind in provider.kinds})
+        parser.add_argument(
+            "--kind",
+            choices=kinds,
+            default=providers.STATIC,
+            help="what standard input has: a key (default), the client secret of an Entra ID application, or the JSON "
+            "key file of a Google service account",
+        )
+        parser.add_argument("--tenant", default="", help="azure_entra only: the directory (tenant) ID")
+        parser.add_argument("--client-id", default="", help="azure_entra only: the application (client) ID")
         parser.add_argument("--label", default="", help="the name of the endpoint")
         parser.add_argument("--key-stdin", action="store_true", required=True, help="read the key from standard input")
         parser.add_argument(
@@ -58,6 +68,9 @@ class Command(OperatorCommand):
                 header_name=options["header_name"],
                 header_template=options["header_template"],
                 places=places.parse(options["place"]),
+                kind=options["kind"],
+                tenant=options["tenant"],
+                client_id=options["client_id"],
                 unchecked=options["unchecked"],
             )
         except (CredentialsError, AccountsError) as error:

@@ -97,6 +97,8 @@ def test_lifecycle_of_an_endpoint(call: Caller, alice: User) -> None:
         "destination_url": "https://api.example.com/v1",
         "header_name": "Authorization",
         "places": [],
+        "kind": "static",
+        "renewal_failure": "",
     }
     [token] = shown["tokens"]
     assert set(token) == {"id", "label", "preview", "created_at", "last_used_at", "expires_at", "revoked_at"}

@@ -169,18 +169,17 @@ def test_encodings_are_the_standard_ones(secret: bytes) -> None:
 def test_encoded_copies_are_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
     copies: list[bytearray] = []
 
-    def kept(encode: Callable[[bytearray], bytearray]) -> Callable[[bytearray], bytearray]:
-        def keep(secret: bytearray) -> bytearray:
+    def recording(encode: Callable[[bytearray], bytearray]) -> Callable[[bytearray], bytearray]:
+        def encoded(secret: bytearray) -> bytearray:
             copies.append(encode(secret))
             return copies[-1]
 
-        return keep
+        return encoded
 
     for name in ("base64_of", "percent_encoded"):
-        monkeypatch.setattr(key_places, name, kept(getattr(key_places, name)))
-    parsed = key_places.parse(
-        EVERYWHERE["header_name"], EVERYWHERE["header_template"], json.dumps(EVERYWHERE["places"])
-    )
+        monkeypatch.setattr(key_places, name, recording(getattr(key_places, name)))
+    further = json.dumps(EVERYWHERE["places"])
+    parsed = key_places.parse(EVERYWHERE["header_name"], EVERYWHERE["header_template"], further)
     secret = bytearray(AWKWARD_KEY.encode())
     parsed.key_headers(secret)
     parsed.target(b"/", secret)

@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 
 from credentials import destinations, egress_proxy, key_check, local_addresses
+from credentials.egress import EgressPolicy
+from credentials.egress_allowlist import EgressAllowlist
+from credentials.egress_proxy import EgressProxyUnreachable
 from credentials.errors import InvalidDestination, KeyUnchecked
 from credentials.providers import KeyCheck, Provider
 from proxy.errors import ProxyError, UpstreamForbidden, UpstreamUnreachable
-from proxy.upstream import pool as pool_module
 from proxy.upstream.connect_failures import ProxyFailed, ProxyRefused, ProxyUnreachable
+from proxy.upstream.egress_proxy import open_tunnel
 from proxy.upstream.pool import ConnectionPool, Origin
 from tests.support.certificates import Authority
 from tests.support.forward_proxy import ForwardProxy
@@ -204,13 +207,35 @@ async def test_own_machine_is_reached_directly(
     assert forward.asked() == []
 
 
-@pytest.mark.parametrize("host", ["ollama.lan", "localhost", "intranet", "127.0.0.1", "2130706433", "db.internal"])
-def test_private_names_are_never_left_to_the_proxy(configure: Configure, settings: Any, host: str) -> None:
-    configure("http://127.0.0.1:9", resolves=True)
+@pytest.mark.parametrize(
+    ("host", "port", "plain", "is_left"),
+    [
+        ("api.a.example", 443, False, True),
+        ("api.a.example", 443, True, False),
+        ("api.a.example", 8443, False, False),
+        ("opened.example", 443, False, False),
+        ("reserved.example", 443, False, False),
+        ("direct.example", 443, False, False),
+        *((host, 443, False, False) for host in ("localhost", "intranet", "ollama.lan", "db.internal", "127.0.0.1")),
+        *((host, 443, False, False) for host in ("2130706433", "0x7f.1", "::1")),
+    ],
+)
+def test_only_public_names_are_left_to_the_proxy(
+    configure: Configure, settings: Any, host: str, port: int, plain: bool, is_left: bool
+) -> None:
+    """Strake resolves and checks every other one, also if the proxy resolves names."""
+    configure("http://127.0.0.1:9", "direct.example", resolves=True)
+    allowlist = EgressAllowlist(["opened.example:443", "reserved.example:443=alice@example.org"])
+    policy = EgressPolicy(allowlist, plain=plain, owner_email="bob@example.org")
+    assert settings.STRAKE_EGRESS_PROXY.gets_name(policy, host, port) is is_left
+
+
+def test_new_destination_is_not_resolved_in_vain(configure: Configure, settings: Any, forward: ForwardProxy) -> None:
+    configure(forward.url, resolves=True)
     settings.STRAKE_ALLOWED_PRIVATE_UPSTREAMS = []
-    assert destinations.check("https://api.a.example").host == "api.a.example"
+    assert destinations.check("https://api.a.example").host == "api.a.example"  # it would resolve to 127.0.0.1
     with pytest.raises(InvalidDestination):
-        destinations.check(f"https://{host}")
+        destinations.check("https://ollama.lan")
 
 
 # --- Failures --------------------------------------------------------------------------------------------------------
@@ -310,12 +335,15 @@ async def test_answer_of_no_proxy_is_refused(ask: Ask, configure: Configure, ans
     impostor.close()
 
 
-async def test_silent_proxy_ends_in_time(ask: Ask, configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "CONNECT_SECONDS", 0.5)
+async def test_silent_proxy_is_given_up() -> None:
+    async def resolve(host: str) -> tuple[str, ...]:
+        return (host,)
+
     impostor = Impostor(b"HTTP/1.1 200", hangs=True)
-    configure(f"http://127.0.0.1:{impostor.port}")
-    with pytest.raises(ProxyUnreachable):
-        await ask(443)
+    proxy = egress_proxy.parse(f"http://127.0.0.1:{impostor.port}", resolves=False, exceptions=[])
+    with pytest.raises(EgressProxyUnreachable):
+        await open_tunnel(proxy, ["192.0.2.1:443", "192.0.2.2:443"], resolve, seconds=0.2)
+    assert impostor.request.startswith(b"CONNECT 192.0.2.2:443 ")
     impostor.close()
 
 
