@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
+from uuid import UUID
 
 from django.template import Context, Engine
 
@@ -166,7 +168,7 @@ def _example(example: Example, tool: Tool, endpoint: Endpoint, token: str) -> Sn
 
 def sdk_suffix(endpoint: Endpoint, provider: Provider) -> str:
     """What SDKs of the provider's main dialect want after the endpoint's URL."""
-    if not hasattr(endpoint, "credential"):  # a sample
+    if cast(UUID | None, endpoint.owner_id) is None:  # a sample
         return provider.sdk_suffix
     return provider.suffix_at(endpoint.credential.destination_url)
 

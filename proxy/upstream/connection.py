@@ -390,10 +390,8 @@ def encode_head(
     empty: bytes | bytearray = bytearray() if isinstance(target, bytearray) else b""
     head = empty.join((method.encode(), b" ", target, b" HTTP/1.1\r\n", *lines, name, b": "))
     # Reject other line breaks: they would start another header or request.
-    breaks, key_breaks = len(lines) + 1, key_lines - 1
-    if (head.count(b"\n"), head.count(b"\r")) == (breaks, breaks) and key.count(b"\n") == key.count(
-        b"\r"
-    ) == key_breaks:
+    breaks = len(lines) + 1
+    if head.count(b"\n") == head.count(b"\r") == breaks and key.count(b"\n") == key.count(b"\r") == key_lines - 1:
         return head
     if isinstance(head, bytearray):
         wipe(head)
