@@ -16,9 +16,9 @@ from typing import Any
 import httptools
 
 from proxy import transports
+from proxy.connect_failures import UpstreamWrongScheme
 from proxy.errors import UpstreamInvalid, UpstreamUnreachable
 from proxy.server.asgi import Headers
-from proxy.upstream.connect_failures import UpstreamWrongScheme
 from proxy.upstream.remainder import Remainder
 
 BUFFER_BYTES = 64 * 1024

@@ -26,6 +26,7 @@ from credentials import destinations, providers
 from credentials.egress import EgressPolicy, ForbiddenAddress, Reason
 from credentials.egress_allowlist import EgressAllowlist
 from credentials.resolver import Resolver, TooManyLookUps
+from proxy import connect_failures
 from proxy.errors import (
     Loop,
     ProxyError,
@@ -35,7 +36,6 @@ from proxy.errors import (
     UpstreamReserved,
 )
 from proxy.server.asgi import Headers
-from proxy.upstream import connect_failures
 from proxy.upstream.connection import UpstreamConnection, encode_head
 from proxy.upstream.connects import Connects
 from proxy.upstream.idle import IdleConnections
