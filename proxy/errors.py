@@ -37,7 +37,7 @@ ProxyError (500)
 ├── UpstreamIdle (504)
 └── Loop (508)
 
-`proxy.upstream.connect_failures` has subclasses of `UpstreamUnreachable`. Each error has a code, which clients see as
+`proxy.connect_failures` has subclasses of `UpstreamUnreachable`. Each error has a code, which clients see as
 `x-strake-error`, and a message: neither contains anything from a request, from a provider's response or from another
 exception, except the character that makes a path bad. Error responses of providers are not errors here, and pass
 unchanged.

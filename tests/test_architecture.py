@@ -225,7 +225,7 @@ def test_error_modules_draw_their_real_tree(name: str) -> None:
 
 def test_connect_failures_are_drawn() -> None:
     """This module extends the tree of another, at the class at its root."""
-    module = importlib.import_module("proxy.upstream.connect_failures")
+    module = importlib.import_module("proxy.connect_failures")
     drawn = drawn_classes(module.__doc__ or "")
     assert drawn.pop("UpstreamUnreachable") is None
     assert drawn == {error.__name__: "UpstreamUnreachable" for error in UpstreamUnreachable.__subclasses__()}

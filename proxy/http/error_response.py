@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 
 from credentials.providers import Dialect
-from proxy import errors
+from proxy import connect_failures, errors
 from proxy.errors import ProxyError
 from proxy.http.response import PROTECTION, Response
 from proxy.server.asgi import Headers
-from proxy.upstream import connect_failures
 
 
 def error_response(error: ProxyError, dialect: Dialect) -> Response:

@@ -17,9 +17,9 @@ import httptools
 
 from credentials.vault.sealing import wipe
 from proxy import transports
+from proxy.connect_failures import UpstreamWrongScheme
 from proxy.errors import UpstreamInvalid, UpstreamUnreachable
 from proxy.server.asgi import Headers
-from proxy.upstream.connect_failures import UpstreamWrongScheme
 from proxy.upstream.remainder import Remainder
 
 BUFFER_BYTES = 64 * 1024

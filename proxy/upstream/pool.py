@@ -27,6 +27,7 @@ from credentials.egress_allowlist import EgressAllowlist
 from credentials.egress_proxy import EgressProxy
 from credentials.resolver import Addresses, Resolver, TooManyLookUps
 from credentials.vault.sealing import wipe
+from proxy import connect_failures
 from proxy.errors import (
     Loop,
     ProxyError,
@@ -36,7 +37,6 @@ from proxy.errors import (
     UpstreamReserved,
 )
 from proxy.server.asgi import Headers
-from proxy.upstream import connect_failures
 from proxy.upstream.connection import UpstreamConnection, encode_head
 from proxy.upstream.connects import Connects
 from proxy.upstream.egress_proxy import open_tunnel

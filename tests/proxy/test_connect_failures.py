@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from proxy.connect_failures import UpstreamCertificate, UpstreamRefused, unreachable
 from proxy.request_log import failures
 from proxy.request_log.failures import FailureLog
-from proxy.upstream.connect_failures import UpstreamCertificate, UpstreamRefused, unreachable
 from tests.support.certificates import Authority
 from tests.support.raw import Response, ask, get
 from tests.support.running import Strake
