@@ -85,10 +85,10 @@ class ReplaceKeyForm(forms.Form):
         """`stored` is the credential whose key is replaced. The new one is of the same kind."""
         super().__init__(data, initial=initial)
         self.provider = provider
-        self.kind = STATIC if stored is None else stored.kind
+        self.chosen_kind = STATIC if stored is None else stored.kind
         self.parameters = {} if stored is None else stored.parameters
         own = "API key" if provider.is_custom else f"{provider.name} key"
-        self.fields["api_key"].label = _KEY_LABELS.get(self.kind, own)
+        self.fields["api_key"].label = _KEY_LABELS.get(self.chosen_kind, own)
         if provider.key_example:
             self.fields["api_key"].widget.attrs["placeholder"] = provider.key_example
 
@@ -98,7 +98,7 @@ class ReplaceKeyForm(forms.Form):
         if "api_key" not in data:
             return data
         try:
-            cloud_tokens.secret_of(self.kind, data["api_key"], **self.entra_ids())
+            cloud_tokens.secret_of(self.chosen_kind, data["api_key"], **self.entra_ids())
         except InvalidKey as error:
             self.add_error(error.field if error.field in self.fields else "api_key", str(error))
         return data
@@ -295,11 +295,11 @@ class KeyForm(DestinationForm):
             self.fields["api_key"].label = "Key"
 
     def clean(self) -> dict[str, Any]:
-        self.kind = self.cleaned_data.get("kind", STATIC)
+        self.chosen_kind = self.cleaned_data.get("kind", STATIC)
         return super().clean()
 
     def entra_ids(self) -> dict[str, str]:
         return {name: self.cleaned_data.get(name, "") for name in ("tenant", "client_id")}
 
     def key_arguments(self) -> dict[str, Any]:
-        return super().key_arguments() | self.entra_ids() | {"kind": self.kind}
+        return super().key_arguments() | self.entra_ids() | {"kind": self.chosen_kind}

@@ -28,6 +28,10 @@ PAUSE_AFTER_REFUSAL = timedelta(seconds=60)
 PAUSE_AFTER_TROUBLE = timedelta(seconds=10)
 
 
+_BINARY = ("wrapped_dek", "wrapped_dek_iv", "ciphertext", "iv", "source_iv")
+_TIMES = ("issued_at", "expires_at", "renewing_until", "failed_at")
+
+
 class DerivedRecord(NamedTuple):
     """A row of `credentials.models.DerivedToken`, with its fields."""
 
@@ -47,9 +51,10 @@ class DerivedRecord(NamedTuple):
     @classmethod
     def of(cls, columns: Sequence[Any]) -> Self:
         """Make a record of columns as any driver returns them."""
-        format, master_key_id, *binary = columns[:7]
-        *times, failure = columns[7:]
-        return cls(format, str(master_key_id), *map(stored_bytes, binary), *map(_time, times), str(failure))
+        values = dict(zip(cls._fields, columns, strict=True))
+        values |= {name: stored_bytes(values[name]) for name in _BINARY}
+        values |= {name: _time(values[name]) for name in _TIMES}
+        return cls(**values)
 
     @property
     def sealed(self) -> SealedRecord:

@@ -340,7 +340,7 @@ class UpstreamConnection(asyncio.Protocol):
     async def _send_body(self, body: AsyncIterator[bytes | bytearray], *, chunked: bool) -> None:
         async for chunk in body:
             if chunk:
-                await self._write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+                await self._write(b"%x\r\n%b\r\n" % (len(chunk), bytes(chunk)) if chunked else chunk)
         if chunked:
             await self._write(b"0\r\n\r\n")
 

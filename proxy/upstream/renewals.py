@@ -86,7 +86,7 @@ class Renewals:
         found = route.derived
         if found is not None and found.works(route.iv, ring.ids, now):
             if found.is_due(now) and not found.is_being_renewed(now) and not found.has_just_failed(now):
-                self._start(route, ring)
+                _ = self._start(route, ring)
             return DerivedSecret(found.sealed, binding, ring)
         if found is not None and found.source_iv == route.iv and found.has_just_failed(now):
             raise _failure(found)
@@ -105,7 +105,7 @@ class Renewals:
             await self._database.run(lambda: derived_token.expire(route.credential_id, record.iv))
         except StoreUnavailable:
             return  # nothing is forwarded without the database, and afterwards the provider says 401 again
-        self._start(route, ring)
+        _ = self._start(route, ring)
 
     async def close(self) -> None:
         """Give up every renewal that is under way."""

@@ -57,7 +57,8 @@ def derived(*, subdomain: str) -> dict[str, Any]:
     """The stored access token of an endpoint, with its binary columns in hexadecimal, or nothing."""
     from credentials.models import DerivedToken
 
-    row = DerivedToken.objects.filter(credential__endpoint__subdomain=subdomain).values().first() or {}
+    found = DerivedToken.objects.filter(credential__endpoint__subdomain=subdomain)
+    row: dict[str, Any] = dict(found.values().first() or {})
     return {
         name: bytes(value).hex() if isinstance(value, bytes | memoryview) else value and str(value)
         for name, value in row.items()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from credentials.errors import CannotOpen
-from credentials.vault.envelope import FORMAT, FORMAT_WITH_EXTRAS, extras_of
+from credentials.vault.envelope import FORMAT, FORMAT_WITH_EXTRAS, Binding, derived_binding, extras_of
 from proxy.unsealing import open_key
 from tests.support.vault import BINDING, ring, seal
 
@@ -52,3 +52,18 @@ def test_plain_key_does_not_open_with_extras() -> None:
     for format in (FORMAT, FORMAT_WITH_EXTRAS, 3, 0):
         with pytest.raises(CannotOpen):
             open_key(replace(sealed, format=format), replace(BINDING, extras=EXTRAS), ring())
+
+
+@pytest.mark.parametrize("source", [BINDING, replace(BINDING, extras=EXTRAS)])
+def test_derived_token_is_bound_to_its_key(source: Binding) -> None:
+    derived = derived_binding(source, b"i" * 12)
+    sealed = seal("ya29.token", derived, ring())
+    assert open_key(sealed, derived, ring()) == b"ya29.token"
+    for other in (
+        source,
+        derived_binding(source, b"j" * 12),
+        derived_binding(replace(source, extras=extras_of("azure_entra", [], {"tenant": "x"})), b"i" * 12),
+        derived_binding(replace(source, destination_url="https://attacker.example"), b"i" * 12),
+    ):
+        with pytest.raises(CannotOpen):
+            open_key(sealed, other, ring())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
+from uuid import UUID
 
 import httpx
 import pytest
 
+from proxy.upstream.renewals import Renewals
 from tests.support.running import Endpoint, Strake
 from tests.support.token_server import (
     CLIENT_SECRET,
@@ -214,6 +218,24 @@ def test_moved_token_does_not_open(strake: Strake, upstream: Upstream, token_ser
     strake.call("restore_derived", **moved)
     assert error_of(call(endpoint)) == (503, "needs_key_again")
     assert len(upstream.exchanges) == 2
+
+
+async def test_one_process_has_one_renewal_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten requests that wait must not read the database ten times as often as one."""
+    renewals, free, started = Renewals(cast(Any, None)), asyncio.Event(), []
+
+    async def obtain(*_: object) -> None:
+        started.append(1)
+        await free.wait()
+
+    monkeypatch.setattr(renewals, "_obtain", obtain)
+    routes = [cast(Any, SimpleNamespace(credential_id=UUID(int=number), iv=b"i")) for number in (1, 1, 1, 2)]
+    tasks = [renewals._start(route, cast(Any, None)) for route in routes]
+    free.set()
+    await asyncio.gather(*tasks)
+    assert len(started) == 2
+    await asyncio.sleep(0)
+    assert not renewals._tasks
 
 
 # --- Several processes ---------------------------------------------------------------------------------------------
