@@ -7,7 +7,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Wheels only, so that installing runs no code of a package. The lists are complete, so nothing is resolved: for a package
 # that another one requires with an extra, pip's resolver may choose a newer release, which then has no hash.
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all:
+WHEELS := -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all:
+PIP := $(BIN)/python $(WHEELS)
+
+# What `make clients` installs from npm and PyPI is gigabytes, so it is kept outside of the tree.
+CLIENTS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/strake-clients
 
 # Tests spend more than half of their time waiting for a server, a browser or a clock.
 PARALLEL := -n 3 --dist worksteal
@@ -18,7 +22,7 @@ DEPLOYED := STRAKE_BASE_URL=https://strake.example.org STRAKE_TRUSTED_PROXIES=1 
 	STRAKE_MASTER_KEYS=$$($(BIN)/python -c 'from credentials.vault.keyring import new_document; print(new_document())') \
 	DATABASE_URL=postgres://strake@127.0.0.1/strake REDIS_URL=redis://127.0.0.1/0 EMAIL_URL=smtp://127.0.0.1
 
-.PHONY: help run test check fix lock audit sbom coverage screenshots bench mutations fronts hostile fuzz clean
+.PHONY: help run test check fix lock audit sbom coverage screenshots bench mutations fronts clients hostile fuzz clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +57,8 @@ lock: $(VENV)/.develops ## Compile requirements*.in into requirements*.txt, with
 	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 requirements.in -o requirements.txt
 	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 requirements-dev.in -o requirements-dev.txt
 	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 requirements-fuzz.in -o requirements-fuzz.txt
+	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 requirements-clients.in -o requirements-clients.txt
+	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 requirements-aider.in -o requirements-aider.txt
 
 audit: $(VENV)/.develops ## Look for known vulnerabilities in the pinned packages (needs the network)
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements.txt
@@ -72,6 +78,9 @@ mutations: $(VENV)/.develops ## Break each promise in a copy of the code and see
 
 fronts: $(VENV)/.develops ## Put nginx, Caddy and HAProxy in front of a running Strake (by hand)
 	FRONTS=nginx,caddy,haproxy STRAKE_REQUIRE_SERVICES=1 $(BIN)/python -m pytest tests/fronts
+
+clients: $(VENV)/.develops $(CLIENTS)/.node $(CLIENTS)/.python $(CLIENTS)/.aider ## Run agents and SDKs through a running Strake, or some with K=codex (by hand, needs the network)
+	CLIENTS=$(CLIENTS) STRAKE_REQUIRE_SERVICES=1 $(BIN)/python -m pytest tests/clients $(if $(K),-k '$(K)')
 
 hostile: $(VENV)/.develops ## Measure what a hostile account costs its neighbours (by hand, takes long)
 	$(BIN)/python -m tests.harness.hostile $(HOSTILE)
@@ -97,6 +106,25 @@ $(VENV)/.develops: requirements-dev.txt | $(BIN)/pip
 $(VENV)/.fuzzes: requirements-fuzz.txt $(VENV)/.develops
 	@echo 'Installing atheris into $(VENV) …'
 	@$(PIP) -r requirements-fuzz.txt
+	@touch $@
+
+# Not npm ci, which refuses a list without the packages for other systems. npm keeps to the list and its hashes.
+$(CLIENTS)/.node: tests/clients/package.json tests/clients/package-lock.json
+	@echo 'Installing programs and SDKs from npm into $(CLIENTS)/node …'
+	@mkdir -p $(CLIENTS)/node && cp $^ $(CLIENTS)/node
+	@npm install --prefix $(CLIENTS)/node --silent --no-audit --no-fund
+	@touch $@
+
+$(CLIENTS)/.python: requirements-clients.txt
+	@echo 'Installing SDKs from PyPI into $(CLIENTS)/python …'
+	@$(PYTHON) -m venv --clear $(CLIENTS)/python
+	@$(CLIENTS)/python/bin/python $(WHEELS) -r $<
+	@touch $@
+
+$(CLIENTS)/.aider: requirements-aider.txt
+	@echo 'Installing aider from PyPI into $(CLIENTS)/aider …'
+	@$(PYTHON) -m venv --clear $(CLIENTS)/aider
+	@$(CLIENTS)/aider/bin/python $(WHEELS) -r $<
 	@touch $@
 
 $(BIN)/pip:

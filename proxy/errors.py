@@ -162,7 +162,7 @@ class PathNotAllowed(ProxyError):
     status = 403
     code = "path_not_allowed"
     is_retryable = False
-    message = "This Strake token may not call this path."
+    message = "This Strake token may not call this path. The endpoint's owner can add a token that may."
 
 
 class NetworkNotAllowed(ProxyError):

@@ -19,7 +19,7 @@ from credentials.egress_proxy import EgressProxyUnreachable
 from credentials.errors import InvalidDestination, KeyUnchecked
 from credentials.providers import KeyCheck, Provider
 from proxy.errors import ProxyError, UpstreamForbidden, UpstreamUnreachable
-from proxy.upstream.connect_failures import ProxyFailed, ProxyRefused, ProxyUnreachable
+from proxy.connect_failures import ProxyFailed, ProxyRefused, ProxyUnreachable
 from proxy.upstream.egress_proxy import open_tunnel
 from proxy.upstream.pool import ConnectionPool, Origin
 from tests.support.certificates import Authority
