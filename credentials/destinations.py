@@ -13,16 +13,15 @@ from django.conf import settings
 from accounts.addresses import IPAddress
 from accounts.transactions import without_connection
 from credentials import resolver
-from credentials.egress import EgressPolicy, ForbiddenAddress, Reason
+from credentials.egress import EgressPolicy, ForbiddenAddress, Reason, is_private_name
 from credentials.egress_allowlist import SETTING, EgressAllowlist, Listing
 from credentials.errors import InvalidDestination
-from credentials.providers import SECRET_PLACEHOLDER
+from credentials.providers import BASE64_PLACEHOLDER, SECRET_PLACEHOLDER
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 §5.6.2
 _HOST = re.compile(r"(?=.{1,253}$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,=:@-]+)*")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_LOCAL_SUFFIXES = (".local", ".internal", ".localhost", ".lan", ".home.arpa", ".intranet", ".corp")
 
 _LOOK_UP_SECONDS = 5.0
 _ROUND_IN_CIRCLES = "That is this Strake. Its requests would go round in circles."
@@ -35,6 +34,7 @@ FORBIDDEN_HEADERS = frozenset(
     upgrade user-agent via x-forwarded-for x-forwarded-host x-forwarded-proto x-real-ip
     """.split()  # noqa: SIM905  (one name per line would be a page)
 )
+FORBIDDEN_PREFIXES = ("x-forwarded-", "x-strake-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,12 @@ def check(url: str, *, owner_id: Hashable = None, owner_email: str = "", resolve
     objection = _objection(destination)
     if objection and not allowlist.holes:
         raise InvalidDestination(objection)
+    policy = EgressPolicy(allowlist, plain=destination.scheme == "http", owner_email=owner_email)
     if not resolve and _parse_literal(destination.host) is None:
         return destination  # its addresses decide
+    proxy = settings.STRAKE_EGRESS_PROXY
+    if proxy is not None and proxy.gets_name(policy, destination.host, destination.port):
+        return destination  # the proxy decides
     addresses = _resolve(destination, owner_id)
     listing = _listing(destination, addresses, allowlist, owner_email)
     if objection and listing is Listing.ABSENT:
@@ -106,7 +110,6 @@ def check(url: str, *, owner_id: Hashable = None, owner_email: str = "", resolve
         raise InvalidDestination(f"{missing}{_remedy(destination)}" if missing else objection)
     if listing is Listing.OTHERS:
         raise InvalidDestination(_message(Reason.OTHERS, destination))
-    policy = EgressPolicy(allowlist, plain=destination.scheme == "http", owner_email=owner_email)
     try:
         policy.check(destination.host, destination.port, addresses)
     except ForbiddenAddress as error:
@@ -117,13 +120,8 @@ def check(url: str, *, owner_id: Hashable = None, owner_email: str = "", resolve
 def check_header(name: str, template: str) -> tuple[str, str]:
     """Return a header name and template without surrounding spaces. Raises `InvalidDestination` if not allowed."""
     name, template = name.strip(), template.strip()
-    if not _TOKEN.fullmatch(name) or len(name) > 64:
-        raise InvalidDestination(
-            "A header name consists of letters, digits and dashes, like X-Api-Key.", field="header_name"
-        )
-    if name.lower() in FORBIDDEN_HEADERS:
-        raise InvalidDestination(f"A key cannot be sent in the header {name}.", field="header_name")
-    if template.count(SECRET_PLACEHOLDER) != 1:
+    check_header_name(name)
+    if template.count(SECRET_PLACEHOLDER) + template.count(BASE64_PLACEHOLDER) != 1:
         raise InvalidDestination(
             f"The template must contain {SECRET_PLACEHOLDER} exactly once, like Bearer {SECRET_PLACEHOLDER}",
             field="header_template",
@@ -133,6 +131,16 @@ def check_header(name: str, template: str) -> tuple[str, str]:
             "The template may contain at most 256 printable ASCII characters.", field="header_template"
         )
     return name, template
+
+
+def check_header_name(name: str) -> None:
+    """Raises `InvalidDestination` for a header that cannot be set for a credential."""
+    if not _TOKEN.fullmatch(name) or len(name) > 64:
+        raise InvalidDestination(
+            "A header name consists of letters, digits and dashes, like X-Api-Key.", field="header_name"
+        )
+    if name.lower() in FORBIDDEN_HEADERS or name.lower().startswith(FORBIDDEN_PREFIXES):
+        raise InvalidDestination(f"A key cannot be sent in the header {name}.", field="header_name")
 
 
 def _is_strake(destination: Destination) -> bool:
@@ -155,8 +163,7 @@ def _objection(destination: Destination) -> str:
         return f"Use a host name, not an IP address. {remedy}"
     if destination.port != 443:
         return f"Only port 443 is allowed here. {remedy}"
-    name = destination.host
-    if "." not in name or name.endswith(_LOCAL_SUFFIXES) or _is_number_like(name):
+    if is_private_name(destination.host):
         return f"That host is private. {remedy}"
     return ""
 
@@ -226,11 +233,6 @@ def _normalise_host(host: str) -> str:
     if not _HOST.fullmatch(name):
         raise InvalidDestination("That is not a host name. It should look like api.example.com")
     return name
-
-
-def _is_number_like(name: str) -> bool:
-    """True if `getaddrinfo` may read the name as an IPv4 address, like 127.1, 0x7f.1, 0177.0.0.1 or 2130706433."""
-    return re.fullmatch(r"(0x[0-9a-f]*|[0-9]+)", name.rpartition(".")[2]) is not None
 
 
 def _resolve(destination: Destination, owner_id: Hashable) -> Sequence[str]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from accounts import audit
 from accounts.actors import Actor
+from credentials.delivery import Delivery
 from credentials.models import BearerToken, Credential, Endpoint
+from credentials.places import Place
+from credentials.providers import STATIC
 
 
 def change(before: object, after: object) -> dict[str, Any]:
@@ -14,23 +18,55 @@ def change(before: object, after: object) -> dict[str, Any]:
     return {"from": before, "to": after}
 
 
-def changed_destination(stored: Credential, url: str, header_name: str, header_template: str) -> dict[str, Any]:
-    """What an event says of a changed destination, or nothing if only the key is replaced."""
+def places_of(places: Iterable[Place]) -> dict[str, Any]:
+    """What an event says of further places: only their names, because a constant value may be secret."""
+    labels = [place.label for place in places]
+    return {"places": labels} if labels else {}
+
+
+def cloud_of(delivery: Delivery) -> dict[str, Any]:
+    """What an event says of a cloud credential. Its parameters are not secret."""
+    return {} if delivery.kind == STATIC else {"kind": delivery.kind, **delivery.parameters}
+
+
+def changed_destination(stored: Credential, delivery: Delivery) -> dict[str, Any]:
+    """What an event says of a changed destination, or nothing if only the key is replaced.
+
+    Of places that have another value now, it says the names.
+    """
     changes: dict[str, Any] = {}
     pairs = {
-        "": (stored.destination_url, url),
-        "header_": (stored.header_name, header_name),
-        "header_template_": (stored.header_template, header_template),
+        "": (stored.destination_url, delivery.destination.url),
+        "header_": (stored.header_name, delivery.header_name),
+        "header_template_": (stored.header_template, delivery.header_template),
     }
     for prefix, (before, after) in pairs.items():
         if before != after:
             changes |= {f"{prefix}from": before, f"{prefix}to": after}
+    earlier = Delivery.of(stored).places
+    if earlier != delivery.places:
+        names = [place.label for place in earlier]
+        changed = {place.label for place in {*earlier} ^ {*delivery.places}}
+        changes |= {
+            "places_from": names,
+            "places_to": [place.label for place in delivery.places],
+            "places_changed": sorted(changed & {*names} & {place.label for place in delivery.places}),
+        }
+    if stored.parameters != delivery.parameters:
+        changes |= {"parameters_from": stored.parameters, "parameters_to": delivery.parameters}
     return changes
 
 
 def limits_of(token: BearerToken) -> dict[str, Any]:
     """The limits of a token that are set, for an event."""
-    names = ("expires_at", "requests_per_minute", "allowed_paths", "allowed_networks", "allow_minting")
+    names = (
+        "expires_at",
+        "requests_per_minute",
+        "allowed_paths",
+        "allowed_networks",
+        "allow_minting",
+        "allowed_origins",
+    )
     return {name: value for name in names if (value := getattr(token, name))}
 
 

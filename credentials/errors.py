@@ -7,6 +7,7 @@ CredentialsError
 ├── KeyRefused               the provider rejected the key
 ├── KeyUnchecked             the provider could not be asked about the key
 ├── UnknownProvider          no provider has this slug
+├── CloudTokenError          a cloud's token server gave no access token
 └── SealError                a problem with sealed keys or master keys
     ├── KeyringError         the master keys are missing, malformed or exposed (also a ValueError)
     ├── VaultUnavailable     the process that holds the master keys does not answer
@@ -29,11 +30,18 @@ class CredentialsError(Exception):
 
 
 class InvalidKey(CredentialsError):
-    """A pasted provider key is empty, too long, or contains spaces, line breaks or non-ASCII characters."""
+    """A pasted provider key cannot be one: it is empty, too long, or has characters that no key has.
+
+    `field` names what is wrong: the key, or what belongs to it.
+    """
+
+    def __init__(self, message: str, *, field: str = "api_key") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class InvalidDestination(CredentialsError):
-    """A destination URL, header name or header template is malformed or not allowed. `field` names it."""
+    """A destination URL, a header or another place of the key is malformed or not allowed. `field` names it."""
 
     def __init__(self, message: str, *, field: str = "destination_url") -> None:
         super().__init__(message)
@@ -49,7 +57,7 @@ class InvalidLimit(CredentialsError):
 
 
 class KeyRefused(CredentialsError):
-    """The provider responded to the key with 401 or 403."""
+    """The provider responded to the key as it does to an invalid one."""
 
 
 class KeyUnchecked(CredentialsError):
@@ -58,6 +66,14 @@ class KeyUnchecked(CredentialsError):
 
 class UnknownProvider(CredentialsError):
     """This installation has no provider with this slug."""
+
+
+class CloudTokenError(CredentialsError):
+    """A cloud's token server gave no access token. `code` is one of `credentials.cloud_tokens`, never its text."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(f"The token server gave no access token ({code}).")
+        self.code = code
 
 
 class SealError(CredentialsError):

@@ -148,7 +148,22 @@ MINTING_PATHS: dict[str, MintingPaths] = {
     # https://dev.hume.ai/docs/introduction/api-key
     "hume": MintingPaths(hosts=("api.hume.ai",), writes=("/oauth2-cc/token",)),
     # https://docs.fal.ai/real-time/secrets
-    "fal": MintingPaths(hosts=(".fal.ai", ".fal.run"), writes=("/tokens", "/tokens/realtime")),
+    "fal": MintingPaths(hosts=(".fal.ai", ".fal.run", "fal.run"), writes=("/tokens", "/tokens/realtime")),
+    # https://www.alibabacloud.com/help/en/model-studio/generate-temporary-api-key
+    "alibaba": MintingPaths(hosts=(".aliyuncs.com",), writes=("/tokens",)),
+    # https://deepinfra.com/docs/advanced/scoped_jwt. Its list of API tokens contains them.
+    "deepinfra": MintingPaths(
+        hosts=("api.deepinfra.com",), writes=("/scoped-jwt",), any_method=("/api-tokens", "/api-tokens/*")
+    ),
+    # https://docs.tavily.com/documentation/enterprise/api-key-generator
+    "tavily": MintingPaths(hosts=("api.tavily.com",), writes=("/generate-keys",)),
+    # https://docs.exa.ai/reference/team-management/create-api-key
+    "exa": MintingPaths(hosts=(".exa.ai",), writes=("/team-management/api-keys",)),
+    # https://docs.github.com/en/rest/apps/apps, …/rest/apps/oauth-applications
+    "github": MintingPaths(
+        hosts=("api.github.com", "models.github.ai"),
+        writes=("/app/installations/*/access_tokens", "/applications/*/token", "/applications/*/token/scoped"),
+    ),
     # https://huggingface.co/docs/xet/auth
     "huggingface": MintingPaths(
         hosts=("huggingface.co", ".huggingface.co"),

@@ -19,7 +19,7 @@ from credentials import vault
 from credentials.errors import CannotOpen
 from credentials.querysets import BearerTokenQuerySet, EndpointQuerySet, SealedKeyManager
 from credentials.vault import wrapper
-from credentials.vault.envelope import Binding, SealedRecord, WrappedKey, stored_bytes
+from credentials.vault.envelope import Binding, SealedRecord, WrappedKey, extras_of, stored_bytes
 from credentials.vault.models import MasterKeyCheck, ServerProcess
 from credentials.vault.provider_key import ProviderKey
 
@@ -27,6 +27,7 @@ __all__ = [
     "BEARER_TOKEN_PREFIX",
     "BearerToken",
     "Credential",
+    "DerivedToken",
     "Endpoint",
     "MasterKeyCheck",
     "SealedKey",
@@ -111,13 +112,28 @@ class WriteOnlySecret:
 
 
 class Credential(models.Model):
-    """The destination of an endpoint's provider key, and the header it is sent in. `SealedKey` holds the key."""
+    """The destination of an endpoint's provider key, and the places it is sent in. `SealedKey` holds the key.
+
+    A key of a kind other than `static` is not sent itself. It buys access tokens, and `DerivedToken` holds one.
+    """
+
+    class Kind(models.TextChoices):
+        STATIC = "static"
+        AZURE_ENTRA = "azure_entra"
+        GOOGLE_SERVICE_ACCOUNT = "google_service_account"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     endpoint = models.OneToOneField(Endpoint, on_delete=models.CASCADE, related_name="credential")
     destination_url = models.CharField(max_length=512)
     header_name = models.CharField(max_length=64)
     header_template = models.CharField(max_length=256)
+    kind = models.CharField(max_length=24, choices=Kind, default=Kind.STATIC, db_default=Kind.STATIC)
+    places: models.JSONField[Any, list[list[str]]] = models.JSONField(
+        default=list, db_default=[], help_text="Further places: `header` or `query`, its name, and its template."
+    )
+    parameters: models.JSONField[Any, dict[str, str]] = models.JSONField(
+        default=dict, db_default={}, help_text="What else the token server of a cloud needs. Nothing of it is secret."
+    )
     sealed_at = models.DateTimeField(editable=False)
 
     secret = WriteOnlySecret()
@@ -152,6 +168,7 @@ class Credential(models.Model):
             # The first use of a master key is timed by the database's clock too, and the two times are compared.
             self.sealed_at = Now()
             super().save(*args, **kwargs | {"update_fields": None})
+            DerivedToken.objects.filter(pk=self.pk).delete()  # it was bought with the key that is replaced now
             SealedKey.of(self, record).save()  # UPDATE, and INSERT if there was no row: never a SELECT
             self.refresh_from_db(fields=["sealed_at"])
         del self.__dict__[_STAGED]
@@ -174,6 +191,7 @@ class Credential(models.Model):
             destination_url=str(self.destination_url),
             header_name=str(self.header_name),
             header_template=str(self.header_template),
+            extras=extras_of(self.kind, self.places, self.parameters),
         )
 
     @property
@@ -188,6 +206,12 @@ class Credential(models.Model):
             return True
         known = wrapper.known_ids()
         return known is not None and master_key_id not in known
+
+    def renewal(self) -> DerivedToken | None:
+        """The state of a cloud credential's access token, with what the web half's database role may read of it."""
+        if self.kind == self.Kind.STATIC:
+            return None
+        return DerivedToken.objects.only("expires_at", "failed_at", "failure").filter(pk=self.pk).first()
 
     def sealed(self) -> SealedRecord:
         """The sealed record. Raises `CannotOpen` if there is none. The web half's database role may not read it."""
@@ -242,10 +266,41 @@ class SealedKey(models.Model):
         return SealedRecord(self.format, wrap, stored_bytes(self.ciphertext), stored_bytes(self.iv))
 
 
+class DerivedToken(models.Model):
+    """The access token that a cloud's token server gave for a sealed key, sealed as that is, and its renewal.
+
+    The proxy half writes it. `source_iv` is the IV of the sealed key that it was derived from. A token that was never
+    obtained has the empty format 0.
+    """
+
+    credential = models.OneToOneField(
+        Credential, primary_key=True, on_delete=models.CASCADE, related_name="derived_token", editable=False
+    )
+    format = models.PositiveSmallIntegerField(default=0, editable=False)
+    master_key_id = models.CharField(max_length=64, default="", editable=False)
+    wrapped_dek = models.BinaryField(default=b"")
+    wrapped_dek_iv = models.BinaryField(max_length=12, default=b"")
+    ciphertext = models.BinaryField(default=b"")
+    iv = models.BinaryField(max_length=12, default=b"")
+    source_iv = models.BinaryField(max_length=12, default=b"")
+    issued_at = models.DateTimeField(null=True, editable=False)
+    expires_at = models.DateTimeField(null=True, editable=False)
+    renewing_until = models.DateTimeField(null=True, editable=False, help_text="Until then, one process renews it.")
+    failed_at = models.DateTimeField(null=True, editable=False, help_text="When the last renewal failed.")
+    failure = models.CharField(max_length=64, default="", editable=False, help_text="Why: a code, never a response.")
+
+    class Meta:
+        indexes = [models.Index(fields=["master_key_id"], name="credentials_derived_by_key")]
+
+    def __str__(self) -> str:
+        return f"derived token {self.pk}"
+
+
 class BearerToken(models.Model):
     """A token for one endpoint, stored as its SHA-256 digest, and its limits.
 
     `allowed_paths` holds `METHOD glob` strings and `allowed_networks` holds CIDRs. An empty list means no limit.
+    `allowed_origins` holds the origins of web pages that may use the token. An empty list means none.
     """
 
     id = models.CharField(primary_key=True, max_length=32, default=new_token_id, editable=False)
@@ -260,6 +315,7 @@ class BearerToken(models.Model):
     requests_per_minute = models.PositiveIntegerField(null=True)
     allowed_paths: models.JSONField[Any, list[str]] = models.JSONField(default=list)
     allowed_networks: models.JSONField[Any, list[str]] = models.JSONField(default=list)
+    allowed_origins: models.JSONField[Any, list[str]] = models.JSONField(default=list, db_default=[])
     allow_minting = models.BooleanField(
         default=False,
         db_default=False,

@@ -2,223 +2,50 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from enum import StrEnum
 from urllib.parse import urlsplit
 
 from django.conf import settings
 
 from credentials.errors import UnknownProvider
-
-SECRET_PLACEHOLDER = "{{secret}}"  # noqa: S105
-BEARER = f"Bearer {SECRET_PLACEHOLDER}"
-
-
-class Dialect(StrEnum):
-    """The SDK that clients of a provider use. Errors of the proxy have the form that this SDK expects."""
-
-    OPENAI = "openai"
-    ANTHROPIC = "anthropic"
-    GEMINI = "gemini"
-
-
-@dataclass(frozen=True, slots=True)
-class KeyCheck:
-    """A read-only GET that responds 401 or 403 to an invalid key. `path` is appended to the destination."""
-
-    path: str
-    headers: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Provider:
-    """A provider. If `destination_url` is empty, the person enters it. If `key_check` is None, keys are not checked."""
-
-    slug: str
-    name: str
-    summary: str
-    destination_url: str
-    key_check: KeyCheck | None
-    docs_url: str
-    keys_url: str = ""
-    header_name: str = "Authorization"
-    header_template: str = BEARER
-    dialect: Dialect = Dialect.OPENAI
-    sdk_suffix: str = "/v1"
-    key_example: str = "sk-…"
-    extra_dialects: tuple[Dialect, ...] = field(default=())
-
-    @property
-    def needs_destination(self) -> bool:
-        return not self.destination_url
-
-    @property
-    def is_custom(self) -> bool:
-        """Whether the person also enters the header."""
-        return self.slug == "custom"
-
-
-_ANTHROPIC_VERSION = ("anthropic-version", "2023-06-01")
-
-# Key checks list the models, which needs a valid key, with two exceptions. OpenRouter's list is public, so its /key is
-# used. Perplexity has no list of models, so its list of asynchronous requests is used.
-_PROVIDERS = (
-    Provider(
-        "openai",
-        "OpenAI",
-        "GPT and o-series models, images, audio, realtime",
-        "https://api.openai.com",
-        KeyCheck("/v1/models"),
-        "https://platform.openai.com/docs/api-reference",
-        "https://platform.openai.com/api-keys",
-        key_example="sk-proj-…",
-    ),
-    Provider(
-        "anthropic",
-        "Anthropic",
-        "Claude models, Claude Code",
-        "https://api.anthropic.com",
-        KeyCheck("/v1/models", (_ANTHROPIC_VERSION,)),
-        "https://docs.anthropic.com/en/api",
-        "https://console.anthropic.com/settings/keys",
-        header_name="x-api-key",
-        header_template=SECRET_PLACEHOLDER,
-        dialect=Dialect.ANTHROPIC,
-        sdk_suffix="",
-        key_example="sk-ant-…",
-    ),
-    Provider(
-        "gemini",
-        "Google Gemini",
-        "Gemini models, Gemini CLI",
-        "https://generativelanguage.googleapis.com",
-        KeyCheck("/v1beta/models"),
-        "https://ai.google.dev/api",
-        "https://aistudio.google.com/apikey",
-        header_name="x-goog-api-key",
-        header_template=SECRET_PLACEHOLDER,
-        dialect=Dialect.GEMINI,
-        sdk_suffix="",
-        key_example="AIza…",
-    ),
-    Provider(
-        "xai",
-        "xAI",
-        "Grok models",
-        "https://api.x.ai",
-        KeyCheck("/v1/models"),
-        "https://docs.x.ai",
-        "https://console.x.ai",
-        key_example="xai-…",
-    ),
-    Provider(
-        "openrouter",
-        "OpenRouter",
-        "One account for many models",
-        "https://openrouter.ai/api",
-        KeyCheck("/v1/key"),
-        "https://openrouter.ai/docs",
-        "https://openrouter.ai/keys",
-        key_example="sk-or-…",
-    ),
-    Provider(
-        "groq",
-        "Groq",
-        "Open models, very fast",
-        "https://api.groq.com/openai",
-        KeyCheck("/v1/models"),
-        "https://console.groq.com/docs",
-        "https://console.groq.com/keys",
-        key_example="gsk_…",
-    ),
-    Provider(
-        "mistral",
-        "Mistral",
-        "Mistral and Codestral models",
-        "https://api.mistral.ai",
-        KeyCheck("/v1/models"),
-        "https://docs.mistral.ai/api",
-        "https://console.mistral.ai/api-keys",
-        key_example="",
-    ),
-    Provider(
-        "deepseek",
-        "DeepSeek",
-        "DeepSeek chat and reasoning models",
-        "https://api.deepseek.com",
-        KeyCheck("/models"),
-        "https://api-docs.deepseek.com",
-        "https://platform.deepseek.com/api_keys",
-    ),
-    Provider(
-        "together",
-        "Together AI",
-        "Open models, hosted",
-        "https://api.together.xyz",
-        KeyCheck("/v1/models"),
-        "https://docs.together.ai",
-        "https://api.together.ai/settings/api-keys",
-        key_example="",
-    ),
-    Provider(
-        "fireworks",
-        "Fireworks AI",
-        "Open models, hosted",
-        "https://api.fireworks.ai/inference",
-        KeyCheck("/v1/models"),
-        "https://docs.fireworks.ai/api-reference",
-        "https://app.fireworks.ai/settings/users/api-keys",
-        key_example="fw_…",
-    ),
-    Provider(
-        "cohere",
-        "Cohere",
-        "Command, Embed and Rerank models",
-        "https://api.cohere.com",
-        KeyCheck("/v1/models"),
-        "https://docs.cohere.com/reference/about",
-        "https://dashboard.cohere.com/api-keys",
-        sdk_suffix="/compatibility/v1",
-        key_example="",
-    ),
-    Provider(
-        "perplexity",
-        "Perplexity",
-        "Sonar models with search",
-        "https://api.perplexity.ai",
-        KeyCheck("/async/chat/completions"),
-        "https://docs.perplexity.ai",
-        "https://www.perplexity.ai/settings/api",
-        sdk_suffix="",
-        key_example="pplx-…",
-    ),
-    Provider(
-        "azure-openai",
-        "Azure OpenAI",
-        "OpenAI models in your Azure resource",
-        "",
-        KeyCheck("/openai/models?api-version=2024-10-21"),
-        "https://learn.microsoft.com/azure/ai-services/openai/reference",
-        "https://portal.azure.com",
-        header_name="api-key",
-        header_template=SECRET_PLACEHOLDER,
-        sdk_suffix="/openai/v1",
-        key_example="",
-    ),
-    Provider(
-        "custom",
-        "Custom",
-        "Any HTTPS API with its key in a header",
-        "",
-        None,
-        "",
-        sdk_suffix="",
-        key_example="",
-    ),
+from credentials.presets.clouds import CLOUDS
+from credentials.presets.hosts import HOSTS
+from credentials.presets.makers import MAKERS
+from credentials.presets.tools import TOOLS
+from credentials.presets.types import (
+    BASE64_PLACEHOLDER,
+    BEARER,
+    SECRET_PLACEHOLDER,
+    STATIC,
+    Choice,
+    Dialect,
+    Example,
+    Group,
+    KeyCheck,
+    Provider,
 )
 
+__all__ = [
+    "BASE64_PLACEHOLDER",
+    "BEARER",
+    "DEMO_SLUG",
+    "PROVIDERS",
+    "SECRET_PLACEHOLDER",
+    "STATIC",
+    "Choice",
+    "Dialect",
+    "Example",
+    "Group",
+    "KeyCheck",
+    "Provider",
+    "available",
+    "demo",
+    "fixed_hosts",
+    "get",
+    "has_fixed_destination",
+]
+
 DEMO_SLUG = "demo"
-PROVIDERS: dict[str, Provider] = {provider.slug: provider for provider in _PROVIDERS}
+PROVIDERS: dict[str, Provider] = {provider.slug: provider for provider in (*MAKERS, *HOSTS, *CLOUDS, *TOOLS)}
 
 
 def has_fixed_destination(slug: str) -> bool:
@@ -230,7 +57,10 @@ def has_fixed_destination(slug: str) -> bool:
 def fixed_hosts() -> frozenset[str]:
     """Return the host names of the providers whose destination nobody can change."""
     return frozenset(
-        host for provider in _PROVIDERS if (host := urlsplit(provider.destination_url).hostname) is not None
+        host
+        for provider in PROVIDERS.values()
+        for url in provider.destination_urls
+        if (host := urlsplit(url).hostname) is not None
     )
 
 

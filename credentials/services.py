@@ -6,8 +6,8 @@ transaction. Plaintext tokens exist only in the return values, to be shown once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from django.db import transaction
@@ -19,11 +19,12 @@ from accounts.errors import ConfirmationMismatch, NotFound
 from accounts.models import User
 from accounts.plain_text import clean_label
 from accounts.transactions import secure_delete_on_commit
-from credentials import destinations, endpoint_audit, key_check, outbound, providers, token_limits
-from credentials.destinations import Destination
-from credentials.errors import InvalidDestination, KeyRefused, KeyUnchecked
+from credentials import cloud_tokens, endpoint_audit, outbound, providers, token_limits
+from credentials.cloud_tokens import Secret
+from credentials.delivery import Delivery, delivery_of
+from credentials.errors import InvalidDestination, KeyRefused
 from credentials.models import BEARER_TOKEN_PREFIX, BearerToken, Credential, Endpoint
-from credentials.providers import Provider
+from credentials.providers import STATIC
 from credentials.vault.provider_key import ProviderKey
 
 
@@ -42,15 +43,6 @@ class Connected:
     endpoint: Endpoint
     token: BearerToken
     plaintext: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """Where a provider key is sent, and in which header."""
-
-    destination: Destination
-    header_name: str
-    header_template: str
 
 
 # --- Endpoints and their keys --------------------------------------------------------------------------------------
@@ -75,20 +67,28 @@ def connect(
     destination_url: str = "",
     header_name: str = "",
     header_template: str = "",
+    places: Iterable[Sequence[str]] = (),
+    kind: str = STATIC,
+    tenant: str = "",
+    client_id: str = "",
     unchecked: bool = False,
 ) -> Connected:
     """Check a provider key, seal it behind a new endpoint, and issue the endpoint's first token.
 
-    With `unchecked`, a key is saved even if the provider cannot be asked about it. A key that the provider rejects is
-    never saved. Raises `UnknownProvider`, `InvalidKey`, `InvalidDestination`, `KeyRefused`, `KeyUnchecked`,
-    `QuotaReached`, `SealError`, or as `outbound.limited` says. Then nothing is saved.
+    `places` are further headers and query parameters, as in `models.Credential`, for providers where the person also
+    enters the header. `kind` is as there too, and `tenant` and `client_id` are those of an Entra ID application, whose
+    secret is the key. With `unchecked`, a key is saved even if the provider cannot be asked about it. A key that the
+    provider rejects is never saved. Raises `UnknownProvider`, `InvalidKey`, `InvalidDestination`, `KeyRefused`,
+    `KeyUnchecked`, `QuotaReached`, `SealError`, or as `outbound.limited` says. Then nothing is saved.
     """
     chosen = providers.get(provider)
     _require_room(actor, owner, endpoint=True)  # here too, so that the provider is not asked in vain
-    key = ProviderKey(api_key)
-    delivery = _delivery(owner, chosen, destination_url, header_name, header_template)
+    key, parameters = cloud_tokens.secret_of(kind, api_key, tenant=tenant, client_id=client_id)
+    delivery = delivery_of(
+        *(owner, chosen, destination_url, header_name, header_template, places), kind=kind, parameters=parameters
+    )
     try:
-        _check_key(owner, chosen, delivery, key, unchecked=unchecked)
+        delivery.check_key(owner, chosen, key, unchecked=unchecked)
     except KeyRefused:
         audit.record(
             actor,
@@ -115,6 +115,8 @@ def connect(
             provider=chosen.slug,
             destination=delivery.destination.url,
             header=delivery.header_name,
+            **endpoint_audit.places_of(delivery.places),
+            **endpoint_audit.cloud_of(delivery),
         )
         endpoint_audit.record(actor, "token.issued", endpoint, token, **endpoint_audit.limits_of(token))
     endpoint.refresh_from_db(fields=["created_at"])
@@ -125,9 +127,9 @@ def connect(
 def replace_key(*, actor: Actor, subdomain: str, api_key: str | ProviderKey, unchecked: bool = False) -> Endpoint:
     """Seal a new provider key behind an endpoint. Its URL and tokens stay. Raises as `connect` does, or `NotFound`."""
     endpoint = get_endpoint(actor=actor, subdomain=subdomain)
-    stored = endpoint.credential
-    delivery = Delivery(destinations.parse(stored.destination_url), stored.header_name, stored.header_template)
-    return _reseal(actor, endpoint, api_key, delivery, action="key.replaced", unchecked=unchecked)
+    key, parameters = _secret(endpoint.credential, api_key)
+    delivery = replace(Delivery.of(endpoint.credential), parameters=parameters)
+    return _reseal(actor, endpoint, key, delivery, action="key.replaced", unchecked=unchecked)
 
 
 @outbound.limited
@@ -139,6 +141,7 @@ def change_destination(
     destination_url: str,
     header_name: str = "",
     header_template: str = "",
+    places: Iterable[Sequence[str]] = (),
     unchecked: bool = False,
 ) -> Endpoint:
     """Point an endpoint at another destination.
@@ -148,10 +151,15 @@ def change_destination(
     """
     endpoint = get_endpoint(actor=actor, subdomain=subdomain)
     provider = providers.get(endpoint.provider)
-    if not provider.needs_destination:
+    if not provider.has_destinations:
         raise InvalidDestination(f"The destination of {provider.name} is fixed.")
-    delivery = _delivery(endpoint.owner, provider, destination_url, header_name, header_template)
-    return _reseal(actor, endpoint, api_key, delivery, action="destination.changed", unchecked=unchecked)
+    key, parameters = _secret(endpoint.credential, api_key)
+    delivery = delivery_of(
+        *(endpoint.owner, provider, destination_url, header_name, header_template, places),
+        kind=endpoint.credential.kind,
+        parameters=parameters,
+    )
+    return _reseal(actor, endpoint, key, delivery, action="destination.changed", unchecked=unchecked)
 
 
 def rename(*, actor: Actor, subdomain: str, label: str) -> Endpoint:
@@ -230,6 +238,7 @@ def issue_token(
     allowed_paths: Iterable[str] = (),
     allowed_networks: Iterable[str] = (),
     allow_minting: bool = False,
+    allowed_origins: Iterable[str] = (),
 ) -> Issued:
     """Add a token to an endpoint. Raises `NotFound`, `InvalidLimit` or `QuotaReached`."""
     endpoint = get_endpoint(actor=actor, subdomain=subdomain)
@@ -239,6 +248,7 @@ def issue_token(
         allowed_paths=allowed_paths,
         allowed_networks=allowed_networks,
         allow_minting=allow_minting,
+        allowed_origins=allowed_origins,
     )
     with transaction.atomic():
         _require_room(actor, endpoint.owner)
@@ -296,58 +306,29 @@ def _require_room(actor: Actor, owner: User, *, endpoint: bool = False) -> None:
     quotas.require_room(actor, owner, live, setting="STRAKE_MAX_TOKENS", kind="tokens that work", remedy="Revoke one")
 
 
-def _delivery(
-    owner: User, provider: Provider, destination_url: str, header_name: str, header_template: str
-) -> Delivery:
-    """The provider's fixed settings, or the person's if the provider leaves them open. Raises `InvalidDestination`."""
-    if not provider.needs_destination:
-        fixed = destinations.parse(provider.destination_url)
-        return Delivery(fixed, provider.header_name, provider.header_template)
-    if not destination_url.strip():
-        raise InvalidDestination("Enter the address of the API, like https://api.example.com")
-    destination = destinations.check(destination_url, owner_id=owner.pk, owner_email=owner.email)
-    if not provider.is_custom:
-        return Delivery(destination, provider.header_name, provider.header_template)
-    name, template = destinations.check_header(
-        header_name or provider.header_name, header_template or provider.header_template
+def _secret(stored: Credential, api_key: str | ProviderKey) -> Secret:
+    """Check a key that replaces a stored one of the same kind. Raises `InvalidKey`."""
+    known = stored.parameters
+    return cloud_tokens.secret_of(
+        stored.kind, api_key, tenant=known.get("tenant", ""), client_id=known.get("client_id", "")
     )
-    return Delivery(destination, name, template)
-
-
-def _check_key(owner: User, provider: Provider, delivery: Delivery, key: ProviderKey, *, unchecked: bool) -> None:
-    try:
-        key_check.check_key(
-            provider=provider,
-            destination=delivery.destination,
-            header_name=delivery.header_name,
-            header_template=delivery.header_template,
-            key=key.reveal(),
-            owner_id=owner.pk,
-            owner_email=owner.email,
-        )
-    except KeyUnchecked:
-        if not unchecked:
-            raise
 
 
 def _reseal(
     actor: Actor,
     endpoint: Endpoint,
-    api_key: str | ProviderKey,
+    key: ProviderKey,
     delivery: Delivery,
     *,
     action: str,
     unchecked: bool,
 ) -> Endpoint:
-    key = ProviderKey(api_key)
     try:
-        _check_key(endpoint.owner, providers.get(endpoint.provider), delivery, key, unchecked=unchecked)
+        delivery.check_key(endpoint.owner, providers.get(endpoint.provider), key, unchecked=unchecked)
     except KeyRefused:
         endpoint_audit.record(actor, "key.refused", endpoint, destination=delivery.destination.url)
         raise
-    changes = endpoint_audit.changed_destination(
-        endpoint.credential, delivery.destination.url, delivery.header_name, delivery.header_template
-    )
+    changes = endpoint_audit.changed_destination(endpoint.credential, delivery)
     _seal_key(endpoint.credential, delivery, key)
     with transaction.atomic():
         endpoint.credential.save()
@@ -358,9 +339,7 @@ def _reseal(
 
 def _seal_key(credential: Credential, delivery: Delivery, key: ProviderKey) -> None:
     """Seal `key` for a transaction that saves `credential`. Raises as `vault.seal` does."""
-    credential.destination_url = delivery.destination.url
-    credential.header_name = delivery.header_name
-    credential.header_template = delivery.header_template
+    delivery.write_to(credential)
     credential.secret = key
     credential.seal()
 
@@ -377,6 +356,7 @@ def _create_token(endpoint: Endpoint, label: str, limits: token_limits.Limits) -
         allowed_paths=list(limits.allowed_paths),
         allowed_networks=list(limits.allowed_networks),
         allow_minting=limits.allow_minting,
+        allowed_origins=list(limits.allowed_origins),
     )
     token.refresh_from_db(fields=["created_at"])
     return token, plaintext

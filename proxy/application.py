@@ -16,9 +16,10 @@ from typing import cast
 from django.conf import settings
 
 from proxy import websocket
-from proxy.access import route_lookup
+from proxy.access import cors, route_lookup
 from proxy.access.auth_throttle import AuthThrottle
 from proxy.access.in_flight import InFlight
+from proxy.access.origin_lists import AllowedOrigins
 from proxy.access.rate_limits import LocalRateLimits, RateLimits
 from proxy.access.route_lookup import Lookup
 from proxy.errors import ProxyError, UpstreamInvalid, UpstreamUnreachable
@@ -32,6 +33,7 @@ from proxy.server.asgi import Receive, Scope, Send
 from proxy.server.websocket import EXTENSION, WebSocketProtocol
 from proxy.upstream.connection import UpstreamBroken
 from proxy.upstream.pool import ConnectionPool
+from proxy.upstream.renewals import Renewals
 from proxy.views import authorize, forward
 
 logger = logging.getLogger(__name__)
@@ -46,23 +48,28 @@ class ProxyApplication:
     lookup: Lookup
     rate_limits: RateLimits
     auth_throttle: AuthThrottle
+    origins: AllowedOrigins
     in_flight: InFlight
     pool: ConnectionPool
+    renewals: Renewals
     request_log: RequestLog
 
     async def startup(self) -> None:
         self.lookup = route_lookup.from_settings()
         self.rate_limits = _rate_limits()
         self.auth_throttle = AuthThrottle()
+        self.origins = AllowedOrigins(self.lookup)
         self.in_flight = InFlight()
         self._watch = asyncio.create_task(self.in_flight.watch(self.lookup))
         self.pool = ConnectionPool()
+        self.renewals = Renewals(self.pool)
         self.request_log = RequestLog()
         self._failures = FailureLog()
         self.request_log.start()
 
     async def shutdown(self) -> None:
         self._watch.cancel()
+        await self.renewals.close()
         self.pool.close()
         await self.request_log.stop()
         await self.rate_limits.close()
@@ -131,7 +138,17 @@ class ProxyApplication:
             )
 
     async def _respond(self, request: ProxyRequest) -> Response:
+        response = await self._forward(request)
+        if request.origin and await cors.may_read(request, origins=self.origins):
+            cors.share(response.headers, request.origin)
+        return response
+
+    async def _forward(self, request: ProxyRequest) -> Response:
         try:
+            if request.method == "OPTIONS":
+                preflight = await cors.answer_preflight(request, origins=self.origins, auth_throttle=self.auth_throttle)
+                if preflight is not None:
+                    return preflight
             return await forward(
                 request,
                 auth_throttle=self.auth_throttle,
@@ -139,6 +156,7 @@ class ProxyApplication:
                 rate_limits=self.rate_limits,
                 in_flight=self.in_flight,
                 pool=self.pool,
+                renewals=self.renewals,
             )
         except asyncio.CancelledError:
             if request.client_disconnected or (reason := request.ended) is None:
@@ -175,7 +193,9 @@ class ProxyApplication:
                 rate_limits=self.rate_limits,
                 in_flight=self.in_flight,
             )
-            return await websocket.forward(request, client, authorized, pool=self.pool, opened=opened)
+            return await websocket.forward(
+                request, client, authorized, pool=self.pool, renewals=self.renewals, opened=opened
+            )
         except asyncio.CancelledError:
             request.client_disconnected = client.disconnected
             if request.client_disconnected or (reason := request.ended) is None:

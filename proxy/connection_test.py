@@ -96,10 +96,13 @@ def choose(provider: Provider, allowed_paths: Sequence[str], destination_url: st
     The key check of the provider comes first, then other GETs, then POSTs. None of them mints a credential at
     `destination_url`.
     """
-    check = Attempt("GET", provider.key_check.path if provider.key_check else "/")
+    check = Attempt("GET", provider.check_path_at(destination_url) or "/")
     if not allowed_paths:
         return check
-    usual_post = Attempt("POST", provider.sdk_suffix + _USUAL_POST[provider.dialect])
+    if provider.example is not None:
+        usual_post = Attempt(provider.example.method, provider.example.path or "/")
+    else:
+        usual_post = Attempt("POST", provider.suffix_at(destination_url) + _USUAL_POST[provider.dialect])
     attempts = [check, *_filled("GET", allowed_paths), usual_post, *_filled("POST", allowed_paths)]
     patterns = PathPatterns(tuple(allowed_paths))
     for attempt in attempts:

@@ -11,11 +11,12 @@ ProxyError (500)
 ├── EndpointPaused (403)
 ├── PathNotAllowed (403)
 ├── NetworkNotAllowed (403)
+├── OriginNotAllowed (403)
 ├── MintsCredentials (403)
-├── UnknownEndpoint (404)
-├── NoEndpoint (404)
 ├── MethodNotAllowed (405)
+├── UnknownEndpoint (410)
 ├── BodyTooLarge (413)
+├── NoEndpoint (421)
 ├── WebSocketUnsupported (426)
 ├── RateLimited (429)
 ├── TooManyAtOnce (429)
@@ -28,17 +29,18 @@ ProxyError (500)
 ├── UpstreamForbidden (502)
 ├── UpstreamReserved (502)
 ├── UpstreamInvalid (502)
+├── CloudSecretRefused (502)
+├── TokenServerUnavailable (502)
 ├── StoreUnavailable (503)
 ├── NeedsKeyAgain (503)
 ├── KeyReplaced (503)
 ├── UpstreamIdle (504)
 └── Loop (508)
 
-`proxy.upstream.connect_failures` has subclasses of `UpstreamUnreachable`.
-
-Each has a code, which clients see as `x-strake-error`, and a message: neither contains anything from a request, from a
-provider's response or from another exception, except the character that makes a path bad. Error responses of providers
-are not errors here, and pass unchanged.
+`proxy.connect_failures` has subclasses of `UpstreamUnreachable`. Each error has a code, which clients see as
+`x-strake-error`, and a message: neither contains anything from a request, from a provider's response or from another
+exception, except the character that makes a path bad. Error responses of providers are not errors here, and pass
+unchanged.
 """
 
 from __future__ import annotations
@@ -172,6 +174,15 @@ class NetworkNotAllowed(ProxyError):
     message = "This Strake token may not be used from this network."
 
 
+class OriginNotAllowed(ProxyError):
+    """The token is for web pages of other origins."""
+
+    status = 403
+    code = "origin_not_allowed"
+    is_retryable = False
+    message = "This Strake token is for web pages of other origins. The endpoint's owner can add one for this page."
+
+
 class MintsCredentials(ProxyError):
     """The provider would hand out a credential that outlives the token, which does not allow that."""
 
@@ -185,18 +196,18 @@ class MintsCredentials(ProxyError):
 
 
 class UnknownEndpoint(ProxyError):
-    """The URL names no endpoint."""
+    """The URL names no endpoint. With a 404, Claude Code would show "There's an issue with the selected model"."""
 
-    status = 404
+    status = 410
     code = "unknown_endpoint"
     is_retryable = False
     message = "There is no Strake endpoint at this address. Check the base URL; the endpoint may have been deleted."
 
 
 class NoEndpoint(ProxyError):
-    """The URL is that of Strake itself, followed by the path of a provider's API."""
+    """The URL is that of Strake itself, followed by the path of a provider's API. No 404 either."""
 
-    status = 404
+    status = 421
     code = "no_endpoint"
     is_retryable = False
     message = "This is the address of Strake and not of an endpoint. Use the endpoint's URL as the base URL."
@@ -347,6 +358,28 @@ class UpstreamInvalid(ProxyError):
     status = 502
     code = "upstream_invalid"
     message = "The provider's answer was not valid HTTP."
+
+
+class CloudSecretRefused(ProxyError):
+    """A cloud's token server refuses the stored secret, so there is no access token for the provider."""
+
+    status = 502
+    code = "cloud_secret_refused"
+    message = (
+        "The cloud gave no access token for this endpoint, because it refuses the stored secret. The endpoint's owner "
+        "finds the reason on its page in the Strake dashboard."
+    )
+
+    def headers(self) -> Headers:
+        return [(b"x-should-retry", b"false")]
+
+
+class TokenServerUnavailable(ProxyError):
+    """A cloud's token server did not answer, or not usefully, so there is no access token for the provider."""
+
+    status = 502
+    code = "token_server_unavailable"
+    message = "The cloud's token server did not give an access token for this endpoint. Try again in a moment."
 
 
 class StoreUnavailable(ProxyError):

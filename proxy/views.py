@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -23,13 +24,15 @@ from proxy.access.route import Route
 from proxy.access.route_lookup import Lookup
 from proxy.access.upload_capability import Upload
 from proxy.errors import METHODS, MethodNotAllowed, NeedsKeyAgain, TokenInPath, UnknownEndpoint
-from proxy.http import headers, hop, no_endpoint, response_urls
+from proxy.http import headers, hop, key_places, no_endpoint, response_urls
+from proxy.http.key_places import KeyPlaces
 from proxy.http.request import ProxyRequest
 from proxy.http.response import Response
 from proxy.http.target import build_target, check_path, check_query
 from proxy.server.asgi import Headers
 from proxy.unsealing import open_key
 from proxy.upstream.pool import ConnectionPool, Origin, UpstreamResponse, destination
+from proxy.upstream.renewals import DerivedSecret, Renewals
 
 
 class AuthorizedRequest(NamedTuple):
@@ -44,27 +47,35 @@ class AuthorizedRequest(NamedTuple):
     rate: Rate | None
     upload: Upload | None = None
 
+    @property
+    def needs_token(self) -> bool:
+        """Whether the stored secret is not sent itself, but buys an access token that is."""
+        return self.route.kind != "static" and self.upload is None
+
 
 class UpstreamTarget:
     """Where a request is sent, and the provider key. Leaving the context overwrites the memory that holds the key."""
 
-    __slots__ = ("hops", "key_header", "netloc", "origin", "route", "secret", "target")
+    __slots__ = ("hops", "key_header", "key_lines", "netloc", "origin", "route", "secret", "target")
 
     def __init__(
         self,
         origin: Origin,
         netloc: bytes,
-        target: bytes,
+        target: bytes | bytearray,
         key_header: tuple[bytes, bytearray],
         secret: bytearray,
         *,
         route: Route,
         hops: list[bytes],
+        key_lines: int = 1,
     ) -> None:
+        """`target` is a bytearray if it holds the key too. `key_header` and `key_lines` are as for the pool."""
         self.origin = origin
         self.netloc = netloc
         self.target = target
         self.key_header = key_header
+        self.key_lines = key_lines
         self.secret = secret
         self.route = route
         self.hops = hops
@@ -95,8 +106,16 @@ class UpstreamTarget:
             credential_id=route.credential_id.bytes + route.iv,  # a new key has a new initialisation vector
             owner_id=route.owner_id,
             owner_email=route.owner_email,
+            key_lines=self.key_lines,
             upgrade=upgrade,
         )
+
+    def headers_of(self, request: ProxyRequest) -> Headers:
+        """Return the request headers for the provider, without the key's and what `ConnectionPool.send` adds last."""
+        passed = headers.for_upstream(request.headers, self.netloc, self.key_header[0], names=request.names)
+        if self.key_header[0] == b"host":  # sent in the place of a key
+            del passed[0]
+        return passed
 
     def __enter__(self) -> Self:
         return self
@@ -106,6 +125,8 @@ class UpstreamTarget:
     ) -> None:
         wipe(self.secret)
         wipe(self.key_header[1])
+        if isinstance(self.target, bytearray):
+            wipe(self.target)
 
 
 async def forward(
@@ -116,6 +137,7 @@ async def forward(
     rate_limits: RateLimits,
     in_flight: InFlight,
     pool: ConnectionPool,
+    renewals: Renewals,
 ) -> Response:
     """Forward a request with the provider key in place of the client's token.
 
@@ -126,17 +148,16 @@ async def forward(
         request, auth_throttle=auth_throttle, lookup=lookup, rate_limits=rate_limits, in_flight=in_flight
     )
     body = await request.body(settings.STRAKE_MAX_BODY_MB * 1024 * 1024)
-    with resolve_target(request, authorized) as upstream:
-        request_headers = headers.for_upstream(
-            request.headers, upstream.netloc, upstream.key_header[0], names=request.names
-        )
-        if authorized.upload is not None:
-            del request_headers[0]  # Host, which is sent in the place of the key
+    derived = await access_token(request, authorized, renewals) if authorized.needs_token else None
+    with resolve_target(request, authorized, derived) as upstream:
+        request_headers = upstream.headers_of(request)
         response = await upstream.send(pool, request.method, request_headers, body)
         response_headers = headers.for_client(
             response.headers, upstream.secret, to_browser=request.is_browser and not request.on_own_host
         )
         reason = headers.reason_for_client(response.reason, upstream.secret)
+    if derived is not None and response.status == HTTPStatus.UNAUTHORIZED:
+        await give_up(derived, authorized, response, renewals)
     response_headers = await map_urls(response_headers, request, authorized, response)
     if authorized.rate is not None:
         headers.add_missing(response_headers, authorized.rate.headers())
@@ -181,13 +202,37 @@ async def authorize(
     ring = keyring.current()
     address = request.address if route.allowed_networks else None  # parsing it costs more than most checks
     path = request.path or b"/" if sealed_upload is None else None
-    policy.check(route, method=request.method, path=path, address=address)
+    policy.check(route, method=request.method, path=path, address=address, origin=request.origin)
+    if request.origin and policy.lists_origin(route, request.origin):
+        request.is_allowed_origin = True
+        # Strake has decided about it. Providers such as Ollama refuse origins that they do not know.
+        request.drop_headers(lambda pair: pair[0] == b"origin")
     upload = None if sealed_upload is None else sealed_upload.open(route)
     request.flight = in_flight.enter(route, request.digest, request.end)
     rate = None
     if route.token_id is not None and route.requests_per_minute is not None:
         rate = await rate_limits.take(route.token_id, route.requests_per_minute)
     return AuthorizedRequest(token, route, ring, rate, upload)
+
+
+async def access_token(request: ProxyRequest, authorized: AuthorizedRequest, renewals: Renewals) -> DerivedSecret:
+    """Return the access token of a cloud credential. Raises as `Renewals.current` does."""
+    request.forwarded = True  # recorded if it fails now: the owner sees that the provider was not reached
+    return await renewals.current(authorized.route, authorized.ring)
+
+
+async def give_up(
+    derived: DerivedSecret, authorized: AuthorizedRequest, response: UpstreamResponse, renewals: Renewals
+) -> None:
+    """Let the next request have another access token: the provider refused this one. Closes the response if it raises.
+
+    The refused request is not sent again, because it may have had an effect.
+    """
+    try:
+        await renewals.refused(authorized.route, authorized.ring, derived.record)
+    except BaseException:
+        response.close()
+        raise
 
 
 async def map_urls(
@@ -206,8 +251,10 @@ async def map_urls(
         raise
 
 
-def resolve_target(request: ProxyRequest, authorized: AuthorizedRequest) -> UpstreamTarget:
-    """Open the sealed key and put it where the provider expects it.
+def resolve_target(
+    request: ProxyRequest, authorized: AuthorizedRequest, derived: DerivedSecret | None = None
+) -> UpstreamTarget:
+    """Open the sealed key, or the access token that was bought with it, and put it where the provider expects it.
 
     Raises `NeedsKeyAgain`, `BadPath`, or `Loop` for a request that has passed this Strake before.
     """
@@ -222,25 +269,36 @@ def resolve_target(request: ProxyRequest, authorized: AuthorizedRequest) -> Upst
     query = request.query
     if query:
         query = bearer_auth.without_tokens(query, drop_any_key=request.provider_dialect is Dialect.GEMINI)
+    before_and_after_key = route.header_template.encode().split(SECRET_PLACEHOLDER.encode())
+    places = None
+    if route.places != "[]" or len(before_and_after_key) != 2:
+        places = _parse_places(route)
+        request.drop_headers(places.sets_header)
+        query = places.without_own_parameters(query)
     target = build_target(base_path, request.path, query)
     if not query and request.has_empty_query:
         target += b"?"
-    before_and_after_key = route.header_template.encode().split(SECRET_PLACEHOLDER.encode())
     try:
-        secret = open_key(route.sealed, route.binding, authorized.ring)
+        record, binding, ring = derived or (route.sealed, route.binding, authorized.ring)
+        secret = open_key(record, binding, ring)
     except SealError:
         raise NeedsKeyAgain from None
     request.forwarded = True
-    # Joined and not replaced: `replace` would need the key as bytes, which cannot be wiped.
-    return UpstreamTarget(
-        origin,
-        netloc,
-        target,
-        (route.header_name.encode(), secret.join(before_and_after_key)),
-        secret,
-        route=route,
-        hops=hops,
-    )
+    if places is None:
+        # Joined and not replaced: `replace` would need the key as bytes, which cannot be wiped.
+        key_header = (route.header_name.encode(), secret.join(before_and_after_key))
+        return UpstreamTarget(origin, netloc, target, key_header, secret, route=route, hops=hops)
+    name, value, lines = places.key_headers(secret) or (b"host", bytearray(netloc), 1)
+    filled = places.target(target, secret)
+    return UpstreamTarget(origin, netloc, filled, (name, value), secret, route=route, hops=hops, key_lines=lines)
+
+
+def _parse_places(route: Route) -> KeyPlaces:
+    """Raises `NeedsKeyAgain` for places that no credential is saved with."""
+    try:
+        return key_places.parse(route.header_name, route.header_template, route.places)
+    except InvalidDestination:
+        raise NeedsKeyAgain from None
 
 
 def _upload_target(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from http import HTTPStatus
 
 from proxy.access.bearer_auth import WEBSOCKET_PROTOCOL_PREFIX
 from proxy.errors import UpstreamIdle, UpstreamInvalid, WebSocketUnsupported
@@ -11,7 +12,8 @@ from proxy.http import headers
 from proxy.http.request import ProxyRequest
 from proxy.server.websocket import WebSocketProtocol
 from proxy.upstream.pool import ConnectionPool, UpstreamResponse
-from proxy.views import AuthorizedRequest, map_urls, resolve_target
+from proxy.upstream.renewals import Renewals
+from proxy.views import AuthorizedRequest, access_token, give_up, map_urls, resolve_target
 
 HANDSHAKE_SECONDS = 20.0
 MAX_REFUSAL_BYTES = 1024 * 1024
@@ -25,6 +27,7 @@ async def forward(
     authorized: AuthorizedRequest,
     *,
     pool: ConnectionPool,
+    renewals: Renewals,
     opened: Callable[[], None],
 ) -> int:
     """Forward a handshake and, if the provider accepts it, everything that follows until the connection ends.
@@ -34,13 +37,10 @@ async def forward(
     the provider does not speak WebSocket (clients like Codex then switch to HTTP at once), `UpstreamIdle` after
     `HANDSHAKE_SECONDS`, and otherwise what `proxy.views.forward` raises.
     """
-    with resolve_target(request, authorized) as upstream:
+    derived = await access_token(request, authorized, renewals) if authorized.needs_token else None
+    with resolve_target(request, authorized, derived) as upstream:
         _remove_tokens(request)
-        request_headers = headers.for_upstream(
-            request.headers, upstream.netloc, upstream.key_header[0], names=request.names
-        )
-        if authorized.upload is not None:
-            del request_headers[0]  # Host, which is sent in the place of the key
+        request_headers = upstream.headers_of(request)
         request_headers[1:1] = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
@@ -48,6 +48,8 @@ async def forward(
         except TimeoutError:
             raise UpstreamIdle from None
         response_headers = headers.for_client(response.headers, upstream.secret, to_browser=False)
+    if derived is not None and response.status == HTTPStatus.UNAUTHORIZED:
+        await give_up(derived, authorized, response, renewals)
     response_headers = await map_urls(response_headers, request, authorized, response)
     try:
         if response.status == 101:

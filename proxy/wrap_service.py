@@ -13,7 +13,7 @@ from uuid import UUID
 
 from credentials.errors import SealError
 from credentials.vault import wrap_protocol
-from credentials.vault.envelope import FORMAT
+from credentials.vault.envelope import FORMATS
 from credentials.vault.local_wrapper import LocalKeyWrapper
 from credentials.vault.sealing import DATA_KEY_BYTES, wipe
 from proxy.server.asgi import Receive, Scope, Send
@@ -21,7 +21,7 @@ from proxy.server.asgi import Receive, Scope, Send
 logger = logging.getLogger(__name__)
 
 # Matched against the path as it was sent, so that there is one spelling of each call.
-_WRAP_PATH = re.compile(rb"/wrap/%d/([0-9a-f]{32})" % FORMAT)
+_WRAP_PATH = re.compile(rb"/wrap/([0-9])/([0-9a-f]{32})")
 _KEYS_PATH = wrap_protocol.KEYS_PATH.encode()
 _VERSION = (wrap_protocol.HEADER.encode(), wrap_protocol.VERSION.encode())
 _wrapper = LocalKeyWrapper()
@@ -60,7 +60,8 @@ async def respond(scope: Scope, receive: Receive, send: Send) -> None:
 async def _answer(scope: Scope, receive: Receive) -> bytes:
     """Raises `_Refused` or `SealError`."""
     wrap = _WRAP_PATH.fullmatch(scope["raw_path"])
-    if scope["query_string"] or (wrap is None and scope["raw_path"] != _KEYS_PATH):
+    is_known = scope["raw_path"] == _KEYS_PATH if wrap is None else int(wrap[1]) in FORMATS
+    if scope["query_string"] or not is_known:
         raise _Refused(HTTPStatus.NOT_FOUND)
     if scope["method"] != ("GET" if wrap is None else "POST"):
         raise _Refused(HTTPStatus.METHOD_NOT_ALLOWED)
@@ -71,7 +72,7 @@ async def _answer(scope: Scope, receive: Receive) -> bytes:
             raise _Refused(HTTPStatus.CONFLICT)
         if wrap is None:
             return wrap_protocol.encode_keys(_wrapper.keys())
-        return wrap_protocol.encode_wrapped(_wrapper.wrap(FORMAT, UUID(wrap[1].decode()), data_key))
+        return wrap_protocol.encode_wrapped(_wrapper.wrap(int(wrap[1]), UUID(wrap[2].decode()), data_key))
     finally:
         wipe(data_key)
 

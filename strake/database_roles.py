@@ -61,6 +61,10 @@ RIGHTS: Mapping[str, Mapping[Half, Rights]] = {
         ),
         proxy=_may("SELECT"),
     ),
+    "credentials.DerivedToken": _halves(
+        web=_may("DELETE", SELECT=("credential", "expires_at", "failed_at", "failure")),
+        proxy=_may("SELECT", "INSERT", "UPDATE"),
+    ),
     "credentials.BearerToken": _halves(
         web=_may("SELECT", "INSERT", "DELETE", UPDATE=("digest", "preview", "last_used_at", "revoked_at")),
         proxy=_may("SELECT", UPDATE=("last_used_at",)),

@@ -25,9 +25,13 @@ SOURCES = {
 
 # Each name leads to a key. The modules listed here were reviewed. No other may use the name.
 MAY_USE = {
-    "open_key": {"proxy/unsealing.py", "proxy/views.py"},
+    "open_key": {"proxy/unsealing.py", "proxy/upstream/renewals.py", "proxy/views.py"},
     "is_authentic": {"proxy/unsealing.py", "proxy/management/commands/verify_vault.py"},
-    "unsealing": {"proxy/views.py", "proxy/management/commands/verify_vault.py"},
+    "unsealing": {
+        "proxy/management/commands/verify_vault.py",
+        "proxy/upstream/renewals.py",
+        "proxy/views.py",
+    },
     "unwrap": {"credentials/vault/unwrapping.py", "proxy/unsealing.py"},
     "rewrap": {"credentials/vault/unwrapping.py", "credentials/vault/rotation.py"},
     "unwrapping": {"credentials/vault/rotation.py", "proxy/unsealing.py"},
@@ -104,10 +108,26 @@ def calls(name: str) -> list[tuple[str, str, ast.stmt]]:
 
 def test_key_is_opened_into_a_local_variable() -> None:
     opened = [(path, function, statement) for path, function, statement in calls("open_key") if "unsealing" not in path]
-    ((path, function, statement),) = opened
-    assert (path, function) == ("proxy/views.py", "resolve_target")
-    assert isinstance(statement, ast.Assign)
-    assert [type(target) for target in statement.targets] == [ast.Name]
+    assert sorted((path, function) for path, function, _ in opened) == [
+        ("proxy/upstream/renewals.py", "_ask"),
+        ("proxy/views.py", "resolve_target"),
+    ]
+    for _, _, statement in opened:
+        assert isinstance(statement, ast.Assign)
+        assert [type(target) for target in statement.targets] == [ast.Name]
+
+
+def test_renewal_wipes_what_it_opens() -> None:
+    """The secret and the request with it, in `finally`, whatever happens meanwhile."""
+    (ask,) = (node for node in ast.walk(SOURCES["proxy/upstream/renewals.py"]) if getattr(node, "name", "") == "_ask")
+    wiped = [
+        ast.unparse(statement)
+        for node in ast.walk(ask)
+        if isinstance(node, ast.Try)
+        for statement in node.finalbody
+        if "wipe" in names_in(ast.Module([statement], []))
+    ]
+    assert sorted(wiped) == ["wipe(request.body)", "wipe(secret)"]
 
 
 def test_opened_key_is_held_by_a_with_statement() -> None:
@@ -124,16 +144,17 @@ def test_opened_key_is_held_by_a_with_statement() -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_opened_key_is_wiped_after_its_request(fails: bool) -> None:
-    secret, header = bytearray(b"sk-opened"), bytearray(b"Bearer sk-opened")
+    secret, header, target = bytearray(b"sk-opened"), bytearray(b"Bearer sk-opened"), bytearray(b"/?key=sk-opened")
     origin = Origin("https", "api.example.com", 443)
     route = cast(Any, None)  # it holds nothing that is opened
-    opened = UpstreamTarget(origin, b"", b"/", (b"authorization", header), secret, route=route, hops=[])
+    opened = UpstreamTarget(origin, b"", target, (b"authorization", header), secret, route=route, hops=[])
     with suppress(RuntimeError), opened:
         assert any(secret)
         if fails:
             raise RuntimeError
     assert not any(secret)
     assert not any(header)
+    assert not any(target)
 
 
 @pytest.mark.parametrize("path", ["credentials/vault/sealing.py", "proxy/unsealing.py", "proxy/views.py"])

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -21,9 +22,21 @@ from tests.accounts.smtp import SmtpServer
 from tests.support.canaries import Canary, leaks
 from tests.support.running import Endpoint, Strake
 from tests.support.services import free_port
+from tests.support.token_server import (
+    CLIENT_ID,
+    CLIENT_SECRET,
+    ENTRA_PARAMETERS,
+    TENANT,
+    TokenServer,
+    key_body,
+    key_file,
+)
 from tests.support.upstream import Upstream, eventually, fixed, raw, silence, sse
 
 pytestmark = [pytest.mark.redis, pytest.mark.slow]
+
+
+ENTRA_FIELDS = {"kind": "azure_entra", "tenant": TENANT, "client_id": CLIENT_ID}
 
 
 def secret(prefix: str) -> str:
@@ -183,6 +196,48 @@ def cause_every_upstream_failure(story: Story, endpoint: Endpoint, other: dict[s
                 client.get(target.url + path, headers=handshake)
 
 
+def use_a_cloud(story: Story, token_server: TokenServer) -> None:
+    """An Entra ID application and a service account: connected, renewed, refused by the cloud and by the provider."""
+    story.canaries |= {
+        "a client secret": CLIENT_SECRET,
+        "a client secret in a form": quote(CLIENT_SECRET, safe=""),
+        "a private key": key_body()[400:480],
+    }
+    azure = {"destination_url": story.upstream.url, "api_key": CLIENT_SECRET, **ENTRA_FIELDS}
+    google = {"destination_url": "https://aiplatform.googleapis.com", "kind": "google_service_account"}
+    for path, data in (
+        ("/endpoints/connect/azure-openai/", azure | {"tenant": "common"}),
+        ("/endpoints/connect/azure-openai/", azure | {"kind": "static"}),
+        ("/endpoints/connect/vertex/", google | {"api_key": key_file(token_uri="https://x.example")}),
+        ("/endpoints/connect/vertex/", google | {"api_key": key_file().replace("\n", "")[:-9]}),
+    ):
+        assert story.post(path, data).status_code == 400
+    token_server.failure = (401, "invalid_client")
+    assert story.post("/endpoints/connect/azure-openai/", azure).status_code == 400
+    token_server.failure = None
+    made = story.post("/endpoints/connect/azure-openai/", azure)
+    assert made.status_code == 201
+    story.transcript.drop_last()
+    subdomain, token = re.search(r"/p/([a-z0-9]{12})", made.text), re.search(r"strk_[0-9A-Za-z]{49}", made.text)
+    assert subdomain
+    assert token
+    endpoint = Endpoint(f"{story.strake.url}/p/{subdomain[1]}", subdomain[1], token[0], "")
+    story.call(endpoint, "/ok")
+    story.upstream.on("/echo-token", fixed(401, [("X-Echo", f"Bearer {token_server.given[-1]}")]))
+    story.call(endpoint, "/echo-token")
+    story.call(endpoint, "/ok")
+    for failure in ((401, "invalid_client"), (500, "x")):
+        token_server.failure = failure
+        broken = story.strake.make(
+            "azure-openai", story.upstream.url, key=CLIENT_SECRET, kind="azure_entra", parameters=ENTRA_PARAMETERS
+        )
+        story.call(broken, "/ok")
+    story.browser.get(f"/endpoints/{endpoint.subdomain}/")
+    assert len(token_server.given) >= 3
+    for number, given in enumerate(token_server.given):
+        story.canaries[f"access token {number} of a cloud"] = given
+
+
 def rotate_and_delete(story: Story, endpoint: Endpoint) -> None:
     page = f"/endpoints/{endpoint.subdomain}/"
     (token_id,) = set(re.findall(r"ctok_\w{16}", story.browser.get(page).text))
@@ -251,6 +306,7 @@ def test_no_output_of_strake_contains_a_secret(
     tls_upstream: tuple[Upstream, Path],
     smtp: SmtpServer,
     redis_url: str,
+    token_server: TokenServer,
 ) -> None:
     untrusted, _ = tls_upstream
     (tmp_path / "tmp").mkdir()
@@ -261,6 +317,7 @@ def test_no_output_of_strake_contains_a_secret(
             "REDIS_URL": redis_url,
             "EMAIL_URL": f"smtp://127.0.0.1:{smtp.port}",
             "STRAKE_IDLE_SECONDS": "1",
+            "TEST_TOKEN_SERVER": token_server.url,
             "TMPDIR": str(tmp_path / "tmp"),
         },
     )
@@ -280,6 +337,7 @@ def test_no_output_of_strake_contains_a_secret(
             }
             cause_every_upstream_failure(story, endpoint, other)
             paste_bad_keys(story, endpoint)
+            use_a_cloud(story, token_server)
             break_the_store(story)
             for page in ("/endpoints/", f"/endpoints/{endpoint.subdomain}/", "/activity/", "/settings/", "/nothing/"):
                 story.browser.get(page)

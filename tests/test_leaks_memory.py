@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -18,6 +19,14 @@ import pytest
 from tests.support.process import copies, places
 from tests.support.running import Endpoint, Strake
 from tests.support.services import free_port
+from tests.support.token_server import (
+    CLIENT_SECRET,
+    ENTRA_PARAMETERS,
+    GOOGLE_PARAMETERS,
+    TokenServer,
+    environment_of,
+    key_body,
+)
 from tests.support.upstream import Upstream, eventually, fixed, raw, silence, sse
 from tests.test_keyless import hits
 
@@ -147,6 +156,34 @@ def test_data_key_is_left_on_the_stack_at_most(strake: Strake, upstream: Upstrea
     kinds = [kind for pid in strake.pids for kind, _ in places(pid, data_key)]
     # Python's heap holds none. The unused end of the stack, which Python cannot wipe, sometimes keeps one.
     assert kinds in ([], ["[stack]"])
+
+
+def test_renewal_leaves_no_copy_of_the_secret(
+    run_strake: Callable[..., Strake], upstream: Upstream, token_server: TokenServer
+) -> None:
+    strake = run_strake(**environment_of(token_server))
+    entra = strake.make(
+        "azure-openai", upstream.url, key=CLIENT_SECRET, kind="azure_entra", parameters=ENTRA_PARAMETERS
+    )
+    google = strake.make(
+        "vertex", upstream.url, key=key_body(), kind="google_service_account", parameters=GOOGLE_PARAMETERS
+    )
+    strake.hang_up()
+    for endpoint in (entra, google):
+        assert get(endpoint) == 200
+        assert get(endpoint) == 200
+    assert len(token_server.given) == 2
+    part = key_body()[200:260]
+    found = {
+        "client secret": CLIENT_SECRET.encode(),
+        "client secret in a form": quote(CLIENT_SECRET, safe="").encode(),
+        "private key": part.encode(),
+        "private key, decoded": base64.b64decode(part),
+    }
+    eventually(lambda: not [name for name in found for pid in strake.pids if copies(pid, found[name])], what="no copy")
+    # The response with an access token cannot be wiped, but its memory is used again.
+    for token in token_server.given:
+        assert count_copies(strake, token) <= 2
 
 
 @pytest.mark.slow

@@ -109,6 +109,10 @@ def connect(request: HttpRequest, body: NewEndpoint) -> Status[ConnectedEndpoint
         destination_url=body.destination_url,
         header_name=body.header_name,
         header_template=body.header_template,
+        places=[(place.position, place.name, place.value) for place in body.places],
+        kind=body.kind,
+        tenant=body.tenant,
+        client_id=body.client_id,
         unchecked=body.unchecked,
     )
     token = PlainToken(id=connected.token.pk, plaintext=connected.plaintext)
@@ -159,6 +163,7 @@ def issue_token(
         allowed_paths=body.allowed_paths,
         allowed_networks=body.allowed_networks,
         allow_minting=body.allow_minting,
+        allowed_origins=body.allowed_origins,
     )
     return Status(201, _issued(issued))
 
@@ -208,7 +213,16 @@ def _summary(endpoint: Endpoint) -> EndpointSummary:
 
 
 def _detail(endpoint: Endpoint) -> EndpointDetail:
-    return EndpointDetail(**_summary(endpoint).model_dump(), destination_url=endpoint.credential.destination_url)
+    credential = endpoint.credential
+    renewal = credential.renewal()
+    return EndpointDetail(
+        **_summary(endpoint).model_dump(),
+        destination_url=credential.destination_url,
+        header_name=credential.header_name,
+        places=[schemas.Place(position=position, name=name) for position, name, _ in credential.places],
+        kind=credential.kind,
+        renewal_failure="" if renewal is None else renewal.failure,
+    )
 
 
 def _issued(issued: Issued) -> IssuedToken:

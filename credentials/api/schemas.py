@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from ninja import Field, Schema
 from pydantic import ConfigDict, SecretStr
 
+from credentials.places import MAX_PLACES
 from credentials.token_limits import MAX_ENTRIES, MAX_REQUESTS_PER_MINUTE
 
 TEN_YEARS = 10 * 365 * 86400
@@ -25,13 +26,37 @@ class Body(Schema):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class NewPlace(Body):
+    position: Literal["header", "query"]
+    name: Annotated[str, Field(max_length=64, pattern=NO_CONTROLS)]
+    value: Annotated[str, Field(max_length=256, pattern=NO_CONTROLS)] = Field(
+        description="{{secret}} stands for the key and {{secret:base64}} for its Base64 form. Without, a constant."
+    )
+
+
 class NewEndpoint(Body):
     provider: Text = Field(description="Slug of a provider, e.g. openai or custom.", examples=["openai"])
     api_key: ApiKey
     label: Label = ""
-    destination_url: Text = Field("", description="Where custom and azure-openai keys are sent; https only.")
+    destination_url: Text = Field(
+        "", description="For providers without one fixed destination, such as custom, mcp and bedrock. Only https."
+    )
     header_name: Text = Field("", description="For custom: the header that carries the key.")
     header_template: Text = Field("", description="For custom: its value, with {{secret}} in place of the key.")
+    places: list[NewPlace] = Field(
+        default_factory=list,
+        max_length=MAX_PLACES,
+        description="For custom: further headers and query parameters. If one of them holds the key and both header "
+        "fields are empty, the key is in no other header.",
+        examples=[[{"position": "query", "name": "api_key", "value": "{{secret}}"}]],
+    )
+    kind: Literal["static", "azure_entra", "google_service_account"] = Field(
+        "static",
+        description="What api_key is: a key that is sent itself, the client secret of an Entra ID application "
+        "(azure-openai), or the JSON key file of a service account as a string (vertex).",
+    )
+    tenant: Text = Field("", description="For azure_entra: the directory (tenant) ID.")
+    client_id: Text = Field("", description="For azure_entra: the application (client) ID.")
     unchecked: bool = Field(False, description="Save the key even if the provider cannot be reached to check it.")
 
 
@@ -45,6 +70,12 @@ class NewToken(Body):
     allowed_networks: list[Entry] = Field(default_factory=list, max_length=MAX_ENTRIES, examples=[["192.0.2.0/24"]])
     allow_minting: bool = Field(
         False, description="Allow calls that create credentials at the provider. These outlive the token."
+    )
+    allowed_origins: list[Entry] = Field(
+        default_factory=list,
+        max_length=MAX_ENTRIES,
+        description="Origins of web pages that may use the token. Empty: no CORS headers.",
+        examples=[["https://app.example.com"]],
     )
 
 
@@ -72,8 +103,19 @@ class EndpointSummary(Schema):
     )
 
 
+class Place(Schema):
+    position: str
+    name: str
+
+
 class EndpointDetail(EndpointSummary):
     destination_url: str
+    header_name: str = Field(description='The header that carries the key, or "" if only other places do.')
+    places: list[Place] = Field(description="Further headers and query parameters, without their values.")
+    kind: str = Field(description="What is sealed: static, azure_entra or google_service_account.")
+    renewal_failure: str = Field(
+        description='Why the last renewal of a cloud\'s access token failed, such as invalid_client. Otherwise "".'
+    )
 
 
 class Endpoints(Schema):

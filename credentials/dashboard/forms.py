@@ -1,44 +1,20 @@
-"""Forms of the dashboard. They never send a pasted key back to the browser."""
+"""Forms of the dashboard, except those with a provider key."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from http import HTTPStatus
 from typing import Any
 
 from django import forms
 from django.conf import settings
 from django.utils import timezone
 
-from accounts.errors import AccountsError, QuotaReached, ServerBusy, TooManyRequests
-from accounts.models import User
+from accounts.errors import QuotaReached
 from accounts.plain_text import validate_label
-from credentials import destinations, token_limits
-from credentials.errors import (
-    CredentialsError,
-    InvalidDestination,
-    InvalidKey,
-    InvalidLimit,
-    KeyRefused,
-    KeyUnchecked,
-    VaultUnavailable,
-)
-from credentials.providers import SECRET_PLACEHOLDER, Provider
-from credentials.vault.provider_key import ProviderKey
-
-# Errors of the services that `ReplaceKeyForm.add_service_error` can show.
-KEY_ERRORS = (
-    InvalidKey,
-    InvalidDestination,
-    KeyRefused,
-    KeyUnchecked,
-    VaultUnavailable,
-    QuotaReached,
-    TooManyRequests,
-    ServerBusy,
-)
+from credentials import token_limits
+from credentials.errors import CredentialsError, InvalidLimit
 
 
 def numeric_input() -> forms.TextInput:
@@ -50,167 +26,12 @@ def numeric_input() -> forms.TextInput:
 
 
 @contextmanager
-def _as_validation_error() -> Iterator[None]:
+def as_validation_error() -> Iterator[None]:
     """Turn an error of a service into one that Django shows next to the field."""
     try:
         yield
     except CredentialsError as error:
         raise forms.ValidationError(str(error)) from None
-
-
-class ReplaceKeyForm(forms.Form):
-    """A provider key. If the provider could not be reached, the form offers to save the key unchecked."""
-
-    api_key = forms.CharField(
-        label="API key",
-        max_length=8192,
-        strip=False,
-        widget=forms.PasswordInput(
-            render_value=False,
-            attrs={
-                "class": "mono",
-                "autocomplete": "off",
-                "autocapitalize": "none",
-                "spellcheck": "false",
-                "data-secret": "",
-                "data-1p-ignore": "",
-                "data-lpignore": "true",
-                "data-bwignore": "",
-            },
-        ),
-        error_messages={"required": "Paste the key.", "max_length": "That is too long for a key."},
-    )
-    unchecked = forms.BooleanField(required=False, label="Save it without checking", widget=forms.HiddenInput)
-
-    offers_unchecked = False
-    is_unavailable = False
-    is_over_quota = False
-    retry_after = 0  # seconds, if trying again later will help
-
-    def __init__(self, data: Any = None, *, provider: Provider, initial: dict[str, Any] | None = None) -> None:
-        super().__init__(data, initial=initial)
-        self.provider = provider
-        self.fields["api_key"].label = "API key" if provider.is_custom else f"{provider.name} key"
-        if provider.key_example:
-            self.fields["api_key"].widget.attrs["placeholder"] = provider.key_example
-
-    # Cleaned here and not by the service, so that a form shows all of its errors at once.
-    def clean_api_key(self) -> ProviderKey:
-        with _as_validation_error():
-            return ProviderKey(self.cleaned_data["api_key"])
-
-    def key_arguments(self) -> dict[str, Any]:
-        """The keyword arguments for a service that takes a key."""
-        return {"api_key": self.cleaned_data["api_key"], "unchecked": self.cleaned_data["unchecked"]}
-
-    def add_service_error(self, error: CredentialsError | AccountsError) -> None:
-        """Show one of `KEY_ERRORS` next to its field, or above the form if it has no field."""
-        field = None
-        if isinstance(error, InvalidKey | KeyRefused):
-            field = "api_key"
-        elif isinstance(error, InvalidDestination) and error.field in self.fields:
-            field = error.field
-        self.offers_unchecked = isinstance(error, KeyUnchecked)
-        self.is_unavailable = isinstance(error, VaultUnavailable | ServerBusy)
-        self.is_over_quota = isinstance(error, QuotaReached)
-        if isinstance(error, TooManyRequests | ServerBusy):
-            self.retry_after = error.retry_after
-        self.add_error(field, str(error))
-
-    @property
-    def status(self) -> HTTPStatus:
-        """The status for a page with this form."""
-        if self.offers_unchecked:
-            return HTTPStatus.BAD_GATEWAY
-        if self.is_unavailable:
-            return HTTPStatus.SERVICE_UNAVAILABLE
-        if self.retry_after:
-            return HTTPStatus.TOO_MANY_REQUESTS
-        if self.is_over_quota:
-            return HTTPStatus.FORBIDDEN
-        return HTTPStatus.BAD_REQUEST if self.errors else HTTPStatus.OK
-
-
-class DestinationForm(ReplaceKeyForm):
-    """The destination of an endpoint, with the key: the existing ciphertext is bound to the old destination."""
-
-    destination_url = forms.CharField(
-        label="Address of the API",
-        max_length=512,
-        widget=forms.URLInput(
-            attrs={"class": "mono", "placeholder": "https://api.example.com", "autocomplete": "off", "inputmode": "url"}
-        ),
-        help_text="Without the part that your tools add, like /v1/chat/completions.",
-        error_messages={"required": "Enter the address of the API, like https://api.example.com"},
-    )
-    header_name = forms.CharField(
-        label="Header",
-        max_length=64,
-        required=False,
-        widget=forms.TextInput(attrs={"class": "mono", "placeholder": "Authorization", "autocomplete": "off"}),
-        help_text="The header that carries the key.",
-    )
-    header_template = forms.CharField(
-        label="Value of the header",
-        max_length=256,
-        required=False,
-        widget=forms.TextInput(
-            attrs={"class": "mono", "placeholder": f"Bearer {SECRET_PLACEHOLDER}", "autocomplete": "off"}
-        ),
-        help_text=f"{SECRET_PLACEHOLDER} stands for the key.",
-    )
-
-    field_order: Sequence[str] = ("destination_url", "header_name", "header_template", "api_key")
-
-    def __init__(
-        self, data: Any = None, *, provider: Provider, owner: User, initial: dict[str, Any] | None = None
-    ) -> None:
-        super().__init__(data, provider=provider, initial=initial)
-        self.owner = owner
-        if not provider.is_custom:
-            del self.fields["header_name"], self.fields["header_template"]
-        if not provider.needs_destination:
-            del self.fields["destination_url"]
-        elif provider.slug == "azure-openai":
-            self.fields["destination_url"].widget.attrs["placeholder"] = "https://your-resource.openai.azure.com"
-
-    def clean_destination_url(self) -> str:
-        url: str = self.cleaned_data["destination_url"]
-        with _as_validation_error():
-            destinations.check(
-                url, owner_id=self.owner.pk, owner_email=self.owner.email, resolve=False
-            )  # the service looks the name up, within its limits
-        return url
-
-    def clean(self) -> dict[str, Any]:
-        data: dict[str, Any] = super().clean() or {}
-        if {"header_name", "header_template"} <= data.keys():
-            name = data["header_name"] or self.provider.header_name
-            template = data["header_template"] or self.provider.header_template
-            try:
-                destinations.check_header(name, template)
-            except InvalidDestination as error:
-                self.add_error(error.field, str(error))
-        return data
-
-    def key_arguments(self) -> dict[str, Any]:
-        names = {"destination_url", "header_name", "header_template"} & self.cleaned_data.keys()
-        return super().key_arguments() | {name: self.cleaned_data[name] for name in names}
-
-
-class KeyForm(DestinationForm):
-    """All fields to connect a provider."""
-
-    label = forms.CharField(
-        label="Name",
-        max_length=100,
-        required=False,
-        widget=forms.TextInput(attrs={"placeholder": "CI, laptop, …"}),
-        validators=[validate_label],
-        help_text="Where you will use it. Only for you, to tell endpoints apart.",
-    )
-
-    field_order = ("destination_url", "header_name", "header_template", "api_key", "label")
 
 
 class LabelForm(forms.Form):
@@ -246,7 +67,7 @@ class LimitsForm(forms.Form):
 
     def clean_max_streams(self) -> int | None:
         limit: int | None = self.cleaned_data["max_streams"]
-        with _as_validation_error():
+        with as_validation_error():
             token_limits.check_max_streams(limit)
         return limit
 
@@ -326,6 +147,18 @@ class TokenForm(forms.Form):
         ),
         help_text="One per line. Leave empty for tools that call from somebody else's servers, as Cursor does.",
     )
+    allowed_origins = forms.CharField(
+        label="Web pages that may use it",
+        required=False,
+        max_length=16384,
+        widget=forms.Textarea(
+            attrs={"class": "mono", "rows": 2, "spellcheck": "false", "placeholder": "https://app.example.com"}
+        ),
+        help_text=(
+            "One origin per line. Only for code that runs in a browser: everybody who opens the page can read the "
+            "token there. Empty: Strake sends no CORS headers."
+        ),
+    )
     allow_minting = forms.BooleanField(
         label="May create credentials",
         required=False,
@@ -343,16 +176,13 @@ class TokenForm(forms.Form):
         return data
 
     def clean_allowed_paths(self) -> str:
-        text: str = self.cleaned_data["allowed_paths"]
-        with _as_validation_error():
-            token_limits.clean(allowed_paths=text.splitlines())
-        return text
+        return self._checked("allowed_paths", lambda lines: token_limits.clean(allowed_paths=lines))
 
     def clean_allowed_networks(self) -> str:
-        text: str = self.cleaned_data["allowed_networks"]
-        with _as_validation_error():
-            token_limits.clean(allowed_networks=text.splitlines())
-        return text
+        return self._checked("allowed_networks", lambda lines: token_limits.clean(allowed_networks=lines))
+
+    def clean_allowed_origins(self) -> str:
+        return self._checked("allowed_origins", lambda lines: token_limits.clean(allowed_origins=lines))
 
     def limits(self) -> dict[str, Any]:
         """The keyword arguments for `services.issue_token`."""
@@ -364,12 +194,19 @@ class TokenForm(forms.Form):
             "allowed_paths": data["allowed_paths"].splitlines(),
             "allowed_networks": data["allowed_networks"].splitlines(),
             "allow_minting": data["allow_minting"],
+            "allowed_origins": data["allowed_origins"].splitlines(),
         }
 
     def add_service_error(self, error: InvalidLimit | QuotaReached) -> None:
         """Show an error of the service next to its field, or above the form if it has no field."""
         field = error.field if isinstance(error, InvalidLimit) else None
         self.add_error("expires_on" if field == "expires_at" else field, str(error))
+
+    def _checked(self, field: str, check: Callable[[list[str]], object]) -> str:
+        text: str = self.cleaned_data[field]
+        with as_validation_error():
+            check(text.splitlines())
+        return text
 
     def _expires_at(self) -> datetime | None:
         choice = self.cleaned_data["expires"]

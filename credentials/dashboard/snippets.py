@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
+from uuid import UUID
 
 from django.template import Context, Engine
 
 from credentials.models import Endpoint
-from credentials.providers import DEMO_SLUG, Dialect, Provider
+from credentials.providers import DEMO_SLUG, Dialect, Example, Provider
 
 TOKEN_PLACEHOLDER = "YOUR_STRAKE_TOKEN"  # noqa: S105
 
@@ -117,6 +119,16 @@ _MODELS = {
     "fireworks": "accounts/fireworks/models/llama-v3p3-70b-instruct",
     "cohere": "command-a-03-2025",
     "perplexity": "sonar",
+    "moonshot": "kimi-k2.6",
+    "zhipu": "glm-4.7",
+    "alibaba": "qwen-plus",
+    "cerebras": "gpt-oss-120b",
+    "deepinfra": "meta-llama/Llama-3.3-70B-Instruct",
+    "huggingface": "openai/gpt-oss-120b",
+    "nvidia": "meta/llama-3.1-8b-instruct",
+    "github": "openai/gpt-4.1-mini",
+    "bedrock": "openai.gpt-oss-20b-1:0",
+    "bedrock-mantle": "openai.gpt-oss-20b",
 }
 
 
@@ -128,12 +140,15 @@ def snippets_for(endpoint: Endpoint, provider: Provider, token: str = TOKEN_PLAC
 
 def snippet(tool: Tool, endpoint: Endpoint, provider: Provider, token: str = TOKEN_PLACEHOLDER) -> Snippet | None:
     """The texts for one tool, or None if the tool does not support the provider's API."""
+    if provider.example is not None:
+        return _example(provider.example, tool, endpoint, token) if tool.slug == "curl" else None
     dialect = next((dialect for dialect in dialects_of(provider) if dialect in tool.parts), None)
     if dialect is None:
         return None
+    suffix = sdk_suffix(endpoint, provider) if dialect == provider.dialect else ""
     values = {
         "url": endpoint.url,
-        "base": endpoint.url + provider.sdk_suffix if dialect == provider.dialect else endpoint.url,
+        "base": endpoint.url + suffix,
         "subdomain": endpoint.subdomain,
         "provider": provider.slug,
         "token": token,
@@ -146,12 +161,24 @@ def snippet(tool: Tool, endpoint: Endpoint, provider: Provider, token: str = TOK
     return Snippet(tool, tuple(texts))
 
 
+def _example(example: Example, tool: Tool, endpoint: Endpoint, token: str) -> Snippet:
+    values = {"url": endpoint.url, "token": token, "example": example}
+    return Snippet(tool, (Text("curl-example", "In the shell", _render("curl-example", values)),))
+
+
+def sdk_suffix(endpoint: Endpoint, provider: Provider) -> str:
+    """What SDKs of the provider's main dialect want after the endpoint's URL."""
+    if cast(UUID | None, endpoint.owner_id) is None:  # a sample
+        return provider.sdk_suffix
+    return provider.suffix_at(endpoint.credential.destination_url)
+
+
 def dialects_of(provider: Provider) -> Iterable[Dialect]:
-    """The API dialects of a provider. The main one comes first."""
-    return (provider.dialect, *provider.extra_dialects)
+    """The API dialects of a provider for which there are tools. The main one comes first."""
+    return () if provider.example is not None else (provider.dialect, *provider.extra_dialects)
 
 
-def _render(name: str, values: dict[str, str]) -> str:
+def _render(name: str, values: Mapping[str, object]) -> str:
     # The result is plain text. The template of the page escapes it.
     path = name if "/" in name else f"credentials/snippets/{name}"
     template = Engine.get_default().get_template(f"{path}.txt")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from credentials.vault.envelope import FORMAT, Binding, SealedRecord
+from credentials.vault.envelope import Binding, SealedRecord
 from credentials.vault.provider_key import ProviderKey
 
 
@@ -27,6 +27,16 @@ class Sealed:
         key_registry.confirm(self._record.wrap.master_key_id, self._check_value)
         return self._record
 
+    def check(self) -> SealedRecord:
+        """Return the record of something that can be obtained again. Registers and locks nothing.
+
+        Retiring a master key deletes what was saved with this meanwhile. Raises `WrongMasterKey` or `RetiredMasterKey`.
+        """
+        from credentials.vault import key_registry
+
+        key_registry.check(self._record.wrap.master_key_id, self._check_value)
+        return self._record
+
 
 def seal(key: ProviderKey, binding: Binding) -> Sealed:
     """Seal one provider key: encrypt it under a new data key, and have that wrapped under the primary master key.
@@ -38,8 +48,8 @@ def seal(key: ProviderKey, binding: Binding) -> Sealed:
 
     encrypted = sealing.encrypt_key(key, binding)
     try:
-        wrapped = wrapper.current().wrap(FORMAT, binding.credential_id, encrypted.data_key)
+        wrapped = wrapper.current().wrap(binding.format, binding.credential_id, encrypted.data_key)
     finally:
         sealing.wipe(encrypted.data_key)
-    record = SealedRecord(FORMAT, wrapped.key, encrypted.ciphertext, encrypted.iv)
+    record = SealedRecord(binding.format, wrapped.key, encrypted.ciphertext, encrypted.iv)
     return Sealed(binding, record, wrapped.check_value)

@@ -8,17 +8,26 @@ at a server that they control.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
-FORMAT = 1
+from credentials.errors import CannotOpen
+
+FORMAT = 1  # a key in one header
+FORMAT_WITH_EXTRAS = 2  # bound to `Binding.extras` too
+FORMATS = frozenset({FORMAT, FORMAT_WITH_EXTRAS})
 # SP 800-38D section 7.1 uses only 96-bit IVs directly as a counter block. `cryptography` accepts 8 to 128 bytes.
 IV_BYTES = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Everything that a sealed key is bound to: its row, its owner, and the destination it may be sent to."""
+    """Everything that a sealed key is bound to: its row, its owner, and the destination it may be sent to.
+
+    `extras` is what `extras_of` returns, and "" for a key that is sent as it is in one header.
+    """
 
     credential_id: UUID
     endpoint_id: UUID
@@ -27,9 +36,17 @@ class Binding:
     destination_url: str
     header_name: str
     header_template: str
+    extras: str = ""
+
+    @property
+    def format(self) -> int:
+        """The format in which a key is sealed with this binding."""
+        return FORMAT_WITH_EXTRAS if self.extras else FORMAT
 
     def data_associated_data(self, format: int) -> bytes:
-        """The associated data of the encrypted provider key."""
+        """The associated data of the encrypted provider key. Raises `CannotOpen` if another format binds this."""
+        if format != self.format:
+            raise CannotOpen
         return _join(
             b"strake/credential",
             format.to_bytes(2),
@@ -40,7 +57,29 @@ class Binding:
             self.destination_url.encode(),
             self.header_name.encode(),
             self.header_template.encode(),
+            *((self.extras.encode(),) if self.extras else ()),
         )
+
+
+def extras_of(kind: str, places: Sequence[Sequence[str]], parameters: Mapping[str, str]) -> str:
+    """Return the canonical text of what else a key is bound to, or "" if it is static and has one place.
+
+    `kind`, `places` and `parameters` are as in `models.Credential`.
+    """
+    if kind == "static" and not places and not parameters:
+        return ""
+    return json.dumps(
+        [kind, [list(place) for place in places], dict(parameters)], sort_keys=True, separators=(",", ":")
+    )
+
+
+def derived_binding(source: Binding, source_iv: bytes) -> Binding:
+    """What a token that was bought with a sealed key is bound to: everything that the key is, and the key's own IV.
+
+    So it opens neither in place of the key nor after the key was replaced.
+    """
+    extras = json.dumps(["derived", source.extras, source_iv.hex()], separators=(",", ":"))
+    return replace(source, extras=extras)
 
 
 @dataclass(frozen=True, slots=True)

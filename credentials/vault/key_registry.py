@@ -31,10 +31,20 @@ def confirm(key_id: str, check_value: bytes) -> None:
     if check is None:
         MasterKeyCheck.objects.get_or_create(pk=key_id, defaults={"check_value": check_value})
         check = row.get()
+    _compare(check, check_value)
+
+
+def check(key_id: str, check_value: bytes) -> None:
+    """Raise `WrongMasterKey` or `RetiredMasterKey` as `confirm` does. A key that was never used is fine."""
+    if (stored := MasterKeyCheck.objects.filter(pk=key_id).first()) is not None:
+        _compare(stored, check_value)
+
+
+def _compare(check: MasterKeyCheck, check_value: bytes) -> None:
     if not hmac.compare_digest(bytes(check.check_value), check_value):
-        raise WrongMasterKey(key_id)
+        raise WrongMasterKey(check.key_id)
     if check.retired_at is not None:
-        raise RetiredMasterKey(key_id)
+        raise RetiredMasterKey(check.key_id)
 
 
 def wrong_ids(ring: CheckValues) -> list[str]:

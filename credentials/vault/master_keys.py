@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 from accounts import audit
 from accounts.actors import Actor
 from credentials.errors import KeyringError, MasterKeyInUse, ProcessesBehind
-from credentials.models import Credential, SealedKey
+from credentials.models import Credential, DerivedToken, SealedKey
 from credentials.vault import key_registry, keyring, rotation
 from credentials.vault.keyring import Keyring
 from credentials.vault.models import MasterKeyCheck
@@ -94,6 +94,8 @@ def retire(*, actor: Actor, key_id: str, wait_seconds: float = 30) -> None:
                 subject_id=key_id,
                 details={"primary": ring.primary_id},
             )
+    # After the commit, since from then on none is stored under this key. Servers buy others.
+    DerivedToken.objects.filter(master_key_id=key_id).delete()
 
 
 def remove(*, actor: Actor, path: Path, key_id: str) -> None:

@@ -2,7 +2,8 @@
 
 Only the three wrap columns of a row change. No provider key is opened, and no ciphertext changes. Servers hold the old
 key and the new one, so they can open every row at any moment. The rows still under an old key are the only progress
-state: after a kill, the next run continues behind the last committed batch.
+state: after a kill, the next run continues behind the last committed batch. Access tokens that were bought with a key
+are deleted, since servers can buy others.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from django.db.models import Q, QuerySet
 from accounts import audit
 from accounts.actors import Actor
 from credentials.errors import CannotOpen, ProcessesBehind, RotationRunning, UnknownMasterKey
-from credentials.models import Endpoint, SealedKey
+from credentials.models import DerivedToken, Endpoint, SealedKey
 from credentials.vault import heartbeats, key_registry, keyring, unwrapping
 from credentials.vault.envelope import WrappedKey, stored_bytes
 from credentials.vault.keyring import Keyring
@@ -73,6 +74,8 @@ def rotate(
             _rewrap_pass(ring, outcome, batch, on_progress)
         with transaction.atomic():
             key_registry.confirm(ring.primary_id, ring.check_value(ring.primary_id))
+            # The next request of each endpoint buys another one. An empty row has no master key.
+            DerivedToken.objects.exclude(master_key_id__in=[ring.primary_id, ""]).delete()
             if outcome.rewrapped:
                 audit.record(
                     actor,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from credentials.vault.envelope import FORMAT, IV_BYTES, Binding
+from credentials.vault.envelope import IV_BYTES, Binding
 from credentials.vault.provider_key import ProviderKey
 
 DATA_KEY_BYTES = 32
@@ -34,7 +34,7 @@ def encrypt_key(key: ProviderKey, binding: Binding) -> Encrypted:
     plaintext = key.reveal().encode("ascii")
     data_key = bytearray(AESGCM.generate_key(256))
     iv = os.urandom(IV_BYTES)
-    ciphertext = AESGCM(data_key).encrypt(iv, plaintext, binding.data_associated_data(FORMAT))
+    ciphertext = AESGCM(data_key).encrypt(iv, plaintext, binding.data_associated_data(binding.format))
     return Encrypted(data_key, ciphertext, iv)
 
 

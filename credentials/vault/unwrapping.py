@@ -9,7 +9,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from credentials.errors import CannotOpen
-from credentials.vault.envelope import FORMAT, IV_BYTES, WrappedKey, wrap_associated_data
+from credentials.vault.envelope import FORMATS, IV_BYTES, WrappedKey, wrap_associated_data
 from credentials.vault.keyring import Keyring
 from credentials.vault.sealing import DATA_KEY_BYTES, TAG_BYTES, wipe
 from credentials.vault.wrapping import wrap
@@ -36,7 +36,7 @@ def unwrap(wrapped: WrappedKey, format: int, credential_id: UUID, ring: Keyring)
     has_valid_lengths = (
         len(wrapped.wrapped_dek_iv) == IV_BYTES and len(wrapped.wrapped_dek) == DATA_KEY_BYTES + TAG_BYTES
     )
-    if format != FORMAT or not has_valid_lengths:
+    if format not in FORMATS or not has_valid_lengths:
         raise CannotOpen
     associated_data = wrap_associated_data(format, credential_id, wrapped.master_key_id)
     data_key = bytearray(DATA_KEY_BYTES)

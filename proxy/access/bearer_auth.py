@@ -35,8 +35,8 @@ def find_token(headers: Sequence[tuple[bytes, bytes]], query: bytes) -> str:
 
     Some tools fill two positions, one with a stale or dummy value, so values without a well-formed token are ignored.
     A token counts as a word of a value: alone, behind any scheme, in quotes, or in the user name or password of Basic.
-    If there is none in the usual positions, it may be in any header that can hold a key, since the name of the
-    endpoint's own header is not known before the look-up.
+    If there is none in the usual positions, it may be in any header that can hold a key and in any parameter, since the
+    names of the endpoint's own are not known before the look-up.
 
     Raises `MissingToken` if every position is empty, `InvalidToken` if no value is well-formed, `AmbiguousToken` if
     there are two different tokens.
@@ -59,6 +59,9 @@ def find_token(headers: Sequence[tuple[bytes, bytes]], query: bytes) -> str:
     if found is not None:
         return found
     elsewhere = [word for name, value in headers if name not in _HOLD_NO_KEY for word in _words(value, is_basic=False)]
+    if _PREFIX in query:
+        values = [unquote_to_bytes(parameter.partition(b"=")[2]) for parameter in query.split(b"&")]
+        elsewhere += [word for value in values for word in _words(value, is_basic=False)]
     if elsewhere:
         return _only(elsewhere)
     if not candidates:

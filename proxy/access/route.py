@@ -12,14 +12,16 @@ from django.db.models import FilteredRelation, Q
 
 from credentials.errors import CannotOpen
 from credentials.models import Endpoint
-from credentials.vault.envelope import Binding, SealedRecord, WrappedKey
+from credentials.vault.envelope import Binding, SealedRecord, WrappedKey, extras_of
+from proxy.access.derived_token import DerivedRecord
 
 
 class Route(NamedTuple):
     """An endpoint, its credential, and the presented token.
 
     `token_id` is None if the endpoint has no such token, and so are the fields after it up to `allowed_networks`, and
-    `allow_minting`. `format` is None if the endpoint has no sealed key.
+    `allow_minting` and `allowed_origins`. `format` is None if the endpoint has no sealed key. The fields of the derived
+    token are as the driver returns them, since few requests need them.
     """
 
     endpoint_id: UUID
@@ -46,9 +48,31 @@ class Route(NamedTuple):
     suspended_at: datetime | str | None
     owner_email: str
     allow_minting: bool | int | None
+    kind: str
+    places: str  # JSON, which few credentials need
+    parameters: str
+    allowed_origins: list[str]
+    derived_format: int | None
+    derived_master_key_id: str | None
+    derived_wrapped_dek: bytes | None
+    derived_wrapped_dek_iv: bytes | None
+    derived_ciphertext: bytes | None
+    derived_iv: bytes | None
+    derived_source_iv: bytes | None
+    derived_issued_at: datetime | str | None
+    derived_expires_at: datetime | str | None
+    derived_renewing_until: datetime | str | None
+    derived_failed_at: datetime | str | None
+    derived_failure: str | None
+
+    @property
+    def derived(self) -> DerivedRecord | None:
+        """The access token of a cloud credential, or None if none was ever asked for."""
+        return None if self.derived_format is None else DerivedRecord.of(self[_FIRST_DERIVED:])
 
     @property
     def binding(self) -> Binding:
+        """What the key is bound to. Raises `CannotOpen`."""
         return Binding(
             self.credential_id,
             self.endpoint_id,
@@ -57,7 +81,23 @@ class Route(NamedTuple):
             self.destination_url,
             self.header_name,
             self.header_template,
+            self._extras(),
         )
+
+    def _extras(self) -> str:
+        """Raises `CannotOpen` if the row holds what no credential is saved with."""
+        if self.kind == "static" and self.places == "[]" and self.parameters == "{}":
+            return ""
+        try:
+            return extras_of(str(self.kind), json.loads(self.places), json.loads(self.parameters))
+        except (TypeError, ValueError):
+            raise CannotOpen from None
+
+    @property
+    def parameter_values(self) -> dict[str, str]:
+        """The parameters of a cloud credential. The seal vouches for them, so open the key first."""
+        values: dict[str, str] = json.loads(self.parameters)
+        return values
 
     @property
     def sealed(self) -> SealedRecord:
@@ -94,7 +134,13 @@ _PATHS = {
     "suspended_at": "owner__suspended_at",
     "owner_email": "owner__email",
     "allow_minting": "token__allow_minting",
+    "kind": "credential__kind",
+    "places": "credential__places",
+    "parameters": "credential__parameters",
+    "allowed_origins": "token__allowed_origins",
+    **{f"derived_{field}": f"credential__derived_token__{field}" for field in DerivedRecord._fields},
 }
+_FIRST_DERIVED = Route._fields.index("derived_format")
 
 Converters = tuple[tuple[int, Callable[[Any], Any]], ...]
 

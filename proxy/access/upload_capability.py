@@ -8,10 +8,8 @@ the secret, so neither the database nor a master key reveals it.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple, TypeVar
@@ -21,12 +19,12 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from django.db import Error as DatabaseError
-from django.db import IntegrityError, close_old_connections
+from django.db import IntegrityError
 
 from accounts import tokens
 from credentials.vault.envelope import IV_BYTES, stored_bytes
 from proxy.access.route import Route
+from proxy.database_thread import DatabaseThread
 from proxy.errors import InvalidToken, StoreUnavailable
 from proxy.models import UploadCapability
 
@@ -36,8 +34,6 @@ PREFIX = "upload_"
 # Google keeps an upload session for a week, and a file for two days. An upload takes minutes.
 LIFETIME = timedelta(hours=24)
 MAX_PER_TOKEN = 250  # unfinished uploads; another one ends the oldest
-MAX_WAITING = 500
-TIMEOUT_SECONDS = 5.0
 _CONTEXT = b"strake/upload-url"
 
 Result = TypeVar("Result")
@@ -140,37 +136,19 @@ def _associated_data(endpoint_id: UUID, token_id: str, token_digest: bytes, expi
 
 # --- The database ----------------------------------------------------------------------------------------------------
 
-# Uploads are rare, so one thread with Django's connection is enough. It never blocks the event loop.
-_thread = ThreadPoolExecutor(1, thread_name_prefix="uploads")
-_waiting = 0
+# Uploads are rare, so one thread is enough.
+_thread = DatabaseThread("uploads")
 
 _Bytes = bytes | memoryview
 _Row = tuple[str, _Bytes, _Bytes, _Bytes, datetime]
 
 
 async def _in_thread(work: Callable[[], Result]) -> Result:
-    """Run `work` in the thread. Raises `StoreUnavailable` if the database fails, or takes too long."""
-    global _waiting
-    if _waiting >= MAX_WAITING:
-        raise StoreUnavailable(retry_after=1)
-    _waiting += 1
+    """Run `work` in the thread. Raises `StoreUnavailable`, and `InvalidToken` if the token has been deleted."""
     try:
-        async with asyncio.timeout(TIMEOUT_SECONDS):
-            return await asyncio.get_running_loop().run_in_executor(_thread, _with_connection, work)
+        return await _thread.run(work)
     except IntegrityError:
         raise InvalidToken from None
-    except (DatabaseError, TimeoutError):
-        raise StoreUnavailable(retry_after=1) from None
-    finally:
-        _waiting -= 1
-
-
-def _with_connection(work: Callable[[], Result]) -> Result:
-    close_old_connections()
-    try:
-        return work()
-    finally:
-        close_old_connections()
 
 
 def _select(digest: bytes) -> _Row | None:

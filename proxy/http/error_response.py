@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 
 from credentials.providers import Dialect
-from proxy import errors
+from proxy import connect_failures, errors
 from proxy.errors import ProxyError
 from proxy.http.response import PROTECTION, Response
 from proxy.server.asgi import Headers
-from proxy.upstream import connect_failures
 
 
 def error_response(error: ProxyError, dialect: Dialect) -> Response:
@@ -47,7 +46,8 @@ _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
-    404: "not_found_error",
+    410: "not_found_error",
+    421: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",
     503: "overloaded_error",
@@ -67,7 +67,8 @@ _GEMINI_STATUSES = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
-    404: "NOT_FOUND",
+    410: "NOT_FOUND",
+    421: "NOT_FOUND",
     429: "RESOURCE_EXHAUSTED",
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",

@@ -36,8 +36,9 @@ class ProxyRequest:
     `names` are the names of `headers` as the client spelled them.
 
     `subdomain` is "" if the URL names no endpoint, or none that can exist: then `names_endpoint` is true. The view sets
-    `is_browser` first, `digest`, the token's, before the look-up, `route` after it, `flight` when the request counts as
-    in flight, and `forwarded` once nothing of Strake's own can refuse the request any more.
+    `is_browser` and `origin`, the origin of the web page or b"", first, `digest`, the token's, before the look-up,
+    `route` after it, `is_allowed_origin` if the token lists the origin, `flight` when the request counts as in flight,
+    and `forwarded` once nothing of Strake's own can refuse the request any more.
     `opened` is set when the provider has accepted a WebSocket handshake.
 
     `error` is the code of the error that Strake responded with or ended the request with. `refused_token` is set in
@@ -55,12 +56,14 @@ class ProxyRequest:
         "flight",
         "forwarded",
         "headers",
+        "is_allowed_origin",
         "is_browser",
         "method",
         "names",
         "names_endpoint",
         "on_own_host",
         "opened",
+        "origin",
         "path",
         "query",
         "refused_token",
@@ -79,6 +82,8 @@ class ProxyRequest:
         self.route: Route | None = None
         self.flight: Flight | None = None
         self.is_browser = False
+        self.origin = b""
+        self.is_allowed_origin = False
         self.digest = b""
         self.error = ""
         self.forwarded = False

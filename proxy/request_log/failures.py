@@ -38,4 +38,4 @@ class FailureLog:
                 return
         self._known[key] = now + REPEAT_SECONDS
         kind = error.kind if isinstance(error, UpstreamUnreachable) else "not HTTP"
-        logger.warning("upstream_failed code=%s kind=%s endpoint=%s", error.code, kind or "unknown", request.subdomain)
+        logger.warning("upstream_failed code=%s endpoint=%s kind=%s", error.code, request.subdomain, kind or "unknown")

@@ -15,10 +15,11 @@ from typing import Any
 
 import httptools
 
+from credentials.vault.sealing import wipe
 from proxy import transports
+from proxy.connect_failures import UpstreamWrongScheme
 from proxy.errors import UpstreamInvalid, UpstreamUnreachable
 from proxy.server.asgi import Headers
-from proxy.upstream.connect_failures import UpstreamWrongScheme
 from proxy.upstream.remainder import Remainder
 
 BUFFER_BYTES = 64 * 1024
@@ -113,7 +114,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._remainder.keep()
         self.transport.write(data)
 
-    def upload(self, body: AsyncIterator[bytes], *, chunked: bool) -> None:
+    def upload(self, body: AsyncIterator[bytes | bytearray], *, chunked: bool) -> None:
         """Send the body of the request in the background. If `body` raises, the exchange fails with its error."""
         self._remainder.keep()
         self._upload = self._loop.create_task(self._send_body(body, chunked=chunked))
@@ -336,14 +337,14 @@ class UpstreamConnection(asyncio.Protocol):
     def _has_sent_all(self) -> bool:
         return (self._upload is None or self._upload.done()) and not self.transport.get_write_buffer_size()
 
-    async def _send_body(self, body: AsyncIterator[bytes], *, chunked: bool) -> None:
+    async def _send_body(self, body: AsyncIterator[bytes | bytearray], *, chunked: bool) -> None:
         async for chunk in body:
             if chunk:
-                await self._write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+                await self._write(b"%x\r\n%b\r\n" % (len(chunk), bytes(chunk)) if chunked else chunk)
         if chunked:
             await self._write(b"0\r\n\r\n")
 
-    async def _write(self, data: bytes) -> None:
+    async def _write(self, data: bytes | bytearray) -> None:
         """Send a part of a body, and wait while the provider takes no more. Raises `UpstreamUnreachable`."""
         if self._error is not None or self._lost:
             raise UpstreamUnreachable
@@ -371,15 +372,27 @@ class UpstreamConnection(asyncio.Protocol):
 
 
 def encode_head(
-    method: str, target: bytes, headers: Headers, key_header: tuple[bytes, bytearray], *, chunked: bool
-) -> bytes:
-    """Encode a request up to the value of its last header, which is the provider key. Raises `UpstreamInvalid`."""
+    method: str,
+    target: bytes | bytearray,
+    headers: Headers,
+    key_header: tuple[bytes, bytearray],
+    *,
+    chunked: bool,
+    key_lines: int = 1,
+) -> bytes | bytearray:
+    """Encode a request up to the value of its last header, which holds the key and `key_lines` headers in all.
+
+    A `target` that is a bytearray holds it too. Then the caller must wipe the result. Raises `UpstreamInvalid`.
+    """
     lines = [b"%b: %b\r\n" % pair for pair in headers]
-    if chunked:
-        lines.append(b"Transfer-Encoding: chunked\r\n")
+    lines += [b"Transfer-Encoding: chunked\r\n"] if chunked else []
     name, key = key_header
-    head = b"%b %b HTTP/1.1\r\n%b%b: " % (method.encode(), target, b"".join(lines), name)
-    # Reject line breaks: they would start a second header or request.
-    if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1 or b"\n" in key or b"\r" in key:
-        raise UpstreamInvalid
-    return head
+    empty: bytes | bytearray = bytearray() if isinstance(target, bytearray) else b""
+    head = empty.join((method.encode(), b" ", target, b" HTTP/1.1\r\n", *lines, name, b": "))
+    # Reject other line breaks: they would start another header or request.
+    breaks = len(lines) + 1
+    if head.count(b"\n") == head.count(b"\r") == breaks and key.count(b"\n") == key.count(b"\r") == key_lines - 1:
+        return head
+    if isinstance(head, bytearray):
+        wipe(head)
+    raise UpstreamInvalid

@@ -26,6 +26,12 @@ from strake.pages.charts import draw
 from strake.pages.error_help import HELP
 from strake.pages.guides import BASE_URLS, DIALECT_NAMES, GUIDES, TOPICS, Guide, Topic, grouped, topic_texts
 
+_BROWSER_EXAMPLE = """\
+const client = new OpenAI({
+  baseURL: "https://strake.example.org/p/abc123def456/v1",
+  apiKey: "strk_…",
+  dangerouslyAllowBrowser: true,
+});"""
 SAMPLE_SUBDOMAIN = "abc123def456"
 MAX_ENDPOINTS = 200
 
@@ -107,6 +113,12 @@ def errors(request: HttpRequest) -> HttpResponse:
     found = sorted((error.status, error.code, error.message) for error in error_classes())
     listed = [(status, code, message, HELP.get(code, "")) for status, code, message in found]
     return render(request, "strake/docs/errors.html", {"errors": listed})
+
+
+@require_safe
+def browsers(request: HttpRequest) -> HttpResponse:
+    """How web pages call an endpoint."""
+    return render(request, "strake/docs/browsers.html", {"openai": _BROWSER_EXAMPLE})
 
 
 @login_required

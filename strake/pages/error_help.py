@@ -22,6 +22,25 @@ HELP = {
         "fetch, in mode cors."
     ),
     "body_too_large": "Send less in one request, or ask the operator to raise STRAKE_MAX_BODY_MB.",
+    "egress_proxy_failed": (
+        "Strake reaches providers through a proxy of your company, and that one could not connect. Check the "
+        "destination of a custom endpoint and the provider's status page. The log has the proxy's status."
+    ),
+    "egress_proxy_refused": (
+        "Strake reaches providers through a proxy of your company, and that one refused. The log has its status: with "
+        "407 or 401 the operator corrects the user name or the password in STRAKE_EGRESS_PROXY, otherwise the proxy "
+        "must allow the destination on port 443. A proxy that allows names only needs STRAKE_EGRESS_PROXY_RESOLVES=1."
+    ),
+    "egress_proxy_unreachable": (
+        "Strake reaches providers through a proxy of your company, and nothing answers there, or no HTTP proxy. The "
+        "operator checks STRAKE_EGRESS_PROXY."
+    ),
+    "cloud_secret_refused": (
+        "The cloud no longer accepts the endpoint's client secret or service account: it has expired, was deleted, or "
+        "its application or account was disabled. The endpoint's page shows the cloud's code. Create another secret "
+        "there, open the endpoint and choose Replace the key. A code of invalid_grant also means that the clock of "
+        "Strake's machine is wrong."
+    ),
     "endpoint_paused": "Open the endpoint in the dashboard and choose Resume.",
     "internal_error": (
         "This is a bug in Strake. Tell the operator when it happened. The log has the details, without your request. "
@@ -60,6 +79,10 @@ HELP = {
         "The token only works from certain networks, and the request came from another one. Tools that call from "
         "their own servers, like Cursor, need a token without this limit."
     ),
+    "origin_not_allowed": (
+        "The token lists the web pages that may use it, and the request came from another one. Add a token with the "
+        "origin of this page, which is what its address begins with, such as https://app.example.com."
+    ),
     "owner_busy": (
         "All endpoints of this owner together have reached the limit of concurrent requests. Wait for some to end. "
         "The operator can raise STRAKE_MAX_STREAMS_PER_PERSON."
@@ -73,6 +96,11 @@ HELP = {
     "store_unavailable": (
         "Strake's database does not respond. Your token is valid. Try again in a moment, and tell the operator if the "
         "error persists."
+    ),
+    "token_server_unavailable": (
+        "The server of the cloud that gives access tokens could not be reached or was in trouble. Strake asks again "
+        "with the first request after ten seconds. If it persists, the operator should check that the machine may "
+        "connect to login.microsoftonline.com or oauth2.googleapis.com."
     ),
     "token_in_path": (
         "Your tool puts the token into the URL's path. Give it the endpoint's URL and the token as two settings."
@@ -116,11 +144,12 @@ HELP = {
     "upstream_certificate": (
         "Strake could not verify the certificate of the destination: not signed by a known authority, expired, or for "
         "another name. The host name in the destination must be the one in the certificate. For a certificate of your "
-        "own authority, the operator sets SSL_CERT_FILE to a file with its root certificate. The log has the reason."
+        "own authority, the operator sets STRAKE_CA_FILE to a file with its root certificate. The log has the reason."
     ),
     "upstream_connect_timeout": (
-        "Nothing at the destination answered within ten seconds. Often a firewall drops the packets. If your network "
-        "has an HTTP proxy as its only way out: Strake does not read HTTPS_PROXY."
+        "Nothing at the destination answered within ten seconds. Often a firewall drops the packets. If an HTTP "
+        "proxy is the only way out of your network, the operator names it in STRAKE_EGRESS_PROXY. Strake does not read "
+        "HTTPS_PROXY."
     ),
     "upstream_name_unknown": (
         "The host name of the destination does not exist, or the DNS server does not answer. Check it for typos. In "
@@ -148,6 +177,9 @@ HELP = {
 # What an owner reads in Activity. For other codes, the code itself in words is good enough.
 _REASONS = {
     "browser_refused": "A browser asked for a page",
+    "egress_proxy_failed": "The company's proxy could not connect",
+    "egress_proxy_refused": "The company's proxy refused",
+    "egress_proxy_unreachable": "The company's proxy did not answer",
     "invalid_token": "The token is revoked or expired",
     "internal_error": "A bug in Strake",
     "key_replaced": "The key was replaced meanwhile",
@@ -155,6 +187,7 @@ _REASONS = {
     "mints_credentials": "The path hands out credentials",
     "needs_key_again": "The key cannot be opened",
     "network_not_allowed": "From a network that is not allowed",
+    "origin_not_allowed": "From a web page that is not allowed",
     "owner_busy": "Too many requests at a time",
     "path_not_allowed": "A path that is not allowed",
     "rate_limited": "Too many requests a minute",

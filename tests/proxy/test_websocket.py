@@ -33,6 +33,7 @@ from proxy.http.request import ProxyRequest
 from proxy.server.asgi import Headers
 from proxy.upstream import tunnel
 from proxy.upstream.pool import ConnectionPool, Origin
+from proxy.upstream.renewals import Renewals
 from proxy.views import UpstreamTarget
 from tests.support.raw import exchange, get
 from tests.support.running import KEY, Endpoint, Strake
@@ -556,10 +557,15 @@ async def forward_handshake(upstream: Upstream, client: Client, monkeypatch: pyt
     )
     monkeypatch.setattr(websocket, "resolve_target", lambda *_: target)
     request = ProxyRequest({"raw_path": b"/p/abcdefghijkl/x", "query_string": b"", "headers": []}, AsyncMock())
-    authorized = SimpleNamespace(token="strk_x", upload=None)
+    authorized = SimpleNamespace(token="strk_x", upload=None, needs_token=False)
     pool = ConnectionPool()
     try:
-        await websocket.forward(request, cast(Any, client), cast(Any, authorized), pool=pool, opened=lambda: None)
+        await websocket.forward(
+            *(request, cast(Any, client), cast(Any, authorized)),
+            pool=pool,
+            renewals=Renewals(pool),
+            opened=lambda: None,
+        )
     finally:
         pool.close()
 

@@ -186,10 +186,11 @@ def test_openai_understands_limits(strake: Strake, demo: Endpoint) -> None:
 
 def test_openai_understands_an_unknown_endpoint(strake: Strake, demo: Endpoint) -> None:
     with (
-        openai.OpenAI(base_url=f"{strake.url}/p/000000000000/v1", api_key=demo.token, max_retries=0) as client,
-        pytest.raises(openai.NotFoundError),
+        openai.OpenAI(base_url=f"{strake.url}/p/000000000000/v1", api_key=demo.token, max_retries=2) as client,
+        pytest.raises(openai.APIStatusError, match="no Strake endpoint") as caught,
     ):
         client.models.list()
+    assert caught.value.status_code == 410
 
 
 def test_openai_understands_an_unreachable_provider(strake: Strake) -> None:

@@ -38,6 +38,7 @@ WEB = {
     "accounts_user": "DELETE, INSERT, SELECT, UPDATE (session_epoch)",
     "credentials_bearertoken": "DELETE, INSERT, SELECT, UPDATE (digest, last_used_at, preview, revoked_at)",
     "credentials_credential": READ_AND_WRITE,
+    "credentials_derivedtoken": "DELETE, SELECT (credential_id, expires_at, failed_at, failure)",
     "credentials_endpoint": "DELETE, INSERT, SELECT, UPDATE (label, max_streams, paused_at)",
     "credentials_masterkeycheck": "INSERT, SELECT, UPDATE (created_at)",
     "credentials_sealedkey": "DELETE, INSERT, SELECT (credential_id, master_key_id), "
@@ -56,6 +57,7 @@ PROXY = {
     "accounts_user": "SELECT (email, id, suspended_at)",
     "credentials_bearertoken": "SELECT, UPDATE (last_used_at)",
     "credentials_credential": "SELECT",
+    "credentials_derivedtoken": "INSERT, SELECT, UPDATE",
     "credentials_endpoint": "SELECT",
     "credentials_masterkeycheck": "SELECT",
     "credentials_sealedkey": "SELECT",

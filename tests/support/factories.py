@@ -40,16 +40,22 @@ def make_endpoint(
     header_name: str = "",
     header_template: str = "",
     label: str = "",
+    kind: str = Credential.Kind.STATIC,
+    parameters: dict[str, str] | None = None,
     **token_fields: Any,
 ) -> Connected:
     """Create an endpoint with `key` sealed behind it and one token. `token_fields` are the limits of that token."""
     chosen = providers.get(provider)
+    if kind != Credential.Kind.STATIC:
+        header_name, header_template = "Authorization", providers.BEARER
     endpoint = Endpoint.objects.create(owner=owner, label=label or chosen.name, provider=chosen.slug)
     credential = Credential(
         endpoint=endpoint,
         destination_url=destination_url or chosen.destination_url or "https://api.example.com",
         header_name=header_name or chosen.header_name,
         header_template=header_template or chosen.header_template,
+        kind=kind,
+        parameters=parameters or {},
     )
     credential.secret = key
     credential.save()

@@ -26,7 +26,8 @@ from accounts.actors import OPERATOR, Person  # noqa: E402
 from accounts.models import User  # noqa: E402
 from accounts.sign_in import magic_links  # noqa: E402
 from credentials import services  # noqa: E402
-from credentials.models import BearerToken  # noqa: E402
+from credentials.models import BearerToken, Credential  # noqa: E402
+from tests.support import factories  # noqa: E402
 
 
 def connect(*, email: str = "owner@example.org", provider: str = "custom", key: str, **fields: Any) -> dict[str, str]:
@@ -38,6 +39,60 @@ def connect(*, email: str = "owner@example.org", provider: str = "custom", key: 
         "token": made.plaintext,
         "token_id": made.token.pk,
     }
+
+
+def make(*, email: str = "owner@example.org", **fields: Any) -> dict[str, str]:
+    """Create an endpoint of any provider with any destination. `fields` are those of `factories.make_endpoint`."""
+    owner, _ = User.objects.get_or_create(email=email)
+    made = factories.make_endpoint(owner=owner, **fields)
+    return {
+        "url": made.endpoint.url,
+        "subdomain": made.endpoint.subdomain,
+        "token": made.plaintext,
+        "token_id": made.token.pk,
+    }
+
+
+def derived(*, subdomain: str) -> dict[str, Any]:
+    """The stored access token of an endpoint, with its binary columns in hexadecimal, or nothing."""
+    from credentials.models import DerivedToken
+
+    found = DerivedToken.objects.filter(credential__endpoint__subdomain=subdomain)
+    row: dict[str, Any] = dict(found.values().first() or {})
+    return {
+        name: bytes(value).hex() if isinstance(value, bytes | memoryview) else value and str(value)
+        for name, value in row.items()
+    }
+
+
+def restore_derived(**columns: Any) -> dict[str, str]:
+    """Store what `derived` returned, in place of what is there now."""
+    from credentials.models import DerivedToken
+
+    binary = {field.name for field in DerivedToken._meta.concrete_fields if field.get_internal_type() == "BinaryField"}
+    values = {name: bytes.fromhex(value) if name in binary else value for name, value in columns.items()}
+    DerivedToken(**values).save()
+    return {}
+
+
+def reseal(*, subdomain: str, key: str) -> dict[str, str]:
+    """Replace a key without a check."""
+    credential = Credential.objects.get(endpoint__subdomain=subdomain)
+    credential.secret = key
+    credential.save()
+    return {}
+
+
+def age_derived(*, subdomain: str, seconds: int) -> dict[str, str]:
+    """Let the stored access token, and its last failure, be older by `seconds`."""
+    from django.db.models import F
+
+    from credentials.models import DerivedToken
+
+    rows = DerivedToken.objects.filter(credential__endpoint__subdomain=subdomain)
+    by = timedelta(seconds=seconds)
+    rows.update(**{name: F(name) - by for name in ("issued_at", "expires_at", "failed_at", "renewing_until")})
+    return {}
 
 
 def stand_in(*, provider: str, origin: str, key: str, email: str = "owner@example.org") -> dict[str, str]:
@@ -200,6 +255,11 @@ FUNCTIONS = {
     function.__name__: function
     for function in (
         connect,
+        derived,
+        age_derived,
+        restore_derived,
+        reseal,
+        make,
         stand_in,
         issue,
         rotate,

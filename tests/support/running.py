@@ -226,6 +226,15 @@ class Strake:
         made["url"] = self.url + urlsplit(made["url"]).path
         return Endpoint(**made)
 
+    def make(self, provider: str, destination: str, *, key: str = KEY, **fields: Any) -> Endpoint:
+        """Create an endpoint of a provider with another destination than the provider's own, without a check.
+
+        `fields` are those of `factories.make_endpoint`.
+        """
+        made = self.call("make", provider=provider, destination_url=destination, key=key, **fields)
+        made["url"] = self.url + urlsplit(made["url"]).path
+        return Endpoint(**made)
+
     def stand_in(self, provider: str, origin: str, *, key: str = KEY) -> Endpoint:
         """Connect a provider of the table, with its base path and header, but at `origin`."""
         made = self.call("stand_in", provider=provider, origin=origin, key=key)

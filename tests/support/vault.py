@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from credentials.vault import sealing, wrapping
-from credentials.vault.envelope import FORMAT, Binding, SealedRecord, WrappedKey
+from credentials.vault.envelope import Binding, SealedRecord, WrappedKey
 from credentials.vault.keyring import Keyring, parse
 from credentials.vault.provider_key import ProviderKey
 
@@ -40,8 +40,8 @@ BINDING = Binding(
 def seal(key: str, binding: Binding, keyring: Keyring) -> SealedRecord:
     """Seal as `credentials.vault.seal` does, with this keyring and without a database."""
     encrypted = sealing.encrypt_key(ProviderKey(key), binding)
-    wrapped = wrapping.wrap(encrypted.data_key, FORMAT, binding.credential_id, keyring.primary_id, keyring)
-    return SealedRecord(FORMAT, wrapped, encrypted.ciphertext, encrypted.iv)
+    wrapped = wrapping.wrap(encrypted.data_key, binding.format, binding.credential_id, keyring.primary_id, keyring)
+    return SealedRecord(binding.format, wrapped, encrypted.ciphertext, encrypted.iv)
 
 
 @dataclass(frozen=True)

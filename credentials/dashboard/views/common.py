@@ -12,7 +12,7 @@ from django.http import Http404, HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import render
 
 from accounts.errors import NotFound
-from credentials.dashboard.forms import ReplaceKeyForm
+from credentials.dashboard.key_forms import ReplaceKeyForm
 
 View = Callable[..., HttpResponse]
 PER_PAGE = 25

@@ -13,7 +13,7 @@ from accounts.audit import actor_of
 from accounts.errors import ConfirmationMismatch
 from accounts.sessions.decorators import recent_sign_in_required
 from accounts.shortcuts import see_other
-from credentials import providers, services
+from credentials import cloud_tokens, providers, services
 from credentials.dashboard import panels
 from credentials.dashboard.forms import DeleteForm, LabelForm, LimitsForm
 from credentials.dashboard.panels import Place
@@ -64,12 +64,15 @@ def endpoint(request: HttpRequest, subdomain: str) -> HttpResponse:
     tokens = found.tokens.order_by("revoked_at", "-created_at")
     show_ended = request.GET.get("tokens") == "all"
     live = tokens.filter(live_tokens())
+    renewal = found.credential.renewal()
     context = {
         "endpoint": found,
         "provider": providers.get(found.provider),
         "tokens": page_of(tokens if show_ended else live, request),
         "ended": tokens.exclude(live_tokens()).count(),
         "show_ended": show_ended,
+        "renewal": renewal,
+        "renewal_advice": cloud_tokens.REASONS.get(renewal.failure, "") if renewal is not None else "",
         "open_now": heartbeats.in_flight_of(found.pk),
         "vault_is_unavailable": wrapper.known_ids() is None,
         "below_facts": panels.render(Place.BELOW_ENDPOINT_FACTS, request, found),

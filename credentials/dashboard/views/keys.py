@@ -12,9 +12,10 @@ from accounts.audit import actor_of
 from accounts.sessions.decorators import recent_sign_in_required
 from accounts.shortcuts import see_other
 from credentials import providers, services
-from credentials.dashboard.forms import KEY_ERRORS, DestinationForm, ReplaceKeyForm
+from credentials.dashboard.key_forms import KEY_ERRORS, DestinationForm, ReplaceKeyForm
 from credentials.dashboard.views.common import not_found_is_404, posted, render_key_form
 from credentials.models import Endpoint
+from credentials.places import Place
 
 
 @recent_sign_in_required
@@ -22,7 +23,7 @@ from credentials.models import Endpoint
 @not_found_is_404
 def replace_key(request: HttpRequest, subdomain: str) -> HttpResponse:
     endpoint = services.get_endpoint(actor=actor_of(request), subdomain=subdomain)
-    form = ReplaceKeyForm(posted(request), provider=providers.get(endpoint.provider))
+    form = ReplaceKeyForm(posted(request), provider=providers.get(endpoint.provider), stored=endpoint.credential)
     done = "The new key is encrypted. The URL and the tokens stay as they were."
     return _key_page(request, endpoint, form, services.replace_key, done)
 
@@ -34,14 +35,17 @@ def change_destination(request: HttpRequest, subdomain: str) -> HttpResponse:
     """Requires the key, because the stored ciphertext is bound to the old destination."""
     endpoint = services.get_endpoint(actor=actor_of(request), subdomain=subdomain)
     provider = providers.get(endpoint.provider)
-    if not provider.needs_destination:
+    if not provider.has_destinations:
         raise Http404("The destination of this provider is fixed.")
     initial = {
         "destination_url": endpoint.credential.destination_url,
         "header_name": endpoint.credential.header_name,
         "header_template": endpoint.credential.header_template,
+        "places": "\n".join(str(Place(*place)) for place in endpoint.credential.places),
     }
-    form = DestinationForm(posted(request), provider=provider, owner=endpoint.owner, initial=initial)
+    form = DestinationForm(
+        posted(request), provider=provider, owner=endpoint.owner, initial=initial, stored=endpoint.credential
+    )
     done = "The endpoint has its new destination. Its URL and its tokens stay."
     return _key_page(request, endpoint, form, services.change_destination, done)
 

@@ -17,7 +17,7 @@ from credentials import providers, services
 from credentials.dashboard import panels
 from credentials.dashboard.forms import TokenForm
 from credentials.dashboard.idempotency import IdempotencyKey
-from credentials.dashboard.snippets import snippets_for
+from credentials.dashboard.snippets import sdk_suffix, snippets_for
 from credentials.dashboard.views.common import not_found_is_404, posted, render_dialog
 from credentials.errors import InvalidLimit
 from credentials.models import BearerToken
@@ -95,6 +95,7 @@ def token_page(
         "event": event,
         "unchecked": unchecked,
         "snippets": snippets_for(endpoint, provider, plaintext),
+        "sdk_suffix": sdk_suffix(endpoint, provider),
         "below_new_token": panels.render(
             panels.Place.BELOW_NEW_TOKEN, request, endpoint, provider=provider, plaintext=plaintext
         ),

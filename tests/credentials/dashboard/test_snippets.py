@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -14,6 +15,7 @@ import pytest
 from credentials import providers
 from credentials.dashboard.snippets import TOKEN_PLACEHOLDER, TOOLS, dialects_of, snippets_for
 from credentials.models import Endpoint
+from credentials.providers import Provider
 from tests.conftest import REQUIRE_SERVICES
 from tests.support.running import Strake
 
@@ -51,7 +53,18 @@ def test_placeholder_replaces_a_missing_token() -> None:
 def test_only_tools_that_fit_the_provider_are_offered(provider: str) -> None:
     chosen = providers.get(provider)
     offered = {snippet.tool.slug for snippet in snippets_for(Endpoint(subdomain="abc123def456"), chosen)}
-    assert offered == {tool.slug for tool in TOOLS if set(tool.parts) & set(dialects_of(chosen))}
+    fitting = {tool.slug for tool in TOOLS if set(tool.parts) & set(dialects_of(chosen))}
+    assert offered == fitting if chosen.example is None else {"curl"}
+
+
+@pytest.mark.parametrize("provider", [found for found in providers.PROVIDERS.values() if found.example is not None])
+def test_examples_are_runnable_curl_lines(provider: Provider) -> None:
+    assert provider.example is not None
+    command, url, *options = shlex.split(texts(provider.slug)["curl-example"].replace("\\\n", ""))
+    assert (command, url) == ("curl", "http://localhost:8000/p/abc123def456" + provider.example.path)
+    assert f"Authorization: Bearer {SECRET}" in options
+    if provider.example.body:
+        assert json.loads(options[options.index("-d") + 1])
 
 
 def test_only_openai_base_urls_get_the_sdk_suffix() -> None:

@@ -17,6 +17,7 @@ from pytest_django import Settings
 
 from accounts.actors import OPERATOR
 from accounts.models import AuditEvent, User
+from credentials import vault
 from credentials.errors import (
     KeyringError,
     MasterKeyInUse,
@@ -26,12 +27,13 @@ from credentials.errors import (
     UnknownMasterKey,
     WrongMasterKey,
 )
-from credentials.models import Credential, SealedKey
+from credentials.models import Credential, DerivedToken, SealedKey
 from credentials.vault import heartbeats, key_registry, keyring, master_keys, rotation, unwrapping
-from credentials.vault.envelope import WrappedKey
+from credentials.vault.envelope import WrappedKey, derived_binding
 from credentials.vault.heartbeats import Vitals
 from credentials.vault.keyring import Keyring
 from credentials.vault.models import MasterKeyCheck, ServerProcess
+from credentials.vault.provider_key import ProviderKey
 from proxy.unsealing import open_key
 from tests.support import factories
 from tests.support.factories import Connected
@@ -409,3 +411,47 @@ def test_no_command_prints_a_master_key(
     shown = capsys.readouterr()
     for key in json.loads(keys_file.read_text())["keys"].values():
         assert key not in shown.out + shown.err
+
+
+# --- Access tokens of clouds ---------------------------------------------------------------------------------------
+
+
+def derive(made: Connected, master_key_id: str) -> None:
+    fields = {"format": 2, "wrapped_dek": b"w" * 48, "wrapped_dek_iv": b"i" * 12, "ciphertext": b"c" * 40}
+    DerivedToken.objects.create(credential=made.credential, master_key_id=master_key_id, iv=b"v" * 12, **fields)
+
+
+def test_rotation_deletes_derived_tokens(rows: list[Connected], keys_file: Path) -> None:
+    for made, master_key_id in zip(rows, ("old", "new", ""), strict=False):
+        derive(made, master_key_id)
+    change_keys(keys_file, "new", **BOTH)
+    rotation.rotate(actor=OPERATOR)
+    assert sorted(DerivedToken.objects.values_list("master_key_id", flat=True)) == ["", "new"]
+    derive(rows[0], "old")
+    assert rotation.rotate(actor=OPERATOR).rewrapped == 0
+    assert not DerivedToken.objects.filter(master_key_id="old").exists()
+
+
+def test_retirement_deletes_late_derived_tokens(rows: list[Connected], keys_file: Path) -> None:
+    change_keys(keys_file, "new", **BOTH)
+    rotation.rotate(actor=OPERATOR)
+    derive(rows[0], "old")  # by a process that had not loaded the new primary key
+    master_keys.retire(actor=OPERATOR, key_id="old")
+    assert not DerivedToken.objects.exists()
+
+
+def test_verification_ignores_derived_tokens(rows: list[Connected], capsys: pytest.CaptureFixture[str]) -> None:
+    derive(rows[0], "lost")
+    call_command("verify_vault")
+    assert "all open" in capsys.readouterr().out
+
+
+def test_derived_token_is_not_stored_under_a_retired_key(rows: list[Connected]) -> None:
+    sealed = vault.seal(ProviderKey("ya29.x"), derived_binding(rows[0].credential.binding(), b"i" * 12))
+    assert sealed.check().wrap.master_key_id == "old"
+    MasterKeyCheck.objects.update(retired_at=Now())
+    with pytest.raises(RetiredMasterKey):
+        sealed.check()
+    MasterKeyCheck.objects.update(retired_at=None, check_value=b"x" * 16)
+    with pytest.raises(WrongMasterKey):
+        sealed.check()

@@ -178,9 +178,10 @@ def test_every_provider_path_is_in_canonical_form() -> None:
 
 def test_no_key_check_mints() -> None:
     for provider in providers.PROVIDERS.values():
-        if provider.key_check is not None and provider.destination_url:
+        if provider.key_check is not None:
             path = provider.key_check.path.partition("?")[0].encode()
-            assert not mints(provider.slug, provider.destination_url, "GET", path)
+            for url in provider.destination_urls:
+                assert not mints(provider.slug, url, "GET", path)
 
 
 def test_connection_test_never_mints() -> None:

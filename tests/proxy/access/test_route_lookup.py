@@ -28,7 +28,7 @@ from tests.support import factories
 FILL = """
 from django.utils import timezone
 from accounts.models import User
-from credentials.models import BearerToken, Credential, Endpoint, SealedKey
+from credentials.models import BearerToken, Credential, DerivedToken, Endpoint, SealedKey
 owners = User.objects.bulk_create(User(email=f"{n}@example.org") for n in range(2000))
 endpoints = [Endpoint(owner=owner, label="x", provider="custom") for owner in owners]
 Endpoint.objects.bulk_create(endpoints)
@@ -43,6 +43,7 @@ SealedKey.objects.bulk_create([
               iv=b"1" * 12)
     for one in credentials
 ])
+DerivedToken.objects.bulk_create(DerivedToken(credential=one) for one in credentials)
 of = lambda n: endpoints[n % 2000 if n < 4000 else 0]
 BearerToken.objects.bulk_create(
     [BearerToken(endpoint=of(n), label="x", digest=n.to_bytes(32), preview="x") for n in range(14000)], batch_size=2000
@@ -78,7 +79,7 @@ def test_sqlite_uses_the_unique_indexes(tmp_path: Path) -> None:
         reader.execute("ANALYZE")
         plan = reader.execute(f"EXPLAIN QUERY PLAN {sql.replace('%s', '?')}", (bytes(32), subdomain)).fetchall()
     steps = [step[3] for step in plan]
-    assert len(steps) == 5
+    assert len(steps) == 6
     assert all(step.startswith("SEARCH") for step in steps), steps
     # SQLite names its automatic indexes by number. The plan has the searched columns in brackets.
     assert any("(subdomain=?)" in step for step in steps)

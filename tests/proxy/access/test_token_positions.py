@@ -158,9 +158,8 @@ def test_token_among_other_credentials(
         "Forwarded: for={}",
         "X-Whatever: a{}",
         "X-Whatever: {}b",
-        "?a=1&Key={}",
-        "?xkey={}",
-        "?key[]={}",
+        "?a=1&Key=x{}",
+        "?{}",
     ],
 )
 def test_token_in_no_known_position_fails(line: str, strake: Strake, endpoint: Endpoint, upstream: Upstream) -> None:
@@ -255,6 +254,14 @@ def test_refusal_says_what_is_wrong_with_the_token(
     assert answer.all("x-strake-error") == [b"invalid_token"]
     assert message in answer.body
     assert answer.all("x-should-retry") == [b"false"]
+
+
+@pytest.mark.parametrize("query", ["?a=1&Key={}", "?xkey={}", "?key[]={}&b=2", "?a={0}&b={0}"])
+def test_token_in_any_parameter(query: str, strake: Strake, endpoint: Endpoint, upstream: Upstream) -> None:
+    assert call(endpoint, strake, query.format(endpoint.token)).status == 200
+    assert_only_the_real_key_arrived(upstream, endpoint.token)
+    other = tokens.mint(BEARER_TOKEN_PREFIX)
+    assert call(endpoint, strake, query.format(endpoint.token), f"&other={other}").status == 400
 
 
 @pytest.mark.parametrize("name", INJECTED)

@@ -13,7 +13,7 @@ RETRYABLE = {
     *("internal_error", "rate_limited", "too_many_at_once", "owner_busy", "too_many_wrong_tokens", "too_many_names"),
     *("too_many_connects", "too_many_refusals", "store_unavailable", "key_replaced"),
     *("upstream_unreachable", "upstream_name_unknown", "upstream_refused", "upstream_connect_timeout", "upstream_tls"),
-    *("upstream_invalid", "upstream_idle"),
+    *("upstream_invalid", "upstream_idle", "egress_proxy_unreachable", "egress_proxy_failed"),
 }
 
 

@@ -7,6 +7,14 @@ import pytest
 from proxy.http import headers
 
 
+@pytest.mark.parametrize("key", [b"k", b"EMPTY", b"ollama"])
+def test_short_key_of_a_local_server_drops_no_headers(key: bytes) -> None:
+    sent = [(b"Content-Type", b"text/event-stream; charset=utf-8"), (b"Cache-Control", b"no-transform, max-age=0")]
+    assert headers.for_client(sent, bytearray(key), to_browser=False)[:2] == sent
+    repeated = [(b"X-Echo", b"Bearer " + key)]
+    assert repeated[0] not in headers.for_client(repeated, bytearray(key), to_browser=False)
+
+
 @pytest.mark.parametrize(
     "name", ["x-strake-client", "x_strake_client", "x-strake-part", "x-strake_dialog", "x-strake-"]
 )

@@ -67,5 +67,5 @@ def test_id_is_that_of_the_installation(settings: Settings, monkeypatch: pytest.
 @pytest.mark.parametrize("provider", [*providers.PROVIDERS.values(), "demo", "unknown"])
 def test_fixed_destinations_get_no_marker(provider: providers.Provider | str) -> None:
     slug = provider if isinstance(provider, str) else provider.slug
-    expected = provider == "demo" if isinstance(provider, str) else bool(provider.destination_url)
+    expected = provider == "demo" if isinstance(provider, str) else not provider.needs_destination
     assert providers.has_fixed_destination(slug) is expected

@@ -24,7 +24,7 @@ def call(strake: Strake, path: str, *lines: str, method: str = "POST") -> Respon
 )  # fmt: skip
 def test_api_paths_without_endpoint_get_json(path: str, strake: Strake) -> None:
     response = call(strake, path)
-    assert response.status == 404
+    assert response.status == 421
     assert response.all("x-strake-error") == [b"no_endpoint"]
     assert response.all("x-should-retry") == [b"false"]
     message = json.loads(response.body)["error"]["message"]

@@ -1,4 +1,4 @@
-"""The address of a client."""
+"""What a request says of its client and its endpoint."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 
 from proxy.http.request import ProxyRequest
+from proxy.http.target import build_target
 
 
 async def address_of(*headers: tuple[bytes, bytes], internal: object = None, client: Any = ("192.0.2.1", 1)) -> str:
@@ -43,3 +44,20 @@ async def test_web_process_names_the_address(value: bytes, address: str, setting
 
 async def test_web_process_without_an_address_has_none() -> None:
     assert await address_of(internal=True) == "None"
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "upstream"),
+    [(b"/", b"", b"/mcp"), (b"/?a=1", b"", b"/mcp?a=1"), (b"/x", b"/x", b"/mcp/x"), (b"/x/", b"/x/", b"/mcp/x/")],
+)
+async def test_bare_url_of_an_own_host_is_the_destination(
+    target: bytes, path: bytes, upstream: bytes, settings: Any
+) -> None:
+    """Clients send "/" for a URL without a path."""
+    settings.STRAKE_PROXY_DOMAIN = "proxy.example"
+    raw_path, _, query = target.partition(b"?")
+    headers = [(b"host", b"abcdefghijkl.proxy.example:8000")]
+    scope: dict[str, Any] = {"query_string": query, "raw_path": raw_path, "headers": headers, "extensions": {}}
+    request = ProxyRequest(scope, cast(Any, None))
+    assert (request.subdomain, request.path) == ("abcdefghijkl", path)
+    assert build_target(b"/mcp", request.path, request.query) == upstream

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from credentials.resolver import TooManyLookUps
+from proxy.connect_failures import UpstreamConnectTimeout
 from proxy.errors import TooManyConnects, TooManyNames
 from proxy.upstream import pool as pool_module
-from proxy.upstream.connect_failures import UpstreamConnectTimeout
 from proxy.upstream.connects import Connects
 from proxy.upstream.pool import ConnectionPool, Origin
 from tests.support.upstream import Upstream

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from proxy.errors import UpstreamInvalid
+from proxy.upstream import connection
 from proxy.upstream import pool as pool_module
+from proxy.upstream.connection import UpstreamConnection, encode_head
 from proxy.upstream.pool import ConnectionPool, Origin
 from tests.support.upstream import Upstream, until
 
@@ -57,3 +60,52 @@ async def test_close_aborts_every_connection(pool: ConnectionPool, upstream: Ups
     assert upstream.open_connections == 1
     pool.close()
     await until(lambda: upstream.open_connections == 0)
+
+
+async def test_no_copy_of_a_key_remains(
+    pool: ConnectionPool, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads, sent = [], []
+    begin = UpstreamConnection.begin
+
+    def encode(*arguments: Any, **options: Any) -> Any:
+        heads.append(encode_head(*arguments, **options))
+        return heads[-1]
+
+    def keep(self: UpstreamConnection, data: bytearray, **options: Any) -> None:
+        sent.append(data)
+        begin(self, data, **options)
+
+    monkeypatch.setattr(pool_module, "encode_head", encode)
+    monkeypatch.setattr(UpstreamConnection, "begin", keep)
+    response = await pool.send(
+        Origin("http", "127.0.0.1", upstream.port),
+        "GET",
+        bytearray(b"/x?key=sk-canary"),
+        [(b"host", b"a")],
+        (b"x-key", bytearray(b"sk-canary\r\nx-other: sk-canary")),
+        b"",
+        credential_id=1,
+        owner_id=1,
+        owner_email="",
+        key_lines=2,
+    )
+    response.close()
+    assert upstream.last.target == b"/x?key=sk-canary"
+    assert upstream.last.header("x-other") == b"sk-canary"
+    assert [b"sk-" in data for data in (*heads, *sent)] == [False, False]
+
+
+@pytest.mark.parametrize(("value", "lines"), [(b"a\r\nb: c", 1), (b"a\r\nb: c\r\nd: e", 2)])
+def test_line_breaks_in_a_key_are_refused(value: bytes, lines: int) -> None:
+    for target in (b"/", bytearray(b"/")):
+        with pytest.raises(UpstreamInvalid):
+            encode_head("GET", target, [], (b"x-key", bytearray(value)), chunked=False, key_lines=lines)
+
+
+def test_refused_target_is_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
+    wiped: list[bytes] = []
+    monkeypatch.setattr(connection, "wipe", lambda head: wiped.append(bytes(head)))
+    with pytest.raises(UpstreamInvalid):
+        encode_head("GET", bytearray(b"/?k=sk-\n"), [], (b"a", bytearray(b"b")), chunked=False)
+    assert b"sk-" in wiped[0]

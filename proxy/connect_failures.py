@@ -6,7 +6,10 @@ UpstreamUnreachable (502)
 ├── UpstreamConnectTimeout (502)
 ├── UpstreamTLS (502)
 ├── UpstreamCertificate (502)
-└── UpstreamWrongScheme (502)
+├── UpstreamWrongScheme (502)
+├── ProxyUnreachable (502)
+├── ProxyRefused (502)
+└── ProxyFailed (502)
 """
 
 from __future__ import annotations
@@ -14,6 +17,12 @@ from __future__ import annotations
 import errno
 import ssl
 
+from credentials.egress_proxy import (
+    EgressProxyError,
+    EgressProxyFailed,
+    EgressProxyRefused,
+    EgressProxyUnauthorized,
+)
 from credentials.resolver import NotResolved
 from proxy.errors import UpstreamUnreachable
 
@@ -67,6 +76,34 @@ class UpstreamWrongScheme(UpstreamUnreachable):
     )
 
 
+class ProxyUnreachable(UpstreamUnreachable):
+    """The company's proxy does not answer, or is no HTTP proxy."""
+
+    code = "egress_proxy_unreachable"
+    message = "The proxy through which Strake reaches providers does not answer. Tell the operator."
+
+
+class ProxyRefused(UpstreamUnreachable):
+    """The company's proxy forbids the destination, or does not accept Strake's password."""
+
+    code = "egress_proxy_refused"
+    is_retryable = False
+    message = (
+        "The proxy through which Strake reaches providers refused the connection. The operator's log has its status: "
+        "with 407 it wants another user name or password, otherwise it does not allow this destination."
+    )
+
+
+class ProxyFailed(UpstreamUnreachable):
+    """The company's proxy could not connect to the destination."""
+
+    code = "egress_proxy_failed"
+    message = (
+        "The proxy through which Strake reaches providers could not connect to the provider. If it lasts, tell the "
+        "operator."
+    )
+
+
 # What OpenSSL says of a server that answers a handshake in plain text. It depends on its version and the first bytes.
 _NOT_TLS = frozenset(
     {"HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "WRONG_VERSION_NUMBER"}
@@ -77,6 +114,8 @@ def unreachable(error: Exception) -> UpstreamUnreachable:
     """Return the error for an exception of connecting. Its kind for the log has neither a host name nor an address."""
     name = type(error).__name__
     match error:
+        case EgressProxyError():
+            return _without_tunnel(error)
         case NotResolved():
             return UpstreamNameUnknown("gaierror")
         case UnicodeError():
@@ -94,3 +133,13 @@ def unreachable(error: Exception) -> UpstreamUnreachable:
         case OSError():
             return UpstreamUnreachable(f"{name}: {errno.errorcode.get(error.errno or 0, 'no errno')}")
     return UpstreamUnreachable(name)
+
+
+def _without_tunnel(error: EgressProxyError) -> UpstreamUnreachable:
+    kind = f"{type(error).__name__}: {error.status}" if error.status else type(error).__name__
+    match error:
+        case EgressProxyUnauthorized() | EgressProxyRefused():
+            return ProxyRefused(kind)
+        case EgressProxyFailed():
+            return ProxyFailed(kind)
+    return ProxyUnreachable(kind)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from proxy.connect_failures import UpstreamCertificate, UpstreamRefused, unreachable
 from proxy.request_log import failures
 from proxy.request_log.failures import FailureLog
-from proxy.upstream.connect_failures import UpstreamCertificate, UpstreamRefused, unreachable
 from tests.support.certificates import Authority
 from tests.support.raw import Response, ask, get
 from tests.support.running import Strake
@@ -78,7 +78,7 @@ def failure(strake: Strake, destination: str) -> tuple[Response, str]:
 def assert_failure(strake: Strake, destination: str, code: str, kind: str) -> None:
     response, line = failure(strake, destination)
     assert (response.status, response.all("x-strake-error")) == (502, [code.encode()])
-    assert re.search(rf"upstream_failed code={code} kind={kind} endpoint=\w{{12}}", line), line
+    assert re.search(rf"upstream_failed code={code} endpoint=\w{{12}} kind={kind}$", line), line
     host = destination.partition("//")[2].partition(":")[0]
     assert host not in line
 
