@@ -89,7 +89,7 @@ _CODEX = f"exec --skip-git-repo-check {_QUOTED}"
 
 PROGRAMS = (
     Program("claude-code", ANTHROPIC, "claude", f"{_NODE}/claude", f"-p {_QUOTED}", _CLAUDE, only=("claude-code",)),
-    Program("claude-code-bedrock", ANTHROPIC, "claude", f"{_NODE}/claude", f"-p {_QUOTED}", _CLAUDE),
+    Program("claude-code-bedrock", ANTHROPIC, "claude", f"{_NODE}/claude", f"-p {_QUOTED}", _CLAUDE, most_requests=24),
     Program("codex", OPENAI, "codex", f"{_NODE}/codex", _CODEX, only=("codex", "codex-shell")),
     Program(
         "codex",
