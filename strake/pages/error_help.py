@@ -137,7 +137,7 @@ HELP = {
         "STRAKE_ALLOWED_PRIVATE_UPSTREAMS."
     ),
     "upstream_idle": (
-        "The provider accepted the request and sent nothing for ten minutes. Try again, or check the provider's "
+        "The provider accepted the request and sent nothing for the time that the operator allows, ten minutes unless STRAKE_IDLE_SECONDS says otherwise. Try again, or check the provider's "
         "status page."
     ),
     "upstream_invalid": "The destination does not speak valid HTTP. Check the destination of a custom endpoint.",

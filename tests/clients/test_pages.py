@@ -46,9 +46,9 @@ def examples() -> Iterator[Example]:
             for text in guide.texts(SAMPLE, provider, dialect):
                 if text.heading in {"Python", "JavaScript"}:
                     yield Example(text.id, provider.slug, text.text)
-    for name, text in topic_texts(SAMPLE).items():
+    for name, topic in topic_texts(SAMPLE).items():
         if name.startswith("batches-"):
-            yield Example(name, "anthropic", text)
+            yield Example(name, "anthropic", topic)
 
 
 def run(text: str, *, is_python: bool, folder: Path) -> subprocess.CompletedProcess[str]:
