@@ -18,10 +18,10 @@ DEPLOYED := STRAKE_BASE_URL=https://strake.example.org STRAKE_TRUSTED_PROXIES=1 
 	STRAKE_MASTER_KEYS=$$($(BIN)/python -c 'from credentials.vault.keyring import new_document; print(new_document())') \
 	DATABASE_URL=postgres://strake@127.0.0.1/strake REDIS_URL=redis://127.0.0.1/0 EMAIL_URL=smtp://127.0.0.1
 
-.PHONY: help run test check fix lock audit sbom bench mutations fronts hostile fuzz clean
+.PHONY: help run test check fix lock audit sbom coverage screenshots bench mutations fronts hostile fuzz clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 run: $(VENV)/.runs ## Install what is missing, serve on http://localhost:8000 (or PORT) and print a sign-in link
 	@exec $(BIN)/python manage.py serve
@@ -39,6 +39,9 @@ check: $(VENV)/.develops ## Run everything that CI runs: format, lint, layers, t
 	@echo 'manage.py check --deploy, as on a real host'
 	@$(DEPLOYED) $(BIN)/python manage.py check --deploy --fail-level WARNING
 	$(BIN)/python manage.py makemigrations --check --dry-run
+	$(BIN)/python -m pytest $(PARALLEL)
+
+coverage: $(VENV)/.develops ## Run the tests, and fail if they reach less than 95 % of the code (by hand, takes long)
 	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term
 
 fix: $(VENV)/.develops ## Format the code and apply automatic fixes
@@ -56,6 +59,10 @@ audit: $(VENV)/.develops ## Look for known vulnerabilities in the pinned package
 
 sbom: $(VENV)/.develops ## List the pinned packages with versions and hashes in sbom.json (CycloneDX)
 	$(BIN)/cyclonedx-py requirements requirements.txt --output-reproducible --of JSON -o sbom.json
+
+screenshots: $(VENV)/.develops ## Keep pictures of every page in screenshots/ (by hand; look at them)
+	mkdir -p screenshots
+	$(BIN)/python -m pytest tests/browser/test_every_page.py
 
 bench: $(VENV)/.develops ## Measure the forwarding path on this machine beside other gateways
 	$(BIN)/python -m bench

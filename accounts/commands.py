@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from accounts import users
 from accounts.actors import Operator
+from accounts.errors import AccountsError
 from accounts.plain_text import escape_unsafe
 
 
@@ -46,6 +48,23 @@ class OperatorCommand(BaseCommand):
             if type(error) is not CommandError:
                 raise
             raise CommandError(_printable(str(error), self.stderr), returncode=error.returncode) from None
+
+
+class PersonCommand(OperatorCommand):
+    """A command about one person. Subclasses implement `act(user, **options)`, which may raise `AccountsError`."""
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("email", metavar="EMAIL")
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+    def handle(self, *args: Any, email: str, **options: Any) -> None:
+        try:
+            self.act(users.find(email), **options)
+        except AccountsError as error:
+            raise CommandError(str(error)) from None
+
+    def act(self, *args: Any, **options: Any) -> None:
+        raise NotImplementedError
 
 
 def _printable(line: str, stream: Any) -> str:

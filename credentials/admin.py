@@ -66,6 +66,7 @@ class BearerTokenAdmin(ReadOnly):
         "allowed_paths",
         "allowed_networks",
         "allow_minting",
+        "allowed_origins",
     )
 
 

@@ -13,7 +13,7 @@ from django.conf import settings
 from accounts.addresses import IPAddress
 from accounts.transactions import without_connection
 from credentials import resolver
-from credentials.egress import EgressPolicy, ForbiddenAddress, Reason
+from credentials.egress import EgressPolicy, ForbiddenAddress, Reason, is_private_name
 from credentials.egress_allowlist import SETTING, EgressAllowlist, Listing
 from credentials.errors import InvalidDestination
 from credentials.providers import BASE64_PLACEHOLDER, SECRET_PLACEHOLDER
@@ -22,7 +22,6 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110 §5.6.2
 _HOST = re.compile(r"(?=.{1,253}$)([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _PATH = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,=:@-]+)*")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_LOCAL_SUFFIXES = (".local", ".internal", ".localhost", ".lan", ".home.arpa", ".intranet", ".corp")
 
 _LOOK_UP_SECONDS = 5.0
 _ROUND_IN_CIRCLES = "That is this Strake. Its requests would go round in circles."
@@ -98,15 +97,19 @@ def check(url: str, *, owner_id: Hashable = None, owner_email: str = "", resolve
     objection = _objection(destination)
     if objection and not allowlist.holes:
         raise InvalidDestination(objection)
+    policy = EgressPolicy(allowlist, plain=destination.scheme == "http", owner_email=owner_email)
     if not resolve and _parse_literal(destination.host) is None:
         return destination  # its addresses decide
+    proxy = settings.STRAKE_EGRESS_PROXY
+    if proxy is not None and proxy.gets_name(policy, destination.host, destination.port):
+        return destination  # the proxy decides
     addresses = _resolve(destination, owner_id)
     listing = _listing(destination, addresses, allowlist, owner_email)
     if objection and listing is Listing.ABSENT:
-        raise InvalidDestination(objection)
+        missing = _missing(destination, addresses, allowlist, owner_email)
+        raise InvalidDestination(f"{missing}{_remedy(destination)}" if missing else objection)
     if listing is Listing.OTHERS:
         raise InvalidDestination(_message(Reason.OTHERS, destination))
-    policy = EgressPolicy(allowlist, plain=destination.scheme == "http", owner_email=owner_email)
     try:
         policy.check(destination.host, destination.port, addresses)
     except ForbiddenAddress as error:
@@ -160,8 +163,7 @@ def _objection(destination: Destination) -> str:
         return f"Use a host name, not an IP address. {remedy}"
     if destination.port != 443:
         return f"Only port 443 is allowed here. {remedy}"
-    name = destination.host
-    if "." not in name or name.endswith(_LOCAL_SUFFIXES) or _is_number_like(name):
+    if is_private_name(destination.host):
         return f"That host is private. {remedy}"
     return ""
 
@@ -182,7 +184,20 @@ def _message(reason: Reason, destination: Destination) -> str:
 
 
 def _remedy(destination: Destination) -> str:
-    return f"For a server in your own network, an operator can add {_entry(destination)} to {SETTING}."
+    entry = _entry(destination)
+    return f"For a server of your own, an operator can add {entry} to {SETTING}. If it is the first: {SETTING}={entry}"
+
+
+def _missing(destination: Destination, addresses: Sequence[str], allowlist: EgressAllowlist, owner_email: str) -> str:
+    """Return a sentence about the addresses of the host that have no entry, if others have one, or ""."""
+    absent = [
+        address
+        for address in addresses
+        if allowlist.of_address(ipaddress.ip_address(address), destination.port, owner_email) is Listing.ABSENT
+    ]
+    if not absent or len(absent) == len(addresses):
+        return ""
+    return f"{destination.host} also leads to {' and '.join(absent)}, which {SETTING} does not open. "
 
 
 def _entry(destination: Destination) -> str:
@@ -218,11 +233,6 @@ def _normalise_host(host: str) -> str:
     if not _HOST.fullmatch(name):
         raise InvalidDestination("That is not a host name. It should look like api.example.com")
     return name
-
-
-def _is_number_like(name: str) -> bool:
-    """True if `getaddrinfo` may read the name as an IPv4 address, like 127.1, 0x7f.1, 0177.0.0.1 or 2130706433."""
-    return re.fullmatch(r"(0x[0-9a-f]*|[0-9]+)", name.rpartition(".")[2]) is not None
 
 
 def _resolve(destination: Destination, owner_id: Hashable) -> Sequence[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import codecs
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable
 from enum import Enum
@@ -55,6 +56,7 @@ _DENIED: tuple[IPNetwork, ...] = tuple(
     )
 )
 _NAT64 = IPv6Network("64:ff9b::/96")
+_PRIVATE_SUFFIXES = (".local", ".internal", ".localhost", ".lan", ".home.arpa", ".intranet", ".corp")
 
 
 class Reason(Enum):
@@ -91,6 +93,14 @@ def is_public(address: IPAddress) -> bool:
     )
 
 
+def is_private_name(name: str) -> bool:
+    """True if no public server has this name, or if it may be an IPv4 address: 127.1, 0x7f.1 or 0177.0.0.1."""
+    last = name.rpartition(".")[2]
+    return (
+        "." not in name or name.endswith(_PRIVATE_SUFFIXES) or re.fullmatch(r"(0x[0-9a-f]*|[0-9]+)", last) is not None
+    )
+
+
 class EgressPolicy:
     """What one connection of an owner may lead to. Raises `ForbiddenAddress` for everything that is not allowed.
 
@@ -120,6 +130,19 @@ class EgressPolicy:
             family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
             checked.append((family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (str(address), port)))
         return checked
+
+    def is_public_by_name(self, host: str, port: int) -> bool:
+        """Return whether `host` may be left to a proxy that resolves names: only its addresses could forbid it.
+
+        False for what only the allowlist can open, and for what it names. Their addresses have to be checked.
+        """
+        return (
+            not self._plain
+            and port == HTTPS_PORT
+            and ":" not in host
+            and not is_private_name(host)
+            and self._allowlist.of_host(host, port, self._owner_email) is Listing.ABSENT
+        )
 
     def create_socket(self, info: AddressInfo) -> socket.socket:
         """Create a socket for connecting to `info`.

@@ -59,7 +59,14 @@ def changed_destination(stored: Credential, delivery: Delivery) -> dict[str, Any
 
 def limits_of(token: BearerToken) -> dict[str, Any]:
     """The limits of a token that are set, for an event."""
-    names = ("expires_at", "requests_per_minute", "allowed_paths", "allowed_networks", "allow_minting")
+    names = (
+        "expires_at",
+        "requests_per_minute",
+        "allowed_paths",
+        "allowed_networks",
+        "allow_minting",
+        "allowed_origins",
+    )
     return {name: value for name in names if (value := getattr(token, name))}
 
 

@@ -83,12 +83,12 @@ def check(
         header_name, header_template = destinations.check_header(header_name, header_template)
     elif not any(place.holds_key for place in places):
         raise _error(f"None of these holds the key. Put {SECRET_PLACEHOLDER} in the value of one.")
-    used = {(Position.HEADER, Place(Position.HEADER, header_name, "").folded_name)}
+    used = {("header", Place(Position.HEADER, header_name, "").folded_name)}
     for place in places:
         where = (place.position, place.folded_name)
         if where in used:
             raise _error(f"{place.label} is there twice.")
-        used.add(where)  # type: ignore[arg-type]
+        used.add(where)
     return header_name, header_template, places
 
 

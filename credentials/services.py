@@ -238,6 +238,7 @@ def issue_token(
     allowed_paths: Iterable[str] = (),
     allowed_networks: Iterable[str] = (),
     allow_minting: bool = False,
+    allowed_origins: Iterable[str] = (),
 ) -> Issued:
     """Add a token to an endpoint. Raises `NotFound`, `InvalidLimit` or `QuotaReached`."""
     endpoint = get_endpoint(actor=actor, subdomain=subdomain)
@@ -247,6 +248,7 @@ def issue_token(
         allowed_paths=allowed_paths,
         allowed_networks=allowed_networks,
         allow_minting=allow_minting,
+        allowed_origins=allowed_origins,
     )
     with transaction.atomic():
         _require_room(actor, endpoint.owner)
@@ -354,6 +356,7 @@ def _create_token(endpoint: Endpoint, label: str, limits: token_limits.Limits) -
         allowed_paths=list(limits.allowed_paths),
         allowed_networks=list(limits.allowed_networks),
         allow_minting=limits.allow_minting,
+        allowed_origins=list(limits.allowed_origins),
     )
     token.refresh_from_db(fields=["created_at"])
     return token, plaintext

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.utils import timezone
@@ -17,13 +18,16 @@ MAX_ENTRIES = 50
 MAX_REQUESTS_PER_MINUTE = 1_000_000
 _METHODS = frozenset({"*", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
+_HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The limits of one token. None and an empty tuple mean no limit of that kind.
 
-    Without `allow_minting`, calls that create a credential at the provider are refused.
+    Without `allow_minting`, calls that create a credential at the provider are refused. `allowed_origins` are the
+    origins of web pages that may use the token. Without any, browsers get no CORS headers from Strake.
     """
 
     expires_at: datetime | None = None
@@ -31,6 +35,7 @@ class Limits:
     allowed_paths: tuple[str, ...] = ()
     allowed_networks: tuple[str, ...] = ()
     allow_minting: bool = False
+    allowed_origins: tuple[str, ...] = ()
 
 
 def clean(
@@ -40,6 +45,7 @@ def clean(
     allowed_paths: Iterable[str] = (),
     allowed_networks: Iterable[str] = (),
     allow_minting: bool = False,
+    allowed_origins: Iterable[str] = (),
 ) -> Limits:
     """Validate limits and return them in canonical form. Raises `InvalidLimit`."""
     if expires_at is not None and expires_at <= timezone.now():
@@ -50,11 +56,14 @@ def clean(
         )
     paths = tuple(dict.fromkeys(_path(entry) for entry in allowed_paths if entry.strip()))
     networks = tuple(dict.fromkeys(_network(entry) for entry in allowed_networks if entry.strip()))
+    origins = tuple(dict.fromkeys(_origin(entry) for entry in allowed_origins if entry.strip()))
     if len(paths) > MAX_ENTRIES:
         raise InvalidLimit(f"At most {MAX_ENTRIES} paths.", field="allowed_paths")
     if len(networks) > MAX_ENTRIES:
         raise InvalidLimit(f"At most {MAX_ENTRIES} networks.", field="allowed_networks")
-    return Limits(expires_at, requests_per_minute, paths, networks, allow_minting)
+    if len(origins) > MAX_ENTRIES:
+        raise InvalidLimit(f"At most {MAX_ENTRIES} web origins.", field="allowed_origins")
+    return Limits(expires_at, requests_per_minute, paths, networks, allow_minting, origins)
 
 
 def check_max_streams(max_streams: int | None) -> None:
@@ -94,3 +103,65 @@ def _network(entry: str) -> str:
         raise InvalidLimit(
             f"{entry.strip()[:50]} is not an address or network like 192.0.2.0/24.", field="allowed_networks"
         ) from None
+
+
+def _origin(entry: str) -> str:
+    """An origin as browsers send it (RFC 6454 §6.2): lower case, ASCII, without the default port.
+
+    There is no entry for every origin. The list is what shows an owner which pages a token belongs to, and a page that
+    is missing from it costs one line.
+    """
+    text = entry.strip()
+    if text in {"*", "null"}:
+        raise InvalidLimit(
+            f"{text} cannot be allowed. List the origins of your pages, one per line, like https://app.example.com",
+            field="allowed_origins",
+        )
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+        host = _ascii_host(parts.hostname or "")
+    except ValueError:  # UnicodeError is one
+        raise _not_an_origin(text) from None
+    if parts.scheme not in _DEFAULT_PORTS or "@" in parts.netloc:
+        raise _not_an_origin(text)
+    if parts.path not in {"", "/"} or "?" in text or "#" in text:
+        raise InvalidLimit(
+            f"An origin has no path. Write {parts.scheme}://{parts.netloc[:100]}", field="allowed_origins"
+        )
+    if parts.scheme == "http" and not _is_loopback(host.strip("[]")):
+        raise InvalidLimit(
+            "Origins use https, because anybody on the way could change a page that comes over http. Only pages of "
+            "this machine may use http, like http://localhost:3000",
+            field="allowed_origins",
+        )
+    origin = f"{parts.scheme}://{host}" + ("" if port in {None, _DEFAULT_PORTS[parts.scheme]} else f":{port}")
+    if origin == settings.STRAKE_BASE_URL:
+        raise InvalidLimit("Strake's own pages cannot call endpoints.", field="allowed_origins")
+    return origin
+
+
+def _not_an_origin(text: str) -> InvalidLimit:
+    return InvalidLimit(
+        f"{text[:100]} is not the origin of a page. It looks like https://app.example.com, or with a port.",
+        field="allowed_origins",
+    )
+
+
+def _ascii_host(host: str) -> str:
+    """Return a host as it is written in an origin. Raises `ValueError`."""
+    if ":" in host:
+        return f"[{ipaddress.IPv6Address(host).compressed}]"
+    name = (host if host.isascii() else host.encode("idna").decode()).lower()
+    if not _HOST.fullmatch(name):
+        raise ValueError
+    return name
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -16,15 +16,17 @@ from typing import cast
 from django.conf import settings
 
 from proxy import websocket
-from proxy.access import route_lookup
+from proxy.access import cors, route_lookup
 from proxy.access.auth_throttle import AuthThrottle
 from proxy.access.in_flight import InFlight
+from proxy.access.origin_lists import AllowedOrigins
 from proxy.access.rate_limits import LocalRateLimits, RateLimits
 from proxy.access.route_lookup import Lookup
-from proxy.errors import ProxyError
+from proxy.errors import ProxyError, UpstreamInvalid, UpstreamUnreachable
 from proxy.http.error_response import error_response
 from proxy.http.request import ClientDisconnected, ProxyRequest
 from proxy.http.response import Response, send_response
+from proxy.request_log.failures import FailureLog
 from proxy.request_log.recorder import RequestLog, milliseconds_since
 from proxy.request_log.writer import CLOSED, OPENED, Entry
 from proxy.server.asgi import Receive, Scope, Send
@@ -46,6 +48,7 @@ class ProxyApplication:
     lookup: Lookup
     rate_limits: RateLimits
     auth_throttle: AuthThrottle
+    origins: AllowedOrigins
     in_flight: InFlight
     pool: ConnectionPool
     renewals: Renewals
@@ -55,11 +58,13 @@ class ProxyApplication:
         self.lookup = route_lookup.from_settings()
         self.rate_limits = _rate_limits()
         self.auth_throttle = AuthThrottle()
+        self.origins = AllowedOrigins(self.lookup)
         self.in_flight = InFlight()
         self._watch = asyncio.create_task(self.in_flight.watch(self.lookup))
         self.pool = ConnectionPool()
         self.renewals = Renewals(self.pool)
         self.request_log = RequestLog()
+        self._failures = FailureLog()
         self.request_log.start()
 
     async def shutdown(self) -> None:
@@ -133,7 +138,17 @@ class ProxyApplication:
             )
 
     async def _respond(self, request: ProxyRequest) -> Response:
+        response = await self._forward(request)
+        if request.origin and await cors.may_read(request, origins=self.origins):
+            cors.share(response.headers, request.origin)
+        return response
+
+    async def _forward(self, request: ProxyRequest) -> Response:
         try:
+            if request.method == "OPTIONS":
+                preflight = await cors.answer_preflight(request, origins=self.origins, auth_throttle=self.auth_throttle)
+                if preflight is not None:
+                    return preflight
             return await forward(
                 request,
                 auth_throttle=self.auth_throttle,
@@ -158,6 +173,8 @@ class ProxyApplication:
         if isinstance(error, ClientDisconnected):
             raise error
         if isinstance(error, ProxyError):
+            if isinstance(error, UpstreamUnreachable | UpstreamInvalid):
+                self._failures.log(request, error)
             error = self.auth_throttle.refused(request, error)
         else:
             logger.error("proxy_failed kind=%s where=%s", type(error).__name__, _locations(error))

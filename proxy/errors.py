@@ -1,6 +1,7 @@
 """The errors that Strake itself responds with. `proxy.http.error_response` makes responses of them.
 
 ProxyError (500)
+├── BadRequest (400)
 ├── BadPath (400)
 ├── AmbiguousToken (400)
 ├── TokenInPath (400)
@@ -10,10 +11,12 @@ ProxyError (500)
 ├── EndpointPaused (403)
 ├── PathNotAllowed (403)
 ├── NetworkNotAllowed (403)
+├── OriginNotAllowed (403)
 ├── MintsCredentials (403)
-├── UnknownEndpoint (404)
 ├── MethodNotAllowed (405)
+├── UnknownEndpoint (410)
 ├── BodyTooLarge (413)
+├── NoEndpoint (421)
 ├── WebSocketUnsupported (426)
 ├── RateLimited (429)
 ├── TooManyAtOnce (429)
@@ -34,14 +37,14 @@ ProxyError (500)
 ├── UpstreamIdle (504)
 └── Loop (508)
 
-Each has a code, which clients see as `x-strake-error`, and a fixed message: neither contains anything from a request,
-from a provider's response or from another exception. Error responses of providers are not errors here, and pass
+`proxy.upstream.connect_failures` has subclasses of `UpstreamUnreachable`. Each error has a code, which clients see as
+`x-strake-error`, and a message: neither contains anything from a request, from a provider's response or from another
+exception, except the character that makes a path bad. Error responses of providers are not errors here, and pass
 unchanged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 from proxy.server.asgi import Headers
@@ -50,14 +53,21 @@ METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT",
 
 
 class ProxyError(Exception):
-    """Base class. Subclasses set `status`, `code` and `message`; `retry_after` is in seconds."""
+    """Base class. Subclasses set `status`, `code`, `message` and `is_retryable`. `retry_after` is in seconds.
+
+    If the same request cannot succeed later, `is_retryable` is False and the response has `x-should-retry: false`. The
+    SDKs of OpenAI and Anthropic obey it. Without it, Claude Code repeats a 401 for three minutes.
+    """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
-    message: ClassVar[str] = "Something went wrong in Strake itself. The operator's log has the details."
+    is_retryable: ClassVar[bool] = True
+    message: str = "Something went wrong in Strake itself. The operator's log has the details."
 
-    def __init__(self, *, retry_after: int | None = None) -> None:
+    def __init__(self, message: str = "", *, retry_after: int | None = None) -> None:
         super().__init__(self.code)
+        if message:
+            self.message = message
         self.retry_after = retry_after
 
     def headers(self) -> Headers:
@@ -65,12 +75,22 @@ class ProxyError(Exception):
         return []
 
 
+class BadRequest(ProxyError):
+    """The request is not well-formed HTTP/1.1. `proxy.server.protocol` responds with it and other statuses."""
+
+    status = 400
+    code = "bad_request"
+    is_retryable = False
+    message = "This is not a well-formed HTTP/1.1 request."
+
+
 class BadPath(ProxyError):
     """Two servers could read the path differently, or it leaves its base path."""
 
     status = 400
     code = "bad_path"
-    message = "This path is not forwarded: it holds dot segments, a backslash, //, or encoded forms of them."
+    is_retryable = False
+    message = "This path is not forwarded: two servers could read it differently."
 
 
 class AmbiguousToken(ProxyError):
@@ -78,6 +98,7 @@ class AmbiguousToken(ProxyError):
 
     status = 400
     code = "ambiguous_token"
+    is_retryable = False
     message = "The request carries two different Strake tokens. Send one."
 
 
@@ -86,6 +107,7 @@ class TokenInPath(ProxyError):
 
     status = 400
     code = "token_in_path"
+    is_retryable = False
     message = "The path contains a Strake token. Send the token as the API key."
 
 
@@ -94,6 +116,7 @@ class MissingToken(ProxyError):
 
     status = 401
     code = "missing_token"
+    is_retryable = False
     message = "Send your Strake token as the API key, for example as Authorization: Bearer strk_…"
 
     def headers(self) -> Headers:
@@ -105,6 +128,7 @@ class InvalidToken(ProxyError):
 
     status = 401
     code = "invalid_token"
+    is_retryable = False
     message = "This Strake token is not valid for this endpoint: mistyped, revoked or expired. Make a new one."
 
     def headers(self) -> Headers:
@@ -116,6 +140,7 @@ class BrowserRefused(ProxyError):
 
     status = 403
     code = "browser_refused"
+    is_retryable = False
     message = (
         "Endpoints are for API clients. A browser may call them with fetch from another site. It may not open them as "
         "a page or load them as a script, a style, an image, a frame or a worker."
@@ -127,6 +152,7 @@ class EndpointPaused(ProxyError):
 
     status = 403
     code = "endpoint_paused"
+    is_retryable = False
     message = "This endpoint is paused. Its owner can resume it in the Strake dashboard."
 
 
@@ -135,6 +161,7 @@ class PathNotAllowed(ProxyError):
 
     status = 403
     code = "path_not_allowed"
+    is_retryable = False
     message = "This Strake token may not call this path."
 
 
@@ -143,7 +170,17 @@ class NetworkNotAllowed(ProxyError):
 
     status = 403
     code = "network_not_allowed"
+    is_retryable = False
     message = "This Strake token may not be used from this network."
+
+
+class OriginNotAllowed(ProxyError):
+    """The token is for web pages of other origins."""
+
+    status = 403
+    code = "origin_not_allowed"
+    is_retryable = False
+    message = "This Strake token is for web pages of other origins. The endpoint's owner can add one for this page."
 
 
 class MintsCredentials(ProxyError):
@@ -151,21 +188,29 @@ class MintsCredentials(ProxyError):
 
     status = 403
     code = "mints_credentials"
+    is_retryable = False
     message = (
-        "This Strake token may not create credentials at the provider, because they would go on working after the "
-        "token is revoked. The endpoint's owner can add a token that allows it, under its limits."
+        "This Strake token may not create credentials at the provider, because they would outlive it. The endpoint's "
+        "owner can add a token that allows it, under its limits."
     )
-
-    def headers(self) -> Headers:
-        return [(b"x-should-retry", b"false")]
 
 
 class UnknownEndpoint(ProxyError):
-    """The URL names no endpoint."""
+    """The URL names no endpoint. With a 404, Claude Code would show "There's an issue with the selected model"."""
 
-    status = 404
+    status = 410
     code = "unknown_endpoint"
+    is_retryable = False
     message = "There is no Strake endpoint at this address. Check the base URL; the endpoint may have been deleted."
+
+
+class NoEndpoint(ProxyError):
+    """The URL is that of Strake itself, followed by the path of a provider's API. No 404 either."""
+
+    status = 421
+    code = "no_endpoint"
+    is_retryable = False
+    message = "This is the address of Strake and not of an endpoint. Use the endpoint's URL as the base URL."
 
 
 class MethodNotAllowed(ProxyError):
@@ -173,6 +218,7 @@ class MethodNotAllowed(ProxyError):
 
     status = 405
     code = "method_not_allowed"
+    is_retryable = False
     message = "This method is not forwarded."
 
     def headers(self) -> Headers:
@@ -184,6 +230,7 @@ class BodyTooLarge(ProxyError):
 
     status = 413
     code = "body_too_large"
+    is_retryable = False
     message = "The request body is larger than this Strake installation allows."
 
 
@@ -192,6 +239,7 @@ class WebSocketUnsupported(ProxyError):
 
     status = 426
     code = "websocket_unsupported"
+    is_retryable = False
     message = "This endpoint does not take WebSocket connections. Use HTTP."
 
     def headers(self) -> Headers:
@@ -275,7 +323,12 @@ class UpstreamUnreachable(ProxyError):
 
     status = 502
     code = "upstream_unreachable"
-    message = "The provider could not be reached."
+    message = "The provider could not be reached, or closed the connection without an answer."
+
+    def __init__(self, kind: str = "") -> None:
+        """`kind` is for the log."""
+        super().__init__()
+        self.kind = kind
 
 
 class UpstreamForbidden(ProxyError):
@@ -283,6 +336,7 @@ class UpstreamForbidden(ProxyError):
 
     status = 502
     code = "upstream_forbidden"
+    is_retryable = False
     message = (
         "The destination of this endpoint leads to a private address, which Strake does not connect to. An operator "
         "can allow it with STRAKE_ALLOWED_PRIVATE_UPSTREAMS."
@@ -294,10 +348,8 @@ class UpstreamReserved(ProxyError):
 
     status = 502
     code = "upstream_reserved"
-    message = (
-        "The destination of this endpoint is open for other people only. An operator can add the endpoint's owner in "
-        "STRAKE_ALLOWED_PRIVATE_UPSTREAMS."
-    )
+    is_retryable = False
+    message = "The destination is open for other people only. An operator can add the endpoint's owner to its entry."
 
 
 class UpstreamInvalid(ProxyError):
@@ -343,6 +395,7 @@ class NeedsKeyAgain(ProxyError):
 
     status = 503
     code = "needs_key_again"
+    is_retryable = False
     message = "The stored key of this endpoint cannot be opened. Its owner must paste it again in the Strake dashboard."
 
 
@@ -367,12 +420,5 @@ class Loop(ProxyError):
 
     status = 508
     code = "loop"
+    is_retryable = False
     message = "The destination of this endpoint leads back to Strake. Its owner must enter the provider's own address."
-
-
-def error_classes(base: type[ProxyError] = ProxyError) -> Iterator[type[ProxyError]]:
-    """All subclasses of `base` that define an error code."""
-    if "code" in vars(base):
-        yield base
-    for error in base.__subclasses__():
-        yield from error_classes(error)

@@ -23,6 +23,7 @@ from django.conf import settings
 from accounts.addresses import IPAddress
 from accounts.sign_in.throttle import networks
 from proxy.errors import BodyTooLarge, UpstreamInvalid, UpstreamUnreachable
+from proxy.http import no_endpoint
 from proxy.http.headers import HOP_BY_HOP, nominated_names
 from proxy.http.request import ClientDisconnected, ProxyRequest
 from proxy.http.response import Response, send_response
@@ -121,6 +122,9 @@ class Relay:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = ProxyRequest(scope, receive)
+        if no_endpoint.is_call(request):
+            await send_response(no_endpoint.response(request), send)
+            return
         try:
             with self._pages.counted(_network(request.address)):
                 await send_response(await self._respond(request), send)

@@ -1,4 +1,4 @@
-"""Two things that asyncio's transports do not offer: resetting a connection, and seeing a disconnect while paused."""
+"""What asyncio's transports do not offer: resetting a connection, and seeing how its peer is while not reading."""
 
 from __future__ import annotations
 
@@ -23,4 +23,11 @@ def has_peer_closed(transport: asyncio.Transport) -> bool:
     """Whether the peer has closed its side. The event loop does not notice this while reading is paused."""
     poll = select.poll()
     poll.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
+def is_reset(transport: asyncio.Transport) -> bool:
+    """Whether the peer has answered what was sent by an RST: it had left, and not only closed its sending side."""
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), 0)
     return bool(poll.poll(0))

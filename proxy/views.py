@@ -24,7 +24,7 @@ from proxy.access.route import Route
 from proxy.access.route_lookup import Lookup
 from proxy.access.upload_capability import Upload
 from proxy.errors import METHODS, MethodNotAllowed, NeedsKeyAgain, TokenInPath, UnknownEndpoint
-from proxy.http import headers, hop, key_places, response_urls
+from proxy.http import headers, hop, key_places, no_endpoint, response_urls
 from proxy.http.key_places import KeyPlaces
 from proxy.http.request import ProxyRequest
 from proxy.http.response import Response
@@ -110,9 +110,9 @@ class UpstreamTarget:
             upgrade=upgrade,
         )
 
-    def headers_of(self, request_headers: Headers) -> Headers:
+    def headers_of(self, request: ProxyRequest) -> Headers:
         """Return the request headers for the provider, without the key's and what `ConnectionPool.send` adds last."""
-        passed = headers.for_upstream(request_headers, self.netloc, self.key_header[0])
+        passed = headers.for_upstream(request.headers, self.netloc, self.key_header[0], names=request.names)
         if self.key_header[0] == b"host":  # sent in the place of a key
             del passed[0]
         return passed
@@ -150,17 +150,18 @@ async def forward(
     body = await request.body(settings.STRAKE_MAX_BODY_MB * 1024 * 1024)
     derived = await access_token(request, authorized, renewals) if authorized.needs_token else None
     with resolve_target(request, authorized, derived) as upstream:
-        request_headers = upstream.headers_of(request.headers)
+        request_headers = upstream.headers_of(request)
         response = await upstream.send(pool, request.method, request_headers, body)
         response_headers = headers.for_client(
             response.headers, upstream.secret, to_browser=request.is_browser and not request.on_own_host
         )
+        reason = headers.reason_for_client(response.reason, upstream.secret)
     if derived is not None and response.status == HTTPStatus.UNAUTHORIZED:
         await give_up(derived, authorized, response, renewals)
     response_headers = await map_urls(response_headers, request, authorized, response)
     if authorized.rate is not None:
         headers.add_missing(response_headers, authorized.rate.headers())
-    return Response(response.status, response_headers, response)
+    return Response(response.status, response_headers, response, reason)
 
 
 async def authorize(
@@ -177,7 +178,7 @@ async def authorize(
     """
     browsers.check(request)
     if not request.subdomain:
-        raise UnknownEndpoint
+        raise UnknownEndpoint if request.names_endpoint else no_endpoint.error()
     if request.method not in METHODS:
         raise MethodNotAllowed
     check_path(request.path)
@@ -200,8 +201,12 @@ async def authorize(
     # The keyring as of the look-up: while a long body arrives, the row may be rewrapped and its old master key retired.
     ring = keyring.current()
     address = request.address if route.allowed_networks else None  # parsing it costs more than most checks
-    path = request.path if sealed_upload is None else None
-    policy.check(route, method=request.method, path=path, address=address)
+    path = request.path or b"/" if sealed_upload is None else None
+    policy.check(route, method=request.method, path=path, address=address, origin=request.origin)
+    if request.origin and policy.lists_origin(route, request.origin):
+        request.is_allowed_origin = True
+        # Strake has decided about it. Providers such as Ollama refuse origins that they do not know.
+        request.drop_headers(lambda pair: pair[0] == b"origin")
     upload = None if sealed_upload is None else sealed_upload.open(route)
     request.flight = in_flight.enter(route, request.digest, request.end)
     rate = None
@@ -268,7 +273,7 @@ def resolve_target(
     places = None
     if route.places != "[]" or len(before_and_after_key) != 2:
         places = _parse_places(route)
-        request.headers = places.without_own_headers(request.headers)
+        request.drop_headers(places.sets_header)
         query = places.without_own_parameters(query)
     target = build_target(base_path, request.path, query)
     if not query and request.has_empty_query:
@@ -304,7 +309,7 @@ def _upload_target(
     Raises `InvalidToken` if the endpoint's destination has changed since.
     """
     target = response_urls.target_on(upload.url, origin)
-    request.headers = upload_capability.without_credentials(request.headers, upload, route.header_name)
+    request.drop_headers(lambda header: upload_capability.is_credential(header, upload, route.header_name))
     request.forwarded = True
     host, secret = (b"host", bytearray(netloc)), bytearray(upload.secret.encode())
     return UpstreamTarget(origin, netloc, target, host, secret, route=route, hops=hops)

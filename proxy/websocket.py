@@ -10,7 +10,6 @@ from proxy.access.bearer_auth import WEBSOCKET_PROTOCOL_PREFIX
 from proxy.errors import UpstreamIdle, UpstreamInvalid, WebSocketUnsupported
 from proxy.http import headers
 from proxy.http.request import ProxyRequest
-from proxy.server.asgi import Headers
 from proxy.server.websocket import WebSocketProtocol
 from proxy.upstream.pool import ConnectionPool, UpstreamResponse
 from proxy.upstream.renewals import Renewals
@@ -40,8 +39,9 @@ async def forward(
     """
     derived = await access_token(request, authorized, renewals) if authorized.needs_token else None
     with resolve_target(request, authorized, derived) as upstream:
-        request_headers = upstream.headers_of(_without_tokens(request.headers))
-        request_headers[1:1] = [(b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
+        _remove_tokens(request)
+        request_headers = upstream.headers_of(request)
+        request_headers[1:1] = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 response = await upstream.send(pool, "GET", request_headers, b"", upgrade=True)
@@ -76,16 +76,15 @@ async def _read_refusal(response: UpstreamResponse) -> bytes:
     return body
 
 
-def _without_tokens(request_headers: Headers) -> Headers:
-    """Return a handshake's headers without Content-Length and without the subprotocols that carry a token."""
-    passed: Headers = []
-    for name, value in request_headers:
-        if name == b"content-length":
-            continue
-        if name == b"sec-websocket-protocol":
-            protocols = [protocol.strip() for protocol in value.split(b",")]
-            value = b", ".join(protocol for protocol in protocols if not protocol.startswith(WEBSOCKET_PROTOCOL_PREFIX))
-            if not value:
-                continue
-        passed.append((name, value))
-    return passed
+def _remove_tokens(request: ProxyRequest) -> None:
+    """Remove a handshake's Content-Length, and the subprotocols that carry a token."""
+    request.headers = [
+        (name, _without_tokens(value) if name == b"sec-websocket-protocol" else value)
+        for name, value in request.headers
+    ]
+    request.drop_headers(lambda header: header[0] == b"content-length" or header == (b"sec-websocket-protocol", b""))
+
+
+def _without_tokens(value: bytes) -> bytes:
+    protocols = [protocol.strip() for protocol in value.split(b",")]
+    return b", ".join(protocol for protocol in protocols if not protocol.startswith(WEBSOCKET_PROTOCOL_PREFIX))

@@ -22,7 +22,7 @@ class StrakeConfig(AppConfig):
             Link("health", "Health", 80, icon="health", audience=Audience.STAFF),
         )
         navigation.footer.add(Link("security", "Security", 10), Link("privacy", "Privacy", 20))
-        navigation.pages.update({"docs", "docs_tool", "security"})
+        navigation.pages.update({"docs", "docs_browsers", "docs_tool", "security"})
 
         panels.columns.append(Column("Requests, 24 h", requests_last_day))
         panels.panels.update(

@@ -8,6 +8,7 @@ strake.E004   DATABASE_URL may send rows to another machine without TLS
 strake.W002   DATABASE_URL or REDIS_URL uses TLS without checking the certificate of the server
 strake.W003   STRAKE_TRUSTED_PROXIES is 0, so all clients may seem to have the address of the reverse proxy
 strake.W004   STRAKE_BIND accepts connections from other machines, in clear
+strake.W005   STRAKE_EGRESS_PROXY_RESOLVES leaves it to the company's proxy which addresses are allowed
 """
 
 from __future__ import annotations
@@ -110,6 +111,20 @@ def check_reverse_proxy(app_configs: Sequence[Any] | None, **_: Any) -> list[Che
             )
         )
     return messages
+
+
+@register(Tags.security, deploy=True)
+def check_egress_proxy(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMessage]:
+    if settings.STRAKE_EGRESS_PROXY is None or not settings.STRAKE_EGRESS_PROXY.resolves:
+        return []
+    return [
+        Warning(
+            "STRAKE_EGRESS_PROXY_RESOLVES=1: the proxy looks public names up, so Strake cannot check their addresses.",
+            hint="Let the proxy refuse private addresses, those of its own machine and metadata services among them. "
+            "Remove the variable if the proxy also allows addresses.",
+            id="strake.W005",
+        )
+    ]
 
 
 def _unverified(variable: str, host: str, hint: str) -> CheckMessage:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
+from credentials import egress_proxy, egress_tls
 from credentials.egress_allowlist import EgressAllowlist
 from strake import __version__
 from strake.data_dir import DataDir
@@ -265,6 +266,19 @@ DEFAULT_FROM_EMAIL = STRAKE_MAIL_FROM
 
 STRAKE_ALLOWED_PRIVATE_UPSTREAMS = env.words("STRAKE_ALLOWED_PRIVATE_UPSTREAMS")
 EgressAllowlist(STRAKE_ALLOWED_PRIVATE_UPSTREAMS)  # an invalid entry stops the process here, not at its first request
+_egress_proxy_url = env.secret("STRAKE_EGRESS_PROXY")
+_egress_proxy_resolves = env.number("STRAKE_EGRESS_PROXY_RESOLVES", 0, low=0, high=1) == 1
+if _egress_proxy_resolves and not _egress_proxy_url:
+    raise ImproperlyConfigured("STRAKE_EGRESS_PROXY_RESOLVES needs STRAKE_EGRESS_PROXY, the address of the proxy.")
+STRAKE_EGRESS_NO_PROXY = env.words("STRAKE_EGRESS_NO_PROXY")
+egress_proxy.parse_exceptions(STRAKE_EGRESS_NO_PROXY)  # also without a proxy
+STRAKE_EGRESS_PROXY = (
+    egress_proxy.parse(_egress_proxy_url, resolves=_egress_proxy_resolves, exceptions=STRAKE_EGRESS_NO_PROXY)
+    if _egress_proxy_url
+    else None
+)
+STRAKE_CA_FILE = env.text("STRAKE_CA_FILE")
+STRAKE_CA_CERTIFICATES = egress_tls.read_certificates(STRAKE_CA_FILE) if STRAKE_CA_FILE else ""
 STRAKE_MAX_BODY_MB = env.number("STRAKE_MAX_BODY_MB", 512, low=1, high=65536)
 STRAKE_MAX_STREAMS = env.number("STRAKE_MAX_STREAMS", 2000, low=1, high=1_000_000)
 STRAKE_MAX_STREAMS_PER_PERSON = env.number(

@@ -17,6 +17,7 @@ urlpatterns = [
     path("security/", home.security, name="security"),
     path("privacy/", home.privacy, name="privacy"),
     path("docs/", docs.index, name="docs"),
+    path("docs/browsers/", docs.browsers, name="docs_browsers"),
     path("docs/errors/", docs.errors, name="docs_errors"),
     path("docs/ui/", docs.ui, name="docs_ui"),
     path("docs/<slug:slug>/", docs.tool, name="docs_tool"),

@@ -113,6 +113,10 @@ def _strace_missing() -> str:
     return "" if shutil.which("strace") else "strace is not installed"
 
 
+def _tinyproxy_missing() -> str:
+    return "" if shutil.which("tinyproxy") else "tinyproxy is not installed"
+
+
 def _namespaces_missing() -> str:
     command = ["unshare", "-Urnm", "true"]
     allowed = shutil.which("unshare") and not subprocess.run(command, capture_output=True, check=False).returncode
@@ -130,6 +134,7 @@ SERVICES = {
     "systemd": _systemd_missing,
     "strace": _strace_missing,
     "namespaces": _namespaces_missing,
+    "tinyproxy": _tinyproxy_missing,
 }
 MISSING = pytest.StashKey[dict[str, str]]()
 
@@ -184,12 +189,20 @@ def postgres_cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def postgres_url(postgres_cluster: Cluster) -> Iterator[str]:
-    """The URL of a new, empty PostgreSQL database, dropped afterwards."""
+    """The URL of a new, empty PostgreSQL database.
+
+    The next one drops it: other fixtures stop servers that use it, and those wait for a database that is gone.
+    """
     name = f"strake_test_{secrets.token_hex(6)}"
     with psycopg.connect(postgres_cluster.url, autocommit=True) as connection:
+        while _left_databases:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(_left_databases.pop())))
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         yield postgres_cluster.url_of(name)
-        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    _left_databases.append(name)
+
+
+_left_databases: list[str] = []
 
 
 @pytest.fixture
@@ -233,12 +246,32 @@ def strake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strake]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite database to copy: migrating one takes as long as the rest of a start."""
+    home = tmp_path_factory.mktemp("migrated") / "strake"
+    Strake(home).manage("migrate", "-v0", check=True)
+    return home / "data/strake.sqlite3"
+
+
 @pytest.fixture
-def run_strake(tmp_path: Path) -> Iterator[Callable[..., Strake]]:
+def run_strake(tmp_path: Path, migrated_database: Path) -> Iterator[Callable[..., Strake]]:
     """`run_strake(DATABASE_URL=…)` starts another Strake with these environment variables."""
+    numbers = itertools.count(1)
+
+    def start(**environment: str) -> Strake:
+        home = tmp_path / f"strake-{next(numbers)}"
+        if "DATABASE_URL" not in environment:
+            for folder in (home, home / "data", home / "vault"):
+                folder.mkdir(mode=0o700)
+            shutil.copy(migrated_database, home / "data")
+            master_keys = home / "vault/master-keys.json"
+            master_keys.touch(mode=0o600)
+            master_keys.write_text(keyring.new_document())
+        return stack.enter_context(Strake(home, environment))
+
     with ExitStack() as stack:
-        numbers = itertools.count(1)
-        yield lambda **environment: stack.enter_context(Strake(tmp_path / f"strake-{next(numbers)}", environment))
+        yield start
 
 
 @pytest.fixture(scope="session")

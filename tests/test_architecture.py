@@ -22,6 +22,8 @@ from django.template import Engine
 from django.template.loader import get_template
 from django.urls import URLResolver, get_resolver
 
+from proxy.errors import UpstreamUnreachable
+
 ROOT: Path = settings.ROOT
 PACKAGES = ("accounts", "credentials", "proxy", "strake")
 TEMPLATES = sorted((ROOT / "templates").rglob("*.*"))
@@ -221,12 +223,20 @@ def test_error_modules_draw_their_real_tree(name: str) -> None:
     assert drawn_classes(module.__doc__ or "") == real
 
 
+def test_connect_failures_are_drawn() -> None:
+    """This module extends the tree of another, at the class at its root."""
+    module = importlib.import_module("proxy.upstream.connect_failures")
+    drawn = drawn_classes(module.__doc__ or "")
+    assert drawn.pop("UpstreamUnreachable") is None
+    assert drawn == {error.__name__: "UpstreamUnreachable" for error in UpstreamUnreachable.__subclasses__()}
+
+
 # --- Ceilings ------------------------------------------------------------------------------------------------------
 # Lower a number when the count falls. To raise one, give the reason in the commit.
 
 CEILINGS = {
     r"#.*\bnoqa\b": 26,
-    r"#.*\btype: ignore\b": 14,
+    r"#.*\btype: ignore\b": 15,
     r"#.*\bpragma: no cover\b": 0,
     r"\bmark_safe\b": 0,
     r"\bcsrf_exempt\b": 0,

@@ -201,7 +201,7 @@ def test_deleted_endpoint_leaves_no_ciphertext(running: Strake, upstream: Upstre
     assert holds_bytes(running.home, sealed[deleted])
     assert httpx.get(f"{deleted.url}/x", headers=deleted.bearer).status_code == 200
     running.call("delete", subdomain=deleted.subdomain)
-    assert httpx.get(f"{deleted.url}/x", headers=deleted.bearer).status_code == 404
+    assert httpx.get(f"{deleted.url}/x", headers=deleted.bearer).status_code == 410
     assert holds_bytes(running.home, sealed[kept]), "the search would find it"
     assert not holds_bytes(running.home, sealed[deleted])
     assert httpx.get(f"{kept.url}/x", headers=kept.bearer).status_code == 200

@@ -29,6 +29,7 @@ PUBLIC = {
     "security",
     "privacy",
     "docs",  # shows the reader's own endpoints only after signing in
+    "docs_browsers",
     "docs_errors",
     "docs_tool",
     "api_docs",  # the same as a page

@@ -163,6 +163,7 @@ def issue_token(
         allowed_paths=body.allowed_paths,
         allowed_networks=body.allowed_networks,
         allow_minting=body.allow_minting,
+        allowed_origins=body.allowed_origins,
     )
     return Status(201, _issued(issued))
 

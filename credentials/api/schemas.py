@@ -71,6 +71,12 @@ class NewToken(Body):
     allow_minting: bool = Field(
         False, description="Allow calls that create credentials at the provider. These outlive the token."
     )
+    allowed_origins: list[Entry] = Field(
+        default_factory=list,
+        max_length=MAX_ENTRIES,
+        description="Origins of web pages that may use the token. Empty: no CORS headers.",
+        examples=[["https://app.example.com"]],
+    )
 
 
 class NewKey(Body):

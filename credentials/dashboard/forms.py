@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -147,6 +147,18 @@ class TokenForm(forms.Form):
         ),
         help_text="One per line. Leave empty for tools that call from somebody else's servers, as Cursor does.",
     )
+    allowed_origins = forms.CharField(
+        label="Web pages that may use it",
+        required=False,
+        max_length=16384,
+        widget=forms.Textarea(
+            attrs={"class": "mono", "rows": 2, "spellcheck": "false", "placeholder": "https://app.example.com"}
+        ),
+        help_text=(
+            "One origin per line. Only for code that runs in a browser: everybody who opens the page can read the "
+            "token there. Empty: Strake sends no CORS headers."
+        ),
+    )
     allow_minting = forms.BooleanField(
         label="May create credentials",
         required=False,
@@ -164,16 +176,13 @@ class TokenForm(forms.Form):
         return data
 
     def clean_allowed_paths(self) -> str:
-        text: str = self.cleaned_data["allowed_paths"]
-        with as_validation_error():
-            token_limits.clean(allowed_paths=text.splitlines())
-        return text
+        return self._checked("allowed_paths", lambda lines: token_limits.clean(allowed_paths=lines))
 
     def clean_allowed_networks(self) -> str:
-        text: str = self.cleaned_data["allowed_networks"]
-        with as_validation_error():
-            token_limits.clean(allowed_networks=text.splitlines())
-        return text
+        return self._checked("allowed_networks", lambda lines: token_limits.clean(allowed_networks=lines))
+
+    def clean_allowed_origins(self) -> str:
+        return self._checked("allowed_origins", lambda lines: token_limits.clean(allowed_origins=lines))
 
     def limits(self) -> dict[str, Any]:
         """The keyword arguments for `services.issue_token`."""
@@ -185,12 +194,19 @@ class TokenForm(forms.Form):
             "allowed_paths": data["allowed_paths"].splitlines(),
             "allowed_networks": data["allowed_networks"].splitlines(),
             "allow_minting": data["allow_minting"],
+            "allowed_origins": data["allowed_origins"].splitlines(),
         }
 
     def add_service_error(self, error: InvalidLimit | QuotaReached) -> None:
         """Show an error of the service next to its field, or above the form if it has no field."""
         field = error.field if isinstance(error, InvalidLimit) else None
         self.add_error("expires_on" if field == "expires_at" else field, str(error))
+
+    def _checked(self, field: str, check: Callable[[list[str]], object]) -> str:
+        text: str = self.cleaned_data[field]
+        with as_validation_error():
+            check(text.splitlines())
+        return text
 
     def _expires_at(self) -> datetime | None:
         choice = self.cleaned_data["expires"]

@@ -179,13 +179,15 @@ class DestinationForm(ReplaceKeyForm):
                 "rows": 3,
                 "spellcheck": "false",
                 "autocapitalize": "none",
+                "data-undrafted": "",  # a constant value may be secret
                 "placeholder": f"X-Organization: acme\n?api_key={SECRET_PLACEHOLDER}",
             }
         ),
         help_text=(
-            f"One per line, up to {places.MAX_PLACES}. {SECRET_PLACEHOLDER} stands for the key, and "
-            f"{BASE64_PLACEHOLDER} for its Base64 form: Basic {BASE64_PLACEHOLDER} with a key like "
-            "user:password. Other values are stored as they are, and you can see them here again."
+            f"One per line, up to {places.MAX_PLACES}: Name: value for a header, ?name=value for the query. "
+            f"{SECRET_PLACEHOLDER} stands for the key, and {BASE64_PLACEHOLDER} for its Base64 form, as in "
+            f"Authorization: Basic {BASE64_PLACEHOLDER} for a key like user:password. Values without the key are not "
+            "encrypted, and this form shows them again."
         ),
     )
 

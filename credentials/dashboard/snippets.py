@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import cast
+from uuid import UUID
 
 from django.template import Context, Engine
 
@@ -18,7 +20,10 @@ TOKEN_PLACEHOLDER = "YOUR_STRAKE_TOKEN"  # noqa: S105
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One text to copy. `heading` says where it goes, `template` is its file without .txt."""
+    """One text to copy. `heading` says where it goes, `template` is its file without .txt.
+
+    Without a folder, the file is in templates/credentials/snippets/.
+    """
 
     heading: str
     template: str
@@ -78,7 +83,16 @@ TOOLS = (
         {Dialect.OPENAI: (Part("In ~/.codex/config.toml", "codex"), Part("In the shell", "codex-shell"))},
     ),
     Tool("cursor", "Cursor", {Dialect.OPENAI: (Part("In Settings, Models, API Keys, OpenAI", "cursor"),)}),
-    Tool("gemini-cli", "Gemini CLI", {Dialect.GEMINI: (Part("In the shell", "gemini-cli"),)}),
+    Tool(
+        "gemini-cli",
+        "Gemini CLI",
+        {
+            Dialect.GEMINI: (
+                Part("In ~/.gemini/settings.json", "gemini-cli-settings"),
+                Part("In the shell", "gemini-cli"),
+            )
+        },
+    ),
     Tool("openai-python", "OpenAI Python", {Dialect.OPENAI: (Part(_PYTHON, "openai-python"),)}),
     Tool("openai-javascript", "OpenAI JavaScript", {Dialect.OPENAI: (Part(_JAVASCRIPT, "openai-javascript"),)}),
     Tool("anthropic-python", "Anthropic Python", {Dialect.ANTHROPIC: (Part(_PYTHON, "anthropic-python"),)}),
@@ -136,10 +150,14 @@ def snippet(tool: Tool, endpoint: Endpoint, provider: Provider, token: str = TOK
         "url": endpoint.url,
         "base": endpoint.url + suffix,
         "subdomain": endpoint.subdomain,
+        "provider": provider.slug,
         "token": token,
         "model": _MODELS.get(provider.slug, "your-model"),
     }
-    texts = (Text(part.template, part.heading, _render(part.template, values)) for part in tool.parts[dialect])
+    texts = (
+        Text(part.template.rpartition("/")[2], part.heading, _render(part.template, values))
+        for part in tool.parts[dialect]
+    )
     return Snippet(tool, tuple(texts))
 
 
@@ -150,7 +168,7 @@ def _example(example: Example, tool: Tool, endpoint: Endpoint, token: str) -> Sn
 
 def sdk_suffix(endpoint: Endpoint, provider: Provider) -> str:
     """What SDKs of the provider's main dialect want after the endpoint's URL."""
-    if endpoint.owner_id is None:  # a sample
+    if cast(UUID | None, endpoint.owner_id) is None:  # a sample
         return provider.sdk_suffix
     return provider.suffix_at(endpoint.credential.destination_url)
 
@@ -162,5 +180,6 @@ def dialects_of(provider: Provider) -> Iterable[Dialect]:
 
 def _render(name: str, values: Mapping[str, object]) -> str:
     # The result is plain text. The template of the page escapes it.
-    template = Engine.get_default().get_template(f"credentials/snippets/{name}.txt")
+    path = name if "/" in name else f"credentials/snippets/{name}"
+    template = Engine.get_default().get_template(f"{path}.txt")
     return template.render(Context(values, autoescape=False)).strip("\n")

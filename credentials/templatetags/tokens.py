@@ -21,6 +21,7 @@ def limits(token: BearerToken) -> list[str]:
         words.append(f"{token.requests_per_minute:,} requests a minute")
     words += [f"only {path.removeprefix('* ')}" for path in token.allowed_paths]
     words += [f"from {network}" for network in token.allowed_networks]
+    words += [f"pages of {origin}" for origin in token.allowed_origins]
     if token.allow_minting:
         words.append("may create credentials")
     return words

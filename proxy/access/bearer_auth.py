@@ -2,57 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from urllib.parse import unquote_to_bytes
 
 from accounts import tokens
+from credentials.destinations import FORBIDDEN_HEADERS
 from credentials.models import BEARER_TOKEN_PREFIX
 from proxy.errors import AmbiguousToken, InvalidToken, MissingToken
 
 # The headers in which SDKs send a key. None of them is forwarded.
 CREDENTIAL_HEADERS = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"})
 WEBSOCKET_PROTOCOL_PREFIX = b"openai-insecure-api-key."
+# Not as keys: a browser or a server in between sends some of these by itself.
+_HOLD_NO_KEY = frozenset(name.encode() for name in FORBIDDEN_HEADERS)
+_PREFIX = BEARER_TOKEN_PREFIX.encode()
+_OTHER_KEY = (
+    "The key in this request is not a Strake token. Send the endpoint's token, which begins with strk_, as the API "
+    "key. The provider's own key stays in Strake."
+)
+_MISTYPED = (
+    "This Strake token is incomplete or mistyped: it does not match its own checksum. Copy the whole token, 54 "
+    "characters from strk_ on. If nobody has it any more, rotate it on the endpoint's page."
+)
+_WORD = re.compile(rb"(?<![0-9A-Za-z_-])strk_[0-9A-Za-z]{49}(?![0-9A-Za-z_-])")
 
 
-def find_token(headers: Iterable[tuple[bytes, bytes]], query: bytes) -> str:
+def find_token(headers: Sequence[tuple[bytes, bytes]], query: bytes) -> str:
     """Return the only well-formed Strake token of a request. The look-up decides if it is known.
 
-    Some tools fill two positions, one with a stale or dummy value, so values that are not well-formed are ignored.
+    Some tools fill two positions, one with a stale or dummy value, so values without a well-formed token are ignored.
+    A token counts as a word of a value: alone, behind any scheme, in quotes, or in the user name or password of Basic.
+    If there is none in the usual positions, it may be in any header that can hold a key and in any parameter, since the
+    names of the endpoint's own are not known before the look-up.
+
     Raises `MissingToken` if every position is empty, `InvalidToken` if no value is well-formed, `AmbiguousToken` if
     there are two different tokens.
     """
     found: str | None = None
-    is_missing = True
-    for value in _candidates(headers, query):
-        is_missing = False
+    candidates = list(_candidates(headers, query))
+    for value in candidates:
         token = value.decode("latin-1")
-        if token == found or not tokens.is_well_formed(token, BEARER_TOKEN_PREFIX):
+        if token == found:
             continue
-        if found is not None:
+        if not tokens.is_well_formed(token, BEARER_TOKEN_PREFIX):
+            words = _words(value)
+            if not words:
+                continue
+            token = _only(words)
+        if found is None:
+            found = token
+        elif token != found:
             raise AmbiguousToken
-        found = token
-    if found is None:
-        found = _find_in_parameters(query)
-    if found is None:
-        raise MissingToken if is_missing else InvalidToken
-    return found
+    if found is not None:
+        return found
+    elsewhere = [word for name, value in headers if name not in _HOLD_NO_KEY for word in _words(value, is_basic=False)]
+    if _PREFIX in query:
+        values = [unquote_to_bytes(parameter.partition(b"=")[2]) for parameter in query.split(b"&")]
+        elsewhere += [word for value in values for word in _words(value, is_basic=False)]
+    if elsewhere:
+        return _only(elsewhere)
+    if not candidates:
+        raise MissingToken
+    raise InvalidToken(_MISTYPED if any(_PREFIX in value for value in candidates) else _OTHER_KEY)
 
 
-def _find_in_parameters(query: bytes) -> str | None:
-    """Return the only token that is the whole value of a parameter, since the endpoint's own may have any name.
-
-    Raises `AmbiguousToken`.
-    """
-    if BEARER_TOKEN_PREFIX.encode() not in query:
-        return None
-    values = {parameter.partition(b"=")[2].decode("latin-1") for parameter in query.split(b"&")}
-    found = [value for value in values if tokens.is_well_formed(value, BEARER_TOKEN_PREFIX)]
-    if len(found) > 1:
-        raise AmbiguousToken
-    return found[0] if found else None
-
-
-def _candidates(headers: Iterable[tuple[bytes, bytes]], query: bytes) -> Iterable[bytes]:
-    """Yield the non-empty value of every position."""
+def _candidates(headers: Iterable[tuple[bytes, bytes]], query: bytes) -> Iterator[bytes]:
+    """Yield the non-empty value of every usual position."""
     for name, value in headers:
         if name in CREDENTIAL_HEADERS:
             stripped = value.strip()
@@ -67,7 +85,27 @@ def _candidates(headers: Iterable[tuple[bytes, bytes]], query: bytes) -> Iterabl
     if b"key=" in query:
         for parameter in query.split(b"&"):
             if parameter.startswith(b"key=") and len(parameter) > 4:
-                yield parameter[4:]
+                yield unquote_to_bytes(parameter[4:])
+
+
+def _words(value: bytes, *, is_basic: bool = True) -> list[str]:
+    """Return the well-formed tokens that are words of a value. With `is_basic`, also of what Basic encodes."""
+    if is_basic and _PREFIX not in value and value[:6].lower() == b"basic ":
+        try:
+            value = base64.b64decode(value[6:].strip() + b"==")
+        except binascii.Error:
+            return []
+    if _PREFIX not in value:
+        return []
+    words = [word.decode() for word in _WORD.findall(value)]
+    return [word for word in words if tokens.is_well_formed(word, BEARER_TOKEN_PREFIX)]
+
+
+def _only(words: list[str]) -> str:
+    """Return the one token that is found, perhaps repeatedly. Raises `AmbiguousToken` if there are two."""
+    if len(set(words)) > 1:
+        raise AmbiguousToken
+    return words[0]
 
 
 def without_tokens(query: bytes, *, drop_any_key: bool) -> bytes:

@@ -34,10 +34,14 @@ _FETCH_MODES = frozenset({b"cors", b"websocket"})
 
 
 def check(request: ProxyRequest) -> None:
-    """Set `is_browser`. Raises `BrowserRefused` unless the request is a `fetch` by another site, or by no browser."""
+    """Set `is_browser` and `origin`.
+
+    Raises `BrowserRefused` unless the request is a `fetch` by another site, or by no browser.
+    """
     found = {name: value for name, value in request.headers if name in _READ}
     if not found:
         return
+    request.origin = found.get(b"origin", b"")
     # Not Sec-Fetch-Mode: the fetch of Node.js sends it, and nothing else of these.
     request.is_browser = b"sec-fetch-site" in found or b"sec-fetch-dest" in found
     if not _REFUSED.isdisjoint(found):

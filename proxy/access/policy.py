@@ -10,16 +10,25 @@ from accounts.addresses import IPAddress
 from proxy.access.minting import mints
 from proxy.access.path_patterns import PathPatterns
 from proxy.access.route import Route
-from proxy.errors import EndpointPaused, InvalidToken, MintsCredentials, NetworkNotAllowed, PathNotAllowed
+from proxy.errors import (
+    EndpointPaused,
+    InvalidToken,
+    MintsCredentials,
+    NetworkNotAllowed,
+    OriginNotAllowed,
+    PathNotAllowed,
+)
 from proxy.http.target import has_encoded_slash
 
 
-def check(route: Route, *, method: str, path: bytes | None, address: IPAddress | None) -> None:
+def check(route: Route, *, method: str, path: bytes | None, address: IPAddress | None, origin: bytes = b"") -> None:
     """Refuse a request that its token or its endpoint does not allow.
 
-    `path` is None for an upload URL: the token was allowed the path at which the upload began.
+    `path` is None for an upload URL: the token was allowed the path at which the upload began. `origin` is that of the
+    web page that sends the request, or empty. A token that lists origins is for those pages and for what is no page.
 
-    Raises `InvalidToken`, `EndpointPaused`, `NetworkNotAllowed`, `PathNotAllowed`, `MintsCredentials`.
+    Raises `InvalidToken`, `EndpointPaused`, `NetworkNotAllowed`, `OriginNotAllowed`, `PathNotAllowed`,
+    `MintsCredentials`.
     """
     if route.token_id is None or route.revoked_at is not None or route.suspended_at is not None:
         raise InvalidToken
@@ -29,12 +38,19 @@ def check(route: Route, *, method: str, path: bytes | None, address: IPAddress |
         raise EndpointPaused
     if route.allowed_networks and not _network_allows(tuple(route.allowed_networks), address):
         raise NetworkNotAllowed
+    if origin and route.allowed_origins and not lists_origin(route, origin):
+        raise OriginNotAllowed
     if path is None:
         return
     if route.allowed_paths and not _path_allows(tuple(route.allowed_paths), method, path):
         raise PathNotAllowed
     if not route.allow_minting and mints(route.provider, route.destination_url, method, path):
         raise MintsCredentials
+
+
+def lists_origin(route: Route, origin: bytes) -> bool:
+    """Return whether the token lists the origin of a web page."""
+    return origin.decode("latin-1") in route.allowed_origins
 
 
 @lru_cache(maxsize=1024)

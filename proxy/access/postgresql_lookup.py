@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 
 import asyncpg
 
-from proxy.access import token_state
+from proxy.access import origin_lists, token_state
 from proxy.access.circuit_breaker import CircuitBreaker
 from proxy.access.route import Route, converters, list_from_json, route_from, statement
 from proxy.access.token_state import TokenState, state_from
@@ -41,6 +41,7 @@ class PostgreSQLLookup:
     def __init__(self, config: dict[str, Any]) -> None:
         """`config` is one of Django's DATABASES, as `strake.database_url` returns it."""
         self._pool = StatementPool(statement("$%d"), connect_arguments(config))
+        self._origins_sql = origin_lists.statement("$1")
         self._states_sql = token_state.statement("= ANY($1::varchar[])")
         self._breaker = CircuitBreaker("store", self._pool.add_connection, PROBE_SECONDS)
 
@@ -56,16 +57,22 @@ class PostgreSQLLookup:
         return None if row is None else route_from(row, _CONVERTERS)
 
     async def states(self, token_ids: list[str]) -> dict[str, TokenState]:
+        rows = await self._fetch(self._states_sql, token_ids)
+        states = (state_from(row, bytes_from=bytes, time_from=_unchanged) for row in rows)
+        return {state.token_id: state for state in states}
+
+    async def origins(self, subdomain: str) -> list[list[str]]:
+        return [list_from_json(text) for (text,) in await self._fetch(self._origins_sql, subdomain)]
+
+    async def _fetch(self, sql: str, *arguments: object) -> list[asyncpg.Record]:
         if self._breaker.is_open:
             raise StoreUnavailable(retry_after=1)
         try:
-            rows = await self._pool.fetch(self._states_sql, token_ids)
+            return await self._pool.fetch(sql, *arguments)
         except STORE_ERRORS as error:
             self._pool.fail()
             self._breaker.trip(error)
             raise StoreUnavailable(retry_after=1) from None
-        states = (state_from(row, bytes_from=bytes, time_from=_unchanged) for row in rows)
-        return {state.token_id: state for state in states}
 
     async def close(self) -> None:
         self._breaker.stop()

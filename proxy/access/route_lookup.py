@@ -28,6 +28,9 @@ class Lookup(Protocol):
     async def states(self, token_ids: list[str]) -> dict[str, TokenState]:
         """Return the state of each token that exists. Raises `StoreUnavailable`, without waiting during an outage."""
 
+    async def origins(self, subdomain: str) -> list[list[str]]:
+        """Return the lists of origins of an endpoint's tokens, each once. Raises `StoreUnavailable` as above."""
+
     async def close(self) -> None:
         """Close every connection."""
 

@@ -13,7 +13,7 @@ from uuid import UUID
 from django.db import connections
 
 from credentials.vault.envelope import stored_bytes
-from proxy.access import token_state
+from proxy.access import origin_lists, token_state
 from proxy.access.circuit_breaker import CircuitBreaker
 from proxy.access.route import Route, converters, list_from_json, route_from, statement
 from proxy.access.token_state import TokenState, state_from
@@ -59,6 +59,7 @@ class SQLiteLookup:
     def __init__(self) -> None:
         self._sql = statement("?")
         self._states_sql = token_state.statement("IN (SELECT value FROM json_each(?))")
+        self._origins_sql = origin_lists.statement("?")
         self._connection: sqlite3.Connection | None = None
         self._breaker = CircuitBreaker("store", self._probe, PROBE_SECONDS)
 
@@ -70,6 +71,9 @@ class SQLiteLookup:
         rows = await self._read(self._states_sql, (json.dumps(token_ids),))
         states = (state_from(row, bytes_from=stored_bytes, time_from=_utc) for row in rows)
         return {state.token_id: state for state in states}
+
+    async def origins(self, subdomain: str) -> list[list[str]]:
+        return [list_from_json(text) for (text,) in await self._read(self._origins_sql, (subdomain,))]
 
     async def _read(self, sql: str, parameters: tuple[object, ...]) -> list[Any]:
         if self._breaker.is_open:

@@ -27,7 +27,6 @@ from proxy.access.route import Route
 from proxy.database_thread import DatabaseThread
 from proxy.errors import InvalidToken, StoreUnavailable
 from proxy.models import UploadCapability
-from proxy.server.asgi import Headers
 
 RESERVED = b"/_strake/"  # never forwarded to a provider
 PATH_PREFIX = RESERVED + b"uploads/"
@@ -118,10 +117,10 @@ async def forget(upload: Upload) -> None:
         await _in_thread(lambda: UploadCapability.objects.filter(digest=tokens.digest(upload.secret)).delete())
 
 
-def without_credentials(headers: Headers, upload: Upload, header_name: str) -> Headers:
-    """Return request headers without the endpoint's key header, and without any that contains the secret."""
-    name, secret = header_name.lower().replace("_", "-").encode(), upload.secret.encode()
-    return [pair for pair in headers if pair[0].replace(b"_", b"-") != name and secret not in pair[1]]
+def is_credential(header: tuple[bytes, bytes], upload: Upload, header_name: str) -> bool:
+    """Whether a request header is the endpoint's key header, or contains the secret."""
+    name, value = header
+    return name.replace(b"_", b"-") == header_name.lower().replace("_", "-").encode() or upload.secret.encode() in value
 
 
 def _key(secret: str) -> bytes:

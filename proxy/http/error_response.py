@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 from credentials.providers import Dialect
+from proxy import errors
 from proxy.errors import ProxyError
 from proxy.http.response import PROTECTION, Response
 from proxy.server.asgi import Headers
+from proxy.upstream import connect_failures
 
 
 def error_response(error: ProxyError, dialect: Dialect) -> Response:
@@ -21,6 +23,8 @@ def error_response(error: ProxyError, dialect: Dialect) -> Response:
         *PROTECTION,
         *error.headers(),
     ]
+    if not error.is_retryable:
+        headers.append((b"x-should-retry", b"false"))
     if error.retry_after is not None:
         headers.append((b"retry-after", str(error.retry_after).encode()))
     return Response(error.status, headers, body)
@@ -43,7 +47,8 @@ _ANTHROPIC_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
     403: "permission_error",
-    404: "not_found_error",
+    410: "not_found_error",
+    421: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",
     503: "overloaded_error",
@@ -63,7 +68,8 @@ _GEMINI_STATUSES = {
     400: "INVALID_ARGUMENT",
     401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
-    404: "NOT_FOUND",
+    410: "NOT_FOUND",
+    421: "NOT_FOUND",
     429: "RESOURCE_EXHAUSTED",
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
@@ -77,3 +83,13 @@ def _gemini(error: ProxyError) -> dict[str, object]:
 
 
 _SHAPES = {Dialect.OPENAI: _openai, Dialect.ANTHROPIC: _anthropic, Dialect.GEMINI: _gemini}
+
+
+def error_classes() -> list[type[ProxyError]]:
+    """Return every error that has a code of its own."""
+    return [
+        value
+        for module in (errors, connect_failures)
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, ProxyError) and value.__module__ == module.__name__
+    ]

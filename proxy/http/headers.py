@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from urllib.parse import unquote_to_bytes
 
 from accounts import tokens
@@ -144,11 +144,14 @@ _FOR_BROWSERS_PREFIXES = (
 _BASE64_RUN = re.compile(rb"[A-Za-z0-9+/]+")
 _URLSAFE = bytes.maketrans(b"-_", b"+/")
 _MAX_DECODINGS = 2  # of percent-encoding
+# Shorter keys, which people give to local servers, appear in base64 by chance: "k" in "text/event-stream".
+_MIN_ENCODED_KEY = 8
 
 
-def for_upstream(headers: Iterable[tuple[bytes, bytes]], host: bytes, key_header: bytes) -> Headers:
+def for_upstream(headers: Headers, host: bytes, key_header: bytes, *, names: Sequence[bytes] | None = None) -> Headers:
     """Return the request headers for the provider: Host first, then the headers that may pass, in their order.
 
+    `names` are the names of `headers` as the client spelled them.
     `key_header` is the name of the header that will hold the provider key: no header of that name passes, since
     `ConnectionPool.send` adds it. No header that contains a Strake token passes. Names must be lower case.
     Underscores count as dashes, because CGI-like servers map both to the same variable.
@@ -156,8 +159,8 @@ def for_upstream(headers: Iterable[tuple[bytes, bytes]], host: bytes, key_header
     injected = key_header.lower().replace(b"_", b"-")
     nominated = nominated_names(headers)
     passed = [
-        pair
-        for pair in headers
+        (spelled, pair[1])
+        for pair, spelled in zip(headers, names or [name for name, _ in headers], strict=True)
         if (name := pair[0] if b"_" not in pair[0] else pair[0].replace(b"_", b"-")) not in _NOT_FOR_UPSTREAM
         and name != injected
         and pair[0] != b"content_length"
@@ -166,22 +169,22 @@ def for_upstream(headers: Iterable[tuple[bytes, bytes]], host: bytes, key_header
     ]
     if tokens.contains(b"\n".join([value for _, value in passed])):
         passed = [pair for pair in passed if not tokens.contains(pair[1])]
-    return [(b"host", host), *passed]
+    return [(b"Host", host), *passed]
 
 
-def for_client(headers: Iterable[tuple[bytes, bytes]], secret: bytearray, *, to_browser: bool) -> Headers:
-    """Return the response headers for the client: those that may pass, in their order, with lower-case names.
+def for_client(headers: Headers, secret: bytearray, *, to_browser: bool) -> Headers:
+    """Return the response headers for the client: those that may pass, in their order, spelled as they came.
 
     No header that contains the provider key, `secret`, passes: neither as it is nor in another case, percent-encoded
     once or twice, or in base64. `to_browser` is for browsers on the dashboard's origin, which get an allow-list only.
     """
-    lowered = [(name.lower(), value) for name, value in headers]
-    nominated = nominated_names(lowered)
-    chunked = any(name == b"transfer-encoding" for name, _ in lowered)
+    names = [name.lower() for name, _ in headers]
+    nominated = _nominated_by([value for name, (_, value) in zip(names, headers, strict=True) if name == b"connection"])
+    chunked = b"transfer-encoding" in names
     passed = [
         pair
-        for pair in lowered
-        if (name := pair[0]) not in _NOT_FOR_CLIENT
+        for name, pair in zip(names, headers, strict=True)
+        if name not in _NOT_FOR_CLIENT
         and name not in nominated
         and not name.startswith(_FOR_THE_HOP_IN_FRONT)
         and not (chunked and name == b"content-length")
@@ -199,9 +202,21 @@ def _without_secret(headers: Headers, secret: bytearray) -> Headers:
     text = b"\n".join([part for pair in headers for part in pair])
     # Most responses contain neither the key nor anything that has to be decoded first.
     if folded in text.lower() or b"%" in text or any(len(value) >= encoded_length for _, value in headers):
-        headers = [pair for pair in headers if folded not in pair[0] and not _repeats(pair[1], folded, encoded_length)]
+        headers = [
+            pair for pair in headers if folded not in pair[0].lower() and not _repeats(pair[1], folded, encoded_length)
+        ]
     wipe(folded)
     return headers
+
+
+def reason_for_client(reason: bytes, secret: bytearray) -> bytes | None:
+    """Return a reason phrase, or None if it repeats the provider key."""
+    if len(reason) < len(secret):
+        return reason
+    folded = secret.lower()
+    repeats = _repeats(reason, folded, (4 * len(secret) + 2) // 3)
+    wipe(folded)
+    return None if repeats else reason
 
 
 def _repeats(value: bytes, folded: bytearray, encoded_length: int) -> bool:
@@ -219,6 +234,8 @@ def _repeats(value: bytes, folded: bytearray, encoded_length: int) -> bool:
 
 def _repeats_in_base64(value: bytes, folded: bytearray, encoded_length: int) -> bool:
     """Decoded and not compared with encoded secrets: those would be copies that cannot be wiped."""
+    if len(folded) < _MIN_ENCODED_KEY:
+        return False
     for digits in _BASE64_RUN.findall(value.translate(_URLSAFE)):
         if len(digits) < encoded_length:
             continue
@@ -232,7 +249,7 @@ def _repeats_in_base64(value: bytes, folded: bytearray, encoded_length: int) -> 
 
 def add_missing(headers: Headers, more: Headers) -> None:
     """Add Strake's headers, unless the provider has sent any of them."""
-    names = {name for name, _ in headers}
+    names = {name.lower() for name, _ in headers}
     if names.isdisjoint(name for name, _ in more):
         headers.extend(more)
 
@@ -242,7 +259,10 @@ def nominated_names(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
 
     Content-Length is never among them: without it, the provider would read the body as the next request.
     """
-    values = [value for name, value in headers if name == b"connection"]
+    return _nominated_by([value for name, value in headers if name == b"connection"])
+
+
+def _nominated_by(values: list[bytes]) -> frozenset[bytes]:
     if not values:
         return frozenset()
     return frozenset(option.strip().lower() for value in values for option in value.split(b",")) - {b"content-length"}

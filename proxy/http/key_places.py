@@ -16,7 +16,6 @@ from credentials.errors import InvalidDestination
 from credentials.places import Place, Position
 from credentials.providers import BASE64_PLACEHOLDER, SECRET_PLACEHOLDER
 from credentials.vault.sealing import wipe
-from proxy.server.asgi import Headers
 
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")  # RFC 3986 §2.3
@@ -50,9 +49,9 @@ class KeyPlaces:
     header_names: frozenset[bytes]
     parameter_names: frozenset[bytes]
 
-    def without_own_headers(self, request_headers: Headers) -> Headers:
-        """Return a client's headers without those that this sets. Their names must be lower case."""
-        return [pair for pair in request_headers if pair[0].replace(b"_", b"-") not in self.header_names]
+    def sets_header(self, header: tuple[bytes, bytes]) -> bool:
+        """Whether this sets a header of that name, which must be lower case."""
+        return header[0].replace(b"_", b"-") in self.header_names
 
     def without_own_parameters(self, query: bytes) -> bytes:
         """Return a client's query without the parameters that this sets, in any spelling. The others stay as sent."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, MutableMapping
 from typing import Any
 from uuid import UUID
 
@@ -30,9 +30,15 @@ class ClientDisconnected(Exception):
 class ProxyRequest:
     """Path and query as raw bytes, headers as raw pairs, and a body that is read only on request.
 
-    `subdomain` is "" if the URL names no endpoint. The view sets `is_browser` first, `digest`, the token's, before
-    the look-up, `route` after it, `flight` when the request counts as in flight, and `forwarded` once nothing of
-    Strake's own can refuse the request any more.
+    `path` is what follows the endpoint's URL, and b"" if that is called as it is. Clients send the URL of an endpoint's
+    own host with "/" in either case, so there "/" counts as b"".
+
+    `names` are the names of `headers` as the client spelled them.
+
+    `subdomain` is "" if the URL names no endpoint, or none that can exist: then `names_endpoint` is true. The view sets
+    `is_browser` and `origin`, the origin of the web page or b"", first, `digest`, the token's, before the look-up,
+    `route` after it, `is_allowed_origin` if the token lists the origin, `flight` when the request counts as in flight,
+    and `forwarded` once nothing of Strake's own can refuse the request any more.
     `opened` is set when the provider has accepted a WebSocket handshake.
 
     `error` is the code of the error that Strake responded with or ended the request with. `refused_token` is set in
@@ -50,10 +56,14 @@ class ProxyRequest:
         "flight",
         "forwarded",
         "headers",
+        "is_allowed_origin",
         "is_browser",
         "method",
+        "names",
+        "names_endpoint",
         "on_own_host",
         "opened",
+        "origin",
         "path",
         "query",
         "refused_token",
@@ -68,9 +78,12 @@ class ProxyRequest:
         self.method: str = scope.get("method", "GET")
         self.query: bytes = scope["query_string"]
         self.headers: Headers = scope["headers"]
+        self.names: list[bytes] | None = self.extensions.get("strake.names")
         self.route: Route | None = None
         self.flight: Flight | None = None
         self.is_browser = False
+        self.origin = b""
+        self.is_allowed_origin = False
         self.digest = b""
         self.error = ""
         self.forwarded = False
@@ -87,13 +100,15 @@ class ProxyRequest:
         if raw_path.startswith(PATH_PREFIX) and not settings.STRAKE_PROXY_DOMAIN:
             name, slash, rest = raw_path[len(PATH_PREFIX) :].partition(b"/")
             self.on_own_host = False
-            self.path = slash + rest or b"/"
+            self.names_endpoint = True
+            self.path = slash + rest
         else:
             host = self.header(b"host").partition(b":")[0].lower()
             suffix = f".{settings.STRAKE_PROXY_DOMAIN}".encode()
             name = host[: -len(suffix)] if settings.STRAKE_PROXY_DOMAIN and host.endswith(suffix) else b""
             self.on_own_host = True
-            self.path = raw_path
+            self.names_endpoint = bool(name)
+            self.path = b"" if raw_path == b"/" else raw_path
         subdomain = name.decode("latin-1")
         self.subdomain = subdomain if _SUBDOMAIN.match(subdomain) else ""
 
@@ -150,6 +165,13 @@ class ProxyRequest:
         """Whether the client may still be sending a body that has not been read completely."""
         length = self.header(b"content-length")
         return not self.body_read and (bool(length.strip(b"0")) or bool(self.header(b"transfer-encoding")))
+
+    def drop_headers(self, is_dropped: Callable[[tuple[bytes, bytes]], bool]) -> None:
+        """Remove the headers for which `is_dropped` is true."""
+        kept = [index for index, pair in enumerate(self.headers) if not is_dropped(pair)]
+        if self.names is not None:
+            self.names = [self.names[index] for index in kept]
+        self.headers = [self.headers[index] for index in kept]
 
     async def body(self, max_bytes: int) -> bytes | AsyncIterator[bytes]:
         """Return the body as bytes if all of it has arrived and it has a Content-Length, or else as a stream.

@@ -30,11 +30,15 @@ class Stream(Protocol):
 
 
 class Response(NamedTuple):
-    """Status, headers and body. The body of a provider's response is a `Stream`."""
+    """Status, headers and body. The body of a provider's response is a `Stream`.
+
+    Without a `reason`, the phrase is the usual one of the status.
+    """
 
     status: int
     headers: Headers
     body: bytes | Stream
+    reason: bytes | None = None
 
 
 async def send_response(response: Response, send: Send) -> None:
@@ -44,7 +48,12 @@ async def send_response(response: Response, send: Send) -> None:
     Raises what `Stream.read` raises, typically `UpstreamBroken`.
     """
     body = response.body
-    start = {"type": "http.response.start", "status": response.status, "headers": response.headers}
+    start = {
+        "type": "http.response.start",
+        "status": response.status,
+        "headers": response.headers,
+        "strake.reason": response.reason,
+    }
     if isinstance(body, bytes):
         await send(start)
         await send({"type": "http.response.body", "body": body})

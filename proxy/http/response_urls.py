@@ -47,8 +47,8 @@ class _Site(NamedTuple):
 
 
 def contains_urls(headers: Headers) -> bool:
-    """Return whether `map_urls` has something to do. Names are in lower case."""
-    return not _ALL.isdisjoint([name for name, _ in headers])
+    """Return whether `map_urls` has something to do."""
+    return not _ALL.isdisjoint([name.lower() for name, _ in headers])
 
 
 def target_on(url: bytes, origin: Origin) -> bytes:
@@ -74,7 +74,7 @@ async def map_urls(
     url = endpoint_url(subdomain)
     site = _Site(*destination(route.destination_url)[::2], url.encode(), urlsplit(url).path.encode())
     uploads = {} if upload is None else {upload.url: upload}
-    urls = [_on_site(value, site) for name, value in headers if _is_upload_url(name, value)]
+    urls = [_on_site(value, site) for name, value in headers if _is_upload_url(name.lower(), value)]
     new = [found for found in dict.fromkeys(urls) if found is not None and found not in uploads]
     if new and route.token_id is not None:
         made = await upload_capability.create(route.endpoint_id, route.token_id, token_digest, new)
@@ -83,15 +83,16 @@ async def map_urls(
     mapped = [
         (name, value)
         for name, original in headers
-        if (value := _mapped(name, original, site, uploads)) is not None and not any(part in value for part in ids)
+        if (value := _mapped(name.lower(), original, site, uploads)) is not None
+        and not any(part in value for part in ids)
     ]
-    if upload is not None and any(name == _UPLOAD_STATUS and value in _ENDED for name, value in headers):
+    if upload is not None and any(name.lower() == _UPLOAD_STATUS and value in _ENDED for name, value in headers):
         await upload_capability.forget(upload)
     return mapped
 
 
 def _mapped(name: bytes, value: bytes, site: _Site, uploads: dict[bytes, Upload]) -> bytes | None:
-    """Return the value of a header for the client, or None if it may not pass."""
+    """Return the value of a header for the client, or None if it may not pass. `name` is in lower case."""
     if _is_upload_url(name, value):
         upload = uploads.get(_on_site(value, site) or b"")
         return None if upload is None else site.endpoint_url + PATH_PREFIX + upload.secret.encode()

@@ -10,6 +10,10 @@ It differs from uvicorn's in these points:
   unlimited.
 * Disconnects are always noticed, even while reading is paused for back-pressure, and are reported to a callback
   (`scope["extensions"]["strake.response"].on_disconnect`), so that no task has to wait for them.
+* A client that only closes its sending side behind a request gets its response. A client that has left looks the same,
+  until it is sent something: its kernel then resets the connection. So it is sent an interim response, which every
+  client of HTTP/1.1 must expect (RFC 9110 §15.2).
+* Names of headers stay as the client spelled them, beside those in lower case: `scope["extensions"]["strake.names"]`.
 * An incomplete response is recognisable, even to HTTP/1.0 clients, which do not know chunks.
 * A response sent before the request was read completely does arrive: closing at once would reset the connection.
 """
@@ -17,7 +21,6 @@ It differs from uvicorn's in these points:
 from __future__ import annotations
 
 import asyncio
-import http
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -27,6 +30,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from proxy import transports
+from proxy.server import refusals
 from proxy.server.asgi import Application, Scope
 from proxy.server.response import RequestResponseCycle
 from proxy.server.websocket import WebSocketProtocol
@@ -35,16 +39,14 @@ HEAD_SECONDS = 20.0
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 256
 LINGER_SECONDS = 5.0
-PAUSED_POLL_SECONDS = 0.25  # poll interval for detecting a disconnect while reading is paused
+# Longer than clients and proxies in front keep idle connections, so that no request meets one that is being closed:
+# Caddy 120 s, Go and Rust's reqwest 90 s, nginx and the load balancers of AWS 60 s, Python's and Node's clients 5 s.
+KEEPALIVE_SECONDS = 150
+POLL_SECONDS = 0.25  # poll interval for detecting a disconnect while nothing is read
+FIRST_POLL_SECONDS = 0.01  # after a client has closed its sending side
 
 _CHECKED = frozenset({b"expect", b"host", b"transfer-encoding"})
 _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
-_REFUSALS = {
-    400: "This is not a well-formed HTTP/1.1 request.",
-    431: "The request's headers are too large.",
-    501: "This transfer coding is not supported.",
-    505: "Use HTTP/1.1.",
-}
 
 
 class Refused(Exception):
@@ -82,18 +84,22 @@ class HTTPProtocol(HttpToolsProtocol):
     cycle: RequestResponseCycle
     idle_seconds: float = settings.STRAKE_IDLE_SECONDS
     head_seconds = HEAD_SECONDS
+    keepalive_seconds = KEEPALIVE_SECONDS
     is_internal = False  # from the web half, which may say whose request it is: `strake.internal` in the scope
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.timeout_keep_alive = self.keepalive_seconds
         self._head_complete = False
+        self._names: list[bytes] = []
+        self._half_closed = False
         self._head_bytes = 0
         self._host_count = 0
         self._transfer_coding: bytes | None = None
         self._is_websocket = False
         self._discarding_input = False
         self._deadline: asyncio.TimerHandle | None = None  # of a request head, or of lingering
-        self._paused_poll: asyncio.TimerHandle | None = None
+        self._poll: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
 
     # --- The connection --------------------------------------------------------------------------------------------
@@ -126,7 +132,10 @@ class HTTPProtocol(HttpToolsProtocol):
                 self._discarding_input = True
                 self.cycle.keep_alive = False
             else:
-                self._refuse(reason.status if isinstance(reason, Refused) else 400)
+                if isinstance(reason, Refused):
+                    self._refuse(reason.status)
+                else:
+                    self._refuse(400, "" if self._head_complete else refusals.problem(data))
             return
         if self._is_idle():
             self._head_bytes += len(data)
@@ -137,6 +146,17 @@ class HTTPProtocol(HttpToolsProtocol):
         elif self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client has closed its sending side, or has left. Returns True to go on with the response."""
+        if self._is_websocket or self._discarding_input or self._is_idle() or self.cycle.more_body:
+            return False
+        if not self._probe():
+            return False
+        if self._poll is not None:
+            self._poll.cancel()
+        self._poll = self.loop.call_later(FIRST_POLL_SECONDS, self._poll_disconnect)
+        return True
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -158,10 +178,12 @@ class HTTPProtocol(HttpToolsProtocol):
         self._is_websocket = False
         self._host_count = 0
         self._transfer_coding = None
+        self._names = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._head_complete:
             return  # a trailer
+        self._names.append(name)
         name = name.lower()
         value = value.rstrip(b" \t")
         if name in _CHECKED:
@@ -185,7 +207,7 @@ class HTTPProtocol(HttpToolsProtocol):
         path = raw_path.decode("ascii")
         scope["raw_path"] = raw_path
         scope["path"] = unquote(path) if "%" in path else path
-        scope["extensions"] = {"strake.target": self.url}
+        scope["extensions"] = {"strake.target": self.url, "strake.names": self._names}
         if self.is_internal:
             scope["extensions"]["strake.internal"] = True
         if self.parser.should_upgrade():
@@ -233,8 +255,8 @@ class HTTPProtocol(HttpToolsProtocol):
         cycle.body += body
         if len(cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()
-            if self._paused_poll is None:
-                self._paused_poll = self.loop.call_later(PAUSED_POLL_SECONDS, self._poll_while_paused)
+            if self._poll is None:
+                self._poll = self.loop.call_later(POLL_SECONDS, self._poll_disconnect)
         cycle.message_event.set()
 
     def on_message_complete(self) -> None:
@@ -301,16 +323,28 @@ class HTTPProtocol(HttpToolsProtocol):
         cycle = cast("RequestResponseCycle | None", self.cycle)
         return not self._is_websocket and (cycle is None or cycle.response_complete)
 
-    def _poll_while_paused(self) -> None:
-        self._paused_poll = None
-        if not self.flow.read_paused or self.transport.is_closing():
+    def _probe(self) -> bool:
+        """Send an interim response once, to see if the client still listens. Returns False if that is not possible."""
+        cycle = self.cycle
+        if not self._half_closed:
+            if cycle.response_started or cycle.response_complete or cycle.scope["http_version"] != "1.1":
+                return False
+            self._half_closed = True
+            cycle.keep_alive = False
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return True
+
+    def _poll_disconnect(self) -> None:
+        """Abort the connection if the client has left. The event loop does not notice it while nothing is read."""
+        self._poll = None
+        if not (self.flow.read_paused or self._half_closed) or self.transport.is_closing():
             return
-        if transports.has_peer_closed(self.transport):
+        if transports.is_reset(self.transport) or (transports.has_peer_closed(self.transport) and not self._probe()):
             self.transport.abort()
         else:
-            self._paused_poll = self.loop.call_later(PAUSED_POLL_SECONDS, self._poll_while_paused)
+            self._poll = self.loop.call_later(POLL_SECONDS, self._poll_disconnect)
 
-    def _refuse(self, status: int) -> None:
+    def _refuse(self, status: int, problem: str = "") -> None:
         self._discarding_input = True
         cycle = cast("RequestResponseCycle | None", self.cycle)
         if cycle is not None and not cycle.response_complete:
@@ -321,13 +355,7 @@ class HTTPProtocol(HttpToolsProtocol):
             if cycle.response_started:
                 self.transport.abort()
                 return
-        text = b'{"error": {"message": "%b", "type": "invalid_request_error", "param": null, "code": "bad_request"}}'
-        text %= _REFUSALS[status].encode()
-        self.transport.write(
-            b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-            b"x-strake-error: bad_request\r\nx-content-type-options: nosniff\r\nconnection: close\r\n\r\n%b"
-            % (status, http.HTTPStatus(status).phrase.encode(), len(text), text)
-        )
+        self.transport.write(refusals.response(status, problem))
         self._linger()
 
     def _linger(self) -> None:
@@ -346,7 +374,7 @@ class HTTPProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _cancel_timers(self) -> None:
-        for timer in (self._deadline, self._paused_poll, self._write_deadline):
+        for timer in (self._deadline, self._poll, self._write_deadline):
             if timer is not None:
                 timer.cancel()
-        self._deadline = self._paused_poll = self._write_deadline = None
+        self._deadline = self._poll = self._write_deadline = None

@@ -95,19 +95,22 @@ class RequestResponseCycle(httptools_impl.RequestResponseCycle):
             return
         kind = message["type"]
         if kind == "http.response.start" and not self.response_started:
-            self._send_head(message["status"], message.get("headers", ()))
+            self._send_head(message["status"], message.get("headers", ()), message.get("strake.reason"))
         elif kind == "http.response.body" and self.response_started and not self.response_complete:
             self._send_body(message.get("body", b""), more=message.get("more_body", False))
         else:
             _raise_out_of_order(kind)
 
-    def _send_head(self, status: int, headers: Any) -> None:
+    def _send_head(self, status: int, headers: Any, reason: bytes | None) -> None:
         self.response_started = True
         self.waiting_for_100_continue = False
         self.has_no_body = self.has_no_body or status in {204, 304}
         length: int | None = None
         chunked = closes = False
-        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+        if reason is None:
+            lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+        else:
+            lines = [b"HTTP/1.1 %d %b\r\n" % (status, reason)]
         for original_name, value in headers:
             name = original_name.lower()  # Django sends `Content-Length`
             if name == b"content-length":

@@ -81,7 +81,7 @@ class WebSocketProtocol(asyncio.Protocol):
         """Refuse the handshake. Does nothing after `join`: an error can then only end the connection."""
         if self._tunnel is not None:
             return
-        headers = [pair for pair in headers if pair[0] != b"content-length"]
+        headers = [pair for pair in headers if pair[0].lower() != b"content-length"]
         framing = [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
         self.transport.write(_encode_head(status, headers + framing) + body)
 

@@ -7,6 +7,7 @@ its strict mode: a response that could be framed in two ways (RFC 9112 §6) is a
 from __future__ import annotations
 
 import asyncio
+import re
 import select
 from collections.abc import AsyncIterator
 from time import monotonic
@@ -18,9 +19,15 @@ from credentials.vault.sealing import wipe
 from proxy import transports
 from proxy.errors import UpstreamInvalid, UpstreamUnreachable
 from proxy.server.asgi import Headers
+from proxy.upstream.connect_failures import UpstreamWrongScheme
+from proxy.upstream.remainder import Remainder
 
 BUFFER_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 256 * 1024
+# The least that is sent at once before the provider can have answered. Only what is larger can fail to leave.
+SEND_BYTES = 16 * 1024
+_REASON = re.compile(rb"[\t -~\x80-\xff]*\Z")  # RFC 9112 §4
+_TLS_RECORDS = (b"\x15\x03", b"\x16\x03")  # an alert, a handshake: what a TLS server says to plain HTTP
 
 
 class UpstreamBroken(Exception):
@@ -30,8 +37,11 @@ class UpstreamBroken(Exception):
 class UpstreamConnection(asyncio.Protocol):
     """A connection that carries one exchange after another: `begin`, `head`, then `read` until `finished`.
 
-    After `head`, `status` and `headers` (raw pairs, as sent) are those of the final response. `last_activity` is a
-    reading of `time.monotonic`.
+    After `head`, `status`, `reason` and `headers` (raw pairs, as sent) are those of the final response. `last_activity`
+    is a reading of `time.monotonic`.
+
+    A provider may answer before it has read the whole request, and close: a 413 or 401, say. Its kernel then resets the
+    connection, and sending fails while the answer is still unread. So after such a failure, what has arrived is read.
     """
 
     __slots__ = (
@@ -45,9 +55,11 @@ class UpstreamConnection(asyncio.Protocol):
         "_head_bytes",
         "_head_complete",
         "_loop",
+        "_lost",
         "_parser",
         "_poll",
         "_read_paused",
+        "_remainder",
         "_until_eof",
         "_upgrade",
         "_upload",
@@ -55,6 +67,7 @@ class UpstreamConnection(asyncio.Protocol):
         "headers",
         "keep_alive",
         "last_activity",
+        "reason",
         "status",
         "transport",
     )
@@ -70,6 +83,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._error: Exception | None = None
         self._read_paused = False
         self._finished_receiving = True
+        self._lost = False
         self.keep_alive = True
         self.last_activity = monotonic()
 
@@ -94,11 +108,15 @@ class UpstreamConnection(asyncio.Protocol):
         self._finished_receiving = False
         self.keep_alive = False
         self.headers: list[tuple[bytes, bytes]] = []
+        self.reason = b""
         self.last_activity = monotonic()
+        if len(data) > SEND_BYTES:
+            self._remainder.keep()
         self.transport.write(data)
 
     def upload(self, body: AsyncIterator[bytes | bytearray], *, chunked: bool) -> None:
         """Send the body of the request in the background. If `body` raises, the exchange fails with its error."""
+        self._remainder.keep()
         self._upload = self._loop.create_task(self._send_body(body, chunked=chunked))
         self._upload.add_done_callback(self._upload_done)
 
@@ -185,6 +203,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
+        self._remainder = Remainder(self.transport)
         self._poll = select.poll()
         self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
@@ -193,35 +212,37 @@ class UpstreamConnection(asyncio.Protocol):
         if self._finished_receiving:
             self.abort()  # data that belongs to no request would be taken for the next response
             return
-        if not self._head_complete:
-            self._head_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgraded:
-            self._behind_head = data[upgraded.args[0] :]
-            self.transport.pause_reading()
-        except httptools.HttpParserError:
-            self.keep_alive = False
-            if not self._finished_receiving:
-                self.fail(UpstreamBroken() if self._head_complete else UpstreamInvalid())
-                return
-        if not self._head_complete and self._head_bytes > MAX_HEAD_BYTES:
-            self.fail(UpstreamInvalid())
+        if not self._parse(data):
             return
+        if self._remainder.is_kept and self._has_sent_all():
+            self._remainder.drop()
         if self._buffered > BUFFER_BYTES and not self._read_paused and not self._finished_receiving:
             self._read_paused = True
             self.transport.pause_reading()
         self._wake()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._lost = True
+        self._read_paused = False
         self.keep_alive = False
+        is_sending = self._upload is not None and not self._upload.done()
+        if not self._finished_receiving and error is not None and self._error is None:
+            for data in self._remainder.read():
+                if not self._parse(data) or self._finished_receiving:
+                    break
         if not self._finished_receiving:
-            if self._head_complete and self._until_eof and error is None and self._error is None:
+            # Without a length, an answer ends with the connection. If it is an early refusal, by a reset.
+            ends_here = self._head_complete and self._until_eof
+            if ends_here and self._error is None and (error is None or (is_sending and self.status >= 400)):
                 self._finished_receiving = True
             elif self._error is None:
-                self._error = UpstreamBroken() if self._head_complete else UpstreamUnreachable()
+                kind = type(error).__name__ if error is not None else "closed"
+                self._error = UpstreamBroken() if self._head_complete else UpstreamUnreachable(kind)
         elif self._error is None:
             self._error = UpstreamUnreachable()
+        if self._upload is not None:
+            self._upload.cancel()
+        self._remainder.drop()
         self._wake()
         self.resume_writing()
 
@@ -241,6 +262,9 @@ class UpstreamConnection(asyncio.Protocol):
         if self._head_complete:
             raise UpstreamInvalid  # a second response to one request
 
+    def on_status(self, reason: bytes) -> None:
+        self.reason += reason
+
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._head_complete:  # otherwise it is a trailer
             self.headers.append((name, value))
@@ -251,7 +275,10 @@ class UpstreamConnection(asyncio.Protocol):
         if not 100 <= status <= 599:
             raise UpstreamInvalid  # servers in front read such a status line differently, or not at all
         if 100 <= status < 200 and status != 101:
+            self.reason = b""
             return  # an interim response
+        if not _REASON.match(self.reason):
+            self.reason = b""
         codings = [value for name, value in self.headers if name.lower() == b"transfer-encoding"]
         if codings and [coding.strip().lower() for coding in codings] != [b"chunked"]:
             raise UpstreamInvalid  # a transfer coding is for one hop only, so Strake would have to decode it
@@ -282,6 +309,34 @@ class UpstreamConnection(asyncio.Protocol):
 
     # --- Internals ---------------------------------------------------------------------------------------------------
 
+    def _parse(self, data: bytes) -> bool:
+        """Feed the parser. Returns False after a failure of the exchange."""
+        if not self._head_complete:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgraded:
+            self._behind_head = data[upgraded.args[0] :]
+            if not self._lost:
+                self.transport.pause_reading()
+        except httptools.HttpParserError:
+            self.keep_alive = False
+            if not self._finished_receiving:
+                self.fail(UpstreamBroken() if self._head_complete else self._not_http(data))
+                return False
+        if not self._head_complete and self._head_bytes > MAX_HEAD_BYTES:
+            self.fail(UpstreamInvalid())
+            return False
+        return True
+
+    def _not_http(self, data: bytes) -> Exception:
+        if not self._remainder.is_tls and self._head_bytes == len(data) and data.startswith(_TLS_RECORDS):
+            return UpstreamWrongScheme("TLS record")
+        return UpstreamInvalid()
+
+    def _has_sent_all(self) -> bool:
+        return (self._upload is None or self._upload.done()) and not self.transport.get_write_buffer_size()
+
     async def _send_body(self, body: AsyncIterator[bytes | bytearray], *, chunked: bool) -> None:
         async for chunk in body:
             if chunk:
@@ -291,7 +346,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     async def _write(self, data: bytes | bytearray) -> None:
         """Send a part of a body, and wait while the provider takes no more. Raises `UpstreamUnreachable`."""
-        if self._error is not None:
+        if self._error is not None or self._lost:
             raise UpstreamUnreachable
         self.last_activity = monotonic()
         self.transport.write(data)
@@ -325,29 +380,19 @@ def encode_head(
     chunked: bool,
     key_lines: int = 1,
 ) -> bytes | bytearray:
-    """Encode a request up to the value of its last header, which is the provider key. Raises `UpstreamInvalid`.
+    """Encode a request up to the value of its last header, which holds the key and `key_lines` headers in all.
 
-    If `target` is a bytearray, it holds the key, and so does the result, a bytearray that the caller must wipe.
-    `key_lines` is the number of headers in the value of `key_header`.
+    A `target` that is a bytearray holds it too. Then the caller must wipe the result. Raises `UpstreamInvalid`.
     """
     lines = [b"%b: %b\r\n" % pair for pair in headers]
-    if chunked:
-        lines.append(b"transfer-encoding: chunked\r\n")
+    lines += [b"Transfer-Encoding: chunked\r\n"] if chunked else []
     name, key = key_header
-    head: bytes | bytearray
-    if isinstance(target, bytearray):
-        head = bytearray().join((method.encode(), b" ", target, b" HTTP/1.1\r\n", *lines, name, b": "))
-    else:
-        head = b"%b %b HTTP/1.1\r\n%b%b: " % (method.encode(), target, b"".join(lines), name)
-    # Reject line breaks: they would start another header or request.
-    breaks, key_breaks = len(lines) + 1, key_lines - 1
-    if (
-        head.count(b"\n") != breaks
-        or head.count(b"\r") != breaks
-        or key.count(b"\n") != key_breaks
-        or key.count(b"\r") != key_breaks
-    ):
-        if isinstance(head, bytearray):
-            wipe(head)
-        raise UpstreamInvalid
-    return head
+    empty: bytes | bytearray = bytearray() if isinstance(target, bytearray) else b""
+    head = empty.join((method.encode(), b" ", target, b" HTTP/1.1\r\n", *lines, name, b": "))
+    # Reject other line breaks: they would start another header or request.
+    breaks = len(lines) + 1
+    if head.count(b"\n") == head.count(b"\r") == breaks and key.count(b"\n") == key.count(b"\r") == key_lines - 1:
+        return head
+    if isinstance(head, bytearray):
+        wipe(head)
+    raise UpstreamInvalid

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-import ssl
 from collections.abc import AsyncIterator, Hashable
 from functools import lru_cache
 from time import monotonic
@@ -22,10 +21,11 @@ from typing import NamedTuple
 import aiohappyeyeballs
 from django.conf import settings
 
-from credentials import cloud_tokens, destinations, providers
+from credentials import cloud_tokens, destinations, egress_proxy, egress_tls, providers
 from credentials.egress import EgressPolicy, ForbiddenAddress, Reason
 from credentials.egress_allowlist import EgressAllowlist
-from credentials.resolver import Resolver, TooManyLookUps
+from credentials.egress_proxy import EgressProxy
+from credentials.resolver import Addresses, Resolver, TooManyLookUps
 from credentials.vault.sealing import wipe
 from proxy.errors import (
     Loop,
@@ -34,12 +34,14 @@ from proxy.errors import (
     UpstreamForbidden,
     UpstreamIdle,
     UpstreamReserved,
-    UpstreamUnreachable,
 )
 from proxy.server.asgi import Headers
+from proxy.upstream import connect_failures
 from proxy.upstream.connection import UpstreamConnection, encode_head
 from proxy.upstream.connects import Connects
+from proxy.upstream.egress_proxy import open_tunnel
 from proxy.upstream.idle import IdleConnections
+from proxy.upstream.remainder import SSLObject
 
 CONNECT_SECONDS = 10.0
 MAX_CONNECTS = 1024
@@ -68,13 +70,16 @@ class ConnectionPool:
     def __init__(self) -> None:
         self._allowlist = EgressAllowlist(settings.STRAKE_ALLOWED_PRIVATE_UPSTREAMS)
         self._loop = asyncio.get_running_loop()
-        self._tls = ssl.create_default_context()
+        self._tls = egress_tls.client_context()
         self._tls.set_alpn_protocols(["http/1.1"])
+        self._tls.sslobject_class = SSLObject
         self._idle = IdleConnections()
         self._active: set[UpstreamConnection] = set()
         self._idle_seconds = settings.STRAKE_IDLE_SECONDS
         self._fixed_hosts = providers.fixed_hosts() | cloud_tokens.hosts()
-        self._resolver = Resolver(reserved=self._fixed_hosts)
+        self._proxy = settings.STRAKE_EGRESS_PROXY
+        hosts_of_all = self._fixed_hosts if self._proxy is None else {*self._fixed_hosts, self._proxy.host}
+        self._resolver = Resolver(reserved=hosts_of_all)
         # Connecting to the fixed destinations of providers is apart from what people enter.
         self._connects_to_fixed, self._connects = (
             Connects(total=MAX_CONNECTS, per_owner=MAX_CONNECTS_PER_OWNER, seconds=CONNECT_SECONDS) for _ in range(2)
@@ -107,10 +112,10 @@ class ConnectionPool:
         Connections are kept for requests with the same `credential_id`, which therefore changes with the key. The
         owner's share of look-ups and connections is used, and the operator's allowlist for `owner_email`.
 
-        Raises `UpstreamUnreachable`, `UpstreamForbidden`, `UpstreamReserved`, `Loop`, `TooManyNames`,
+        Raises `UpstreamUnreachable` or a subclass, `UpstreamForbidden`, `UpstreamReserved`, `Loop`, `TooManyNames`,
         `TooManyConnects`, `UpstreamInvalid`, `UpstreamIdle`, or whatever the body iterator raises.
         """
-        chunked = not isinstance(body, bytes) and all(name != b"content-length" for name, _ in headers)
+        chunked = not isinstance(body, bytes) and all(name.lower() != b"content-length" for name, _ in headers)
         head = encode_head(method, target, headers, key_header, chunked=chunked, key_lines=key_lines)
         # Joined in one step, which makes a single copy of the key. It is overwritten below.
         data = bytearray().join((head, key_header[1], b"\r\n\r\n", body if isinstance(body, bytes) else b""))
@@ -168,18 +173,12 @@ class ConnectionPool:
                 raise _FORBIDDEN.get(error.reason, UpstreamForbidden) from None
             except TooManyLookUps:
                 raise TooManyNames(retry_after=10) from None
-            except (OSError, TimeoutError, UnicodeError):  # ssl.SSLError is an OSError
-                raise UpstreamUnreachable from None
+            except (OSError, TimeoutError, UnicodeError) as error:  # ssl.SSLError is an OSError
+                raise connect_failures.unreachable(error) from None
 
     async def _open(self, origin: Origin, owner_id: Hashable, owner_email: str) -> UpstreamConnection:
-        """Raises `ForbiddenAddress`, `TooManyLookUps` or another `OSError`."""
-        policy = EgressPolicy(self._allowlist, plain=origin.scheme == "http", owner_email=owner_email)
-        # Late enough to matter only if there is no answer at all, and early enough to say so.
-        found = await self._resolver.aresolve(origin.host, owner_id, seconds=CONNECT_SECONDS * 0.9)
-        addresses = policy.check(origin.host, origin.port, found)
-        connected = await aiohappyeyeballs.start_connection(
-            addresses, happy_eyeballs_delay=0.25, interleave=1, socket_factory=policy.create_socket
-        )
+        """Raises `ForbiddenAddress`, `TooManyLookUps`, an `EgressProxyError` or another `OSError`."""
+        connected = await self._open_socket(origin, owner_id, owner_email)
         tls = self._tls if origin.scheme == "https" else None
         _, connection = await self._loop.create_connection(
             lambda: UpstreamConnection(self._loop),
@@ -189,6 +188,31 @@ class ConnectionPool:
         )
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
+
+    async def _open_socket(self, origin: Origin, owner_id: Hashable, owner_email: str) -> socket.socket:
+        """Connect directly, or through the company's proxy. Raises as `_open` does."""
+        proxy = self._proxy
+        policy = EgressPolicy(self._allowlist, plain=origin.scheme == "http", owner_email=owner_email)
+        if proxy is not None and proxy.gets_name(policy, origin.host, origin.port):
+            return await self._open_tunnel(proxy, [f"{origin.host}:{origin.port}"], owner_id)
+        # Late enough to matter only if there is no answer at all, and early enough to say so.
+        found = await self._resolver.aresolve(origin.host, owner_id, seconds=CONNECT_SECONDS * 0.9)
+        addresses = policy.check(origin.host, origin.port, found)
+        if proxy is not None:
+            direct = proxy.reached_directly(origin.host, addresses)
+            if not direct:
+                return await self._open_tunnel(proxy, egress_proxy.authorities(addresses), owner_id)
+            addresses = direct
+        return await aiohappyeyeballs.start_connection(
+            addresses, happy_eyeballs_delay=0.25, interleave=1, socket_factory=policy.create_socket
+        )
+
+    async def _open_tunnel(self, proxy: EgressProxy, authorities: list[str], owner_id: Hashable) -> socket.socket:
+        async def resolve(host: str) -> Addresses:
+            return await self._resolver.aresolve(host, owner_id, seconds=CONNECT_SECONDS * 0.9)
+
+        # The rest is for TLS, so that the proxy's part of a failure can be told.
+        return await open_tunnel(proxy, authorities, resolve, seconds=CONNECT_SECONDS * 0.8)
 
     async def _sweep(self) -> None:
         """Close connections that were idle for too long, and fail exchanges that wait for too long."""
@@ -204,13 +228,14 @@ class ConnectionPool:
 class UpstreamResponse:
     """A response whose body is read as it arrives. Always close it: providers bill for what they generate."""
 
-    __slots__ = ("_connection", "_key", "_owner_id", "_pool", "headers", "status")
+    __slots__ = ("_connection", "_key", "_owner_id", "_pool", "headers", "reason", "status")
 
     def __init__(
         self, pool: ConnectionPool, connection: UpstreamConnection, key: Hashable | None, owner_id: Hashable
     ) -> None:
         """`key` is that of the idle connection which this one becomes, or None if it must be closed."""
         self.status: int = connection.status
+        self.reason: bytes = connection.reason
         self.headers = connection.headers
         self._pool: ConnectionPool | None = pool
         self._connection = connection

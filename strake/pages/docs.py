@@ -1,9 +1,10 @@
-"""The documentation pages: how to use an endpoint from each tool, and the error codes."""
+"""The documentation pages: how to use an endpoint from each client, topics, and the error codes."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
@@ -16,41 +17,92 @@ from accounts.audit import actor_of
 from accounts.models import User
 from credentials import providers
 from credentials.dashboard.forms import TokenForm
-from credentials.dashboard.snippets import TOOLS, Tool, dialects_of, snippet, snippets_for
+from credentials.dashboard.snippets import Text, snippets_for
 from credentials.models import Endpoint
-from proxy.errors import error_classes
+from credentials.providers import Dialect
+from proxy.http.error_response import error_classes
 from proxy.request_log.stats import BUCKETS, PERIODS, Step
 from strake.pages.charts import draw
 from strake.pages.error_help import HELP
+from strake.pages.guides import BASE_URLS, DIALECT_NAMES, GUIDES, TOPICS, Guide, Topic, grouped, topic_texts
 
+_BROWSER_EXAMPLE = """\
+const client = new OpenAI({
+  baseURL: "https://strake.example.org/p/abc123def456/v1",
+  apiKey: "strk_…",
+  dangerouslyAllowBrowser: true,
+});"""
 SAMPLE_SUBDOMAIN = "abc123def456"
 MAX_ENDPOINTS = 200
 
 
+@dataclass(frozen=True, slots=True)
+class Section:
+    """The lines for one API. `heading` is empty if the page has one section."""
+
+    heading: str
+    texts: tuple[Text, ...]
+
+
 @require_safe
 def index(request: HttpRequest) -> HttpResponse:
-    context = {"tools": TOOLS, "endpoint": request.GET.get("endpoint", "")[:12]}
+    context = {
+        "groups": grouped(),
+        "topics": TOPICS.values(),
+        "endpoint": request.GET.get("endpoint", "")[:12],
+    }
     return render(request, "strake/docs/index.html", context)
 
 
 @require_safe
 def tool(request: HttpRequest, slug: str) -> HttpResponse:
-    """The page of one tool, with an endpoint of the reader filled in, or a sample if none of them fits."""
-    found = next((tool for tool in TOOLS if tool.slug == slug), None)
-    if found is None:
-        raise Http404("There is no page about this tool.")
-    fitting = list(_fitting_endpoints(request, found))
-    subdomain = request.GET.get("endpoint", "")
-    endpoint = next((endpoint for endpoint in fitting if endpoint.subdomain == subdomain), None)
-    endpoint = endpoint or (fitting[0] if fitting else _sample_endpoint(found))
+    """The page of one client, or of a topic."""
+    if slug in GUIDES:
+        return _guide(request, GUIDES[slug])
+    if slug in TOPICS:
+        return _topic(request, TOPICS[slug])
+    raise Http404("There is no such page.")
+
+
+def _topic(request: HttpRequest, topic: Topic) -> HttpResponse:
+    sample = _sample("anthropic")
     context = {
-        "tool": found,
-        "tools": TOOLS,
-        "endpoints": fitting,
-        "endpoint": endpoint,
-        "is_sample": not fitting,
-        "snippet": snippet(found, endpoint, providers.get(endpoint.provider)),
-        "intro": f"strake/docs/tools/{found.slug}.html",
+        "topic": topic,
+        "sample": sample,
+        "clients": BASE_URLS,
+        "compatible": [
+            provider
+            for provider in providers.PROVIDERS.values()
+            if provider.dialect is Dialect.OPENAI and provider.destination_url
+        ],
+        **{name.replace("-", "_"): text for name, text in topic_texts(sample).items()},
+    }
+    return render(request, f"strake/docs/topics/{topic.slug}.html", context)
+
+
+def _guide(request: HttpRequest, guide: Guide) -> HttpResponse:
+    """The lines for one client, with an endpoint of the reader filled in, or with samples if none of them fits."""
+    fitting = list(_fitting_endpoints(request, guide))
+    subdomain = request.GET.get("endpoint", "")
+    chosen = next((one for one in fitting if one[0].subdomain == subdomain), fitting[0] if fitting else None)
+    if chosen is not None:
+        endpoint, dialect = chosen
+        sections = [Section("", guide.texts(endpoint, providers.get(endpoint.provider), dialect))]
+    else:
+        examples = list(guide.examples())
+        sections = [
+            Section(
+                DIALECT_NAMES[dialect] if len(examples) > 1 else "",
+                guide.texts(_sample(provider.slug), provider, dialect),
+            )
+            for dialect, provider in examples
+        ]
+    context = {
+        "guide": guide,
+        "endpoints": [endpoint for endpoint, _ in fitting],
+        "endpoint": chosen[0] if chosen else None,
+        "sections": sections,
+        "intro": f"strake/docs/tools/{guide.slug}.html",
     }
     return render(request, "strake/docs/tool.html", context)
 
@@ -63,13 +115,19 @@ def errors(request: HttpRequest) -> HttpResponse:
     return render(request, "strake/docs/errors.html", {"errors": listed})
 
 
+@require_safe
+def browsers(request: HttpRequest) -> HttpResponse:
+    """How web pages call an endpoint."""
+    return render(request, "strake/docs/browsers.html", {"openai": _BROWSER_EXAMPLE})
+
+
 @login_required
 @require_safe
 def ui(request: HttpRequest) -> HttpResponse:
     """All components on one page, for people who write pages."""
     if not (isinstance(request.user, User) and request.user.is_staff):
         raise PermissionDenied
-    sample = _sample_endpoint(TOOLS[0])
+    sample = _sample("openai")
     example = TokenForm({"requests_per_minute": "0"}, auto_id="ui_%s")
     context = {
         "form": [example[name] for name in ("label", "expires", "requests_per_minute", "allowed_paths")],
@@ -97,18 +155,18 @@ def _example_traffic() -> dict[str, object]:
     return {"steps": steps, "total": total, "refused": 14, "chart": draw(steps), "period": period}
 
 
-def _fitting_endpoints(request: HttpRequest, tool: Tool) -> Iterator[Endpoint]:
-    """The reader's endpoints that work with the tool."""
+def _fitting_endpoints(request: HttpRequest, guide: Guide) -> Iterator[tuple[Endpoint, Dialect]]:
+    """The reader's endpoints that work with the client, each with the API that it calls."""
     if not request.user.is_authenticated:
         return
     known = {provider.slug: provider for provider in providers.available()}
     for endpoint in Endpoint.objects.visible_to(actor_of(request)).order_by("-created_at")[:MAX_ENDPOINTS]:
         provider = known.get(endpoint.provider)
-        if provider is not None and any(dialect in tool.parts for dialect in dialects_of(provider)):
-            yield endpoint
+        dialect = guide.dialect_for(provider) if provider is not None else None
+        if dialect is not None:
+            yield endpoint, dialect
 
 
-def _sample_endpoint(tool: Tool) -> Endpoint:
-    """An unsaved endpoint of a provider that works with the tool."""
-    dialect = next(iter(tool.parts))
-    return Endpoint(id=uuid.UUID(int=0), subdomain=SAMPLE_SUBDOMAIN, label="Example", provider=str(dialect))
+def _sample(provider: str) -> Endpoint:
+    """An unsaved endpoint."""
+    return Endpoint(id=uuid.UUID(int=0), subdomain=SAMPLE_SUBDOMAIN, label="Example", provider=provider)

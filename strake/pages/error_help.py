@@ -8,14 +8,33 @@ HELP = {
         "settings. Remove the old one."
     ),
     "bad_path": (
-        "Check the base URL in your tool: Strake does not forward a path that contains .. or two slashes in a row. "
-        "The base URL must not end with a slash."
+        "The message says what the path contains. Two slashes in a row often come from a base URL that ends with a "
+        'slash. The characters { } " < > ` and everything beyond ASCII must be percent-encoded. Segments of dots, '
+        "such as .., and backslashes are never forwarded, in no encoding."
+    ),
+    "bad_request": (
+        "The request is not well-formed HTTP/1.1. Most often the key was copied from a file with Windows line endings "
+        "and ends in a carriage return, which curl and others send: remove it, for example with tr -d '\\r'. Or the "
+        "URL contains a character beyond ASCII, which must be percent-encoded."
     ),
     "browser_refused": (
         "An endpoint is not a page: give its URL to a tool as the base URL. A page of another site may call it with "
         "fetch, in mode cors."
     ),
     "body_too_large": "Send less in one request, or ask the operator to raise STRAKE_MAX_BODY_MB.",
+    "egress_proxy_failed": (
+        "Strake reaches providers through a proxy of your company, and that one could not connect. Check the "
+        "destination of a custom endpoint and the provider's status page. The log has the proxy's status."
+    ),
+    "egress_proxy_refused": (
+        "Strake reaches providers through a proxy of your company, and that one refused. The log has its status: with "
+        "407 or 401 the operator corrects the user name or the password in STRAKE_EGRESS_PROXY, otherwise the proxy "
+        "must allow the destination on port 443. A proxy that allows names only needs STRAKE_EGRESS_PROXY_RESOLVES=1."
+    ),
+    "egress_proxy_unreachable": (
+        "Strake reaches providers through a proxy of your company, and nothing answers there, or no HTTP proxy. The "
+        "operator checks STRAKE_EGRESS_PROXY."
+    ),
     "cloud_secret_refused": (
         "The cloud no longer accepts the endpoint's client secret or service account: it has expired, was deleted, or "
         "its application or account was disabled. The endpoint's page shows the cloud's code. Create another secret "
@@ -28,8 +47,10 @@ HELP = {
         "You can retry safely."
     ),
     "invalid_token": (
-        "The token is mistyped, revoked, rotated, expired, or belongs to another endpoint. Callers are not told which. "
-        "Compare its first characters with the list on the endpoint's page, and rotate it if in doubt."
+        "Send the endpoint's token, which begins with strk_, as the API key, and not the provider's key. The message "
+        "says if it is incomplete or mistyped. A complete one is revoked, rotated, expired, or belongs to another "
+        "endpoint. Callers are not told which. Compare its first characters with the list on the endpoint's page, and "
+        "rotate it if in doubt."
     ),
     "key_replaced": "The owner replaced the provider key during your request. Send it again.",
     "method_not_allowed": "Strake does not forward TRACE and CONNECT. No tool needs them. Check what sends them.",
@@ -38,10 +59,17 @@ HELP = {
         "It would go on working after you revoke the token. If your tool needs this, add a token with “May create "
         "credentials” and revoke the old one."
     ),
-    "missing_token": "Your tool sent no key. Put the token where the tool expects the provider's API key.",
+    "missing_token": (
+        "Your tool sent no key. Put the token where the tool expects the provider's API key. Strake finds it in "
+        "Authorization after any scheme, in the header that the endpoint sends the key in, and in ?key="
+    ),
     "needs_key_again": (
         "The master key that encrypted the provider key is no longer in the keyring. Open the endpoint, choose Paste "
         "the key, and paste the provider key again."
+    ),
+    "no_endpoint": (
+        "The base URL in your tool is the address of Strake itself. Use the URL on the endpoint's page. Some tools "
+        "need /v1 behind it, and the page shows for each which."
     ),
     "loop": (
         "The destination of the endpoint leads back to Strake, perhaps through another proxy, so the request would go "
@@ -50,6 +78,10 @@ HELP = {
     "network_not_allowed": (
         "The token only works from certain networks, and the request came from another one. Tools that call from "
         "their own servers, like Cursor, need a token without this limit."
+    ),
+    "origin_not_allowed": (
+        "The token lists the web pages that may use it, and the request came from another one. Add a token with the "
+        "origin of this page, which is what its address begins with, such as https://app.example.com."
     ),
     "owner_busy": (
         "All endpoints of this owner together have reached the limit of concurrent requests. Wait for some to end. "
@@ -109,9 +141,35 @@ HELP = {
         "status page."
     ),
     "upstream_invalid": "The destination does not speak valid HTTP. Check the destination of a custom endpoint.",
+    "upstream_certificate": (
+        "Strake could not verify the certificate of the destination: not signed by a known authority, expired, or for "
+        "another name. The host name in the destination must be the one in the certificate. For a certificate of your "
+        "own authority, the operator sets STRAKE_CA_FILE to a file with its root certificate. The log has the reason."
+    ),
+    "upstream_connect_timeout": (
+        "Nothing at the destination answered within ten seconds. Often a firewall drops the packets. If an HTTP "
+        "proxy is the only way out of your network, the operator names it in STRAKE_EGRESS_PROXY. Strake does not read "
+        "HTTPS_PROXY."
+    ),
+    "upstream_name_unknown": (
+        "The host name of the destination does not exist, or the DNS server does not answer. Check it for typos. In "
+        "a container, localhost and names of the host are not the same."
+    ),
+    "upstream_refused": (
+        "Nothing listens at the address and port of the destination. Check the port, and if the server runs. In a "
+        "container, localhost is the container itself."
+    ),
+    "upstream_tls": (
+        "The destination and Strake could not agree on TLS: an old version, other ciphers, or a client certificate is "
+        "required. The log has the reason."
+    ),
     "upstream_unreachable": (
         "Strake could not connect to the provider, or the connection broke before a response. Check the provider's "
-        "status page. For a custom endpoint check the destination."
+        "status page. For a custom endpoint check the destination. The log has the kind of failure."
+    ),
+    "upstream_wrong_scheme": (
+        "Write the destination with http:// if the server speaks plain HTTP, as Ollama and other local servers do, and "
+        "with https:// if it speaks TLS. The operator must allow plain HTTP with STRAKE_ALLOWED_PRIVATE_UPSTREAMS."
     ),
     "websocket_unsupported": "The provider accepts no WebSocket connections here. Use HTTP. Codex falls back to it.",
 }
@@ -119,6 +177,9 @@ HELP = {
 # What an owner reads in Activity. For other codes, the code itself in words is good enough.
 _REASONS = {
     "browser_refused": "A browser asked for a page",
+    "egress_proxy_failed": "The company's proxy could not connect",
+    "egress_proxy_refused": "The company's proxy refused",
+    "egress_proxy_unreachable": "The company's proxy did not answer",
     "invalid_token": "The token is revoked or expired",
     "internal_error": "A bug in Strake",
     "key_replaced": "The key was replaced meanwhile",
@@ -126,16 +187,23 @@ _REASONS = {
     "mints_credentials": "The path hands out credentials",
     "needs_key_again": "The key cannot be opened",
     "network_not_allowed": "From a network that is not allowed",
+    "origin_not_allowed": "From a web page that is not allowed",
     "owner_busy": "Too many requests at a time",
     "path_not_allowed": "A path that is not allowed",
     "rate_limited": "Too many requests a minute",
     "too_many_at_once": "Too many requests at a time",
     "too_many_refusals": "Refused again, not checked again",
     "upstream_broken": "The provider broke the answer off",
+    "upstream_certificate": "The provider's certificate is not valid",
+    "upstream_connect_timeout": "The provider did not accept a connection",
     "upstream_forbidden": "The destination is a private address",
     "upstream_idle": "The provider was silent for too long",
     "upstream_invalid": "The provider's answer is not HTTP",
+    "upstream_name_unknown": "The destination's name is unknown",
+    "upstream_refused": "Nothing listens at the destination",
+    "upstream_tls": "TLS with the provider failed",
     "upstream_unreachable": "The provider was not reached",
+    "upstream_wrong_scheme": "The destination's scheme is wrong",
     "websocket_unsupported": "The provider has no WebSocket here",
 }
 

@@ -11,7 +11,8 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
 from credentials.models import BearerToken, Endpoint
-from proxy.errors import ProxyError, error_classes
+from proxy.errors import ProxyError
+from proxy.http.error_response import error_classes
 from proxy.models import RefusalCount, RequestRecord
 from proxy.request_log.refusals import NO_TOKEN
 from proxy.request_log.stats import newest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import time
@@ -15,6 +16,8 @@ from gunicorn.arbiter import Arbiter
 from proxy import probes
 from strake.processes.gunicorn_server import GunicornServer
 from strake.processes.worker import Worker
+
+logger = logging.getLogger(__name__)
 
 # Seconds that streams in flight get to finish at shutdown. After that they are cut, visibly for the client.
 GRACEFUL_SECONDS = 60
@@ -44,6 +47,16 @@ class ProxyServer(GunicornServer):
             "proc_name": "strake-proxy",
         }
         super().__init__(listeners, config, _application)
+        _log_egress_proxy()
+
+
+def _log_egress_proxy() -> None:
+    proxy = settings.STRAKE_EGRESS_PROXY
+    if proxy is None:
+        return
+    logger.info("egress_proxy host=%s port=%d", proxy.host, proxy.port)
+    if proxy.resolves:
+        logger.warning("egress_proxy_resolves: the proxy decides which addresses public names may have")
 
 
 def _application() -> Any:

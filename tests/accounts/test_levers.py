@@ -22,7 +22,7 @@ from accounts.errors import LinkNotValid, NotFound, Suspended
 from accounts.models import AuditEvent, BrowserSession, OutboxMail, SignInLink, User
 from accounts.sign_in import magic_links
 from credentials import key_check
-from credentials.models import Endpoint
+from credentials.models import Credential, Endpoint
 from strake.management.commands import serve
 from tests.accounts.signing_in import confirm, is_signed_in, operator_link_path, sign_in, token_in, user_of
 from tests.support import factories
@@ -292,3 +292,15 @@ def test_connecting_for_a_new_person_is_audited(monkeypatch: pytest.MonkeyPatch)
         "destination": "https://api.example.com",
         "header": "Authorization",
     }
+
+
+def test_connecting_with_further_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_check, "check_key", lambda **_: None)
+    options = ["--provider", "custom", "--destination", "https://api.example.com", "--key-stdin", "--json"]
+    places = ["--place", "?api_key={{secret}}", "--place", "X-Organization: acme"]
+    run("connect", "--email", "new@example.org", *options, *places, stdin="sk-x\n")
+    stored = Credential.objects.get()
+    assert stored.header_name == ""
+    assert stored.places == [["query", "api_key", "{{secret}}"], ["header", "X-Organization", "acme"]]
+    with pytest.raises(CommandError, match="Write each line as"):
+        run("connect", "--email", "new@example.org", *options, "--place", "X-Organization", stdin="sk-x\n")

@@ -134,6 +134,39 @@ def test_tabs_show_one_tool_and_follow_arrow_keys(page: Page) -> None:
     expect(page.locator("#anthropic-javascript")).to_be_visible()
 
 
+def test_search_finds_providers_by_their_words(page: Page) -> None:
+    page.goto("/endpoints/connect/")
+    search = page.get_by_label("Search providers")
+    search.fill("aws bedrock")
+    expect(page.locator("#providers .tile:visible strong")).to_have_text(["Amazon Bedrock", "Amazon Bedrock (Mantle)"])
+    expect(page.get_by_role("heading", level=2)).to_have_text(["Clouds"])
+    search.fill("no such provider")
+    expect(page.locator("#providers .tile:visible")).to_have_count(0)
+    expect(page.get_by_role("link", name="connect it as a custom one")).to_be_visible()
+    search.fill("kimi")
+    search.press("Enter")
+    page.wait_for_url("**/endpoints/connect/moonshot/")
+    expect(page.get_by_label("Platform")).to_have_value("https://api.moonshot.ai")
+    page.get_by_label("Platform").select_option("China")
+    page.get_by_label("Moonshot AI key").fill("two words")
+    page.get_by_role("button", name="Connect", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("spaces")
+    expect(page.get_by_label("Platform")).to_have_value("https://api.moonshot.cn")
+
+
+def test_more_places_open_with_their_error(page: Page) -> None:
+    page.goto("/endpoints/connect/custom/")
+    expect(page.get_by_label("More headers and query parameters")).to_be_hidden()
+    page.get_by_text("More places for the key").click()
+    page.get_by_label("More headers and query parameters").fill("X-Organization: acme\n?api_key")
+    assert "acme" not in page.evaluate("JSON.stringify(sessionStorage)"), "a constant may be secret"
+    page.get_by_label("Address of the API").fill("https://api.example.com")
+    page.get_by_label("API key").fill("any-key")
+    page.get_by_role("button", name="Connect", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("Write each line as")
+    expect(page.get_by_label("More headers and query parameters")).to_be_focused()
+
+
 def test_refused_key_keeps_the_rest_of_the_form(page: Page) -> None:
     page.goto("/endpoints/connect/demo/")
     page.get_by_label("Demo key").fill("an-invalid-key")
@@ -299,7 +332,7 @@ def test_deleting_needs_the_subdomain(page: Page) -> None:
     page.get_by_label("Subdomain").fill(subdomain)
     page.get_by_role("button", name="Delete the endpoint").click()
     expect(page.get_by_role("heading", name="Put your first key away")).to_be_visible()
-    assert call(url, token) == 404
+    assert call(url, token) == 410
 
 
 def test_token_revoked_in_another_tab_is_not_found(page: Page) -> None:
@@ -404,6 +437,9 @@ def test_everything_but_copying_works_without_scripts(
     page.get_by_role("button", name="Menu").click()
     page.get_by_role("link", name="Activity").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Activity")
+    page.goto("/endpoints/connect/")
+    expect(page.get_by_label("Search providers")).to_be_hidden()
+    expect(page.get_by_role("link", name="Amazon Bedrock Claude")).to_be_visible()
     subdomain = connect(page)
     url, token = page.locator("#url").inner_text(), page.locator("#token").inner_text()
     assert page.get_by_role("button", name="Copy").count() == 0

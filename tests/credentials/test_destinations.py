@@ -298,6 +298,7 @@ def test_refusal_names_the_setting_and_its_value(url: str, entry: str, settings:
     with pytest.raises(InvalidDestination) as caught:
         destinations.check(url)
     assert f"add {entry} to STRAKE_ALLOWED_PRIVATE_UPSTREAMS" in str(caught.value)
+    assert str(caught.value).endswith(f"STRAKE_ALLOWED_PRIVATE_UPSTREAMS={entry}")
     settings.STRAKE_ALLOWED_PRIVATE_UPSTREAMS = [entry]  # and that helps
     destinations.check(url)
 
@@ -326,6 +327,17 @@ def test_local_model_server_works_under_each_name(addresses: list[str], settings
         destinations.check(f"http://{host}:11434")
     with pytest.raises(InvalidDestination):
         destinations.check("http://localhost:11435")
+
+
+@pytest.mark.parametrize(("entry", "missing"), [("127.0.0.1/32", "::1"), ("[::1]:11434", "127.0.0.1")])
+def test_refusal_names_the_address_that_is_not_open(
+    entry: str, missing: str, addresses: list[str], settings: Settings
+) -> None:
+    addresses[:] = ["::1", "127.0.0.1"]
+    settings.STRAKE_ALLOWED_PRIVATE_UPSTREAMS = [entry]
+    expected = f"localhost also leads to {missing}, which STRAKE_ALLOWED_PRIVATE_UPSTREAMS does not open"
+    with pytest.raises(InvalidDestination, match=f"{expected}.*add localhost:11434 to"):
+        destinations.check("http://localhost:11434")
 
 
 def test_own_public_address_needs_an_entry(

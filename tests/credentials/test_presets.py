@@ -7,6 +7,7 @@ A server on loopback stands in for the provider, with the same base path. The so
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -290,8 +291,8 @@ def test_destination_and_base_url(slug: str) -> None:
 
 
 @pytest.fixture
-def here(settings: object, upstream: Upstream) -> Upstream:
-    settings.STRAKE_ALLOWED_PRIVATE_UPSTREAMS = ["127.0.0.1/32"]  # type: ignore[attr-defined]
+def here(settings: Any, upstream: Upstream) -> Upstream:
+    settings.STRAKE_ALLOWED_PRIVATE_UPSTREAMS = ["127.0.0.1/32"]
     return upstream
 
 

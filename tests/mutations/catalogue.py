@@ -243,8 +243,9 @@ BY_FILE: dict[str, list[Mutation]] = {
         Mutation(
             "P5",
             "a service opens keys",
-            "from credentials.providers import Provider\n",
-            "from credentials.providers import Provider\nfrom proxy.unsealing import open_key  # noqa: F401\n",
+            "from credentials.delivery import Delivery, delivery_of\n",
+            "from credentials.delivery import Delivery, delivery_of\n"
+            "from proxy.unsealing import open_key  # noqa: F401\n",
         ),
         Mutation(
             "P7",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import hashlib
 import json
@@ -83,7 +84,7 @@ def received(exchange: Exchange) -> tuple[object, ...]:
     Without the hop marker too: endpoints of these tests have a destination that their owner chose.
     """
     framing = {b"host", b"authorization", b"transfer-encoding", b"x-strake-hop"}
-    others = [(name.lower(), value) for name, value in exchange.headers if name.lower() not in framing]
+    others = [(name, value) for name, value in exchange.headers if name.lower() not in framing]
     return (
         exchange.method,
         exchange.target,
@@ -126,6 +127,25 @@ def _ask(address: tuple[str, int], raw: bytes, method: str) -> Response:
         return Response(read_head(connection), closed=False)
 
 
+def test_each_spelling_of_a_name_arrives(strake: Strake, shared_endpoint: Endpoint, upstream: Upstream) -> None:
+    lines = ["X-MiXeD: 1", "x-mixed: 2", "X-MIXED: 3", "Connection: X-Gone", "x-gone: 4", "X-Behind: 5"]
+    assert ask(strake.address, get(shared_endpoint, "/x", *lines)).status == 200
+    assert [name for name, _ in upstream.last.headers] == [
+        *(b"Host", b"X-MiXeD", b"x-mixed", b"X-MIXED", b"X-Behind", b"x-strake-hop", b"Authorization")
+    ]
+
+
+@pytest.mark.parametrize("reason", [KEY, f"not {KEY.upper()}", base64.b64encode(KEY.encode()).decode()])
+def test_reason_phrase_with_the_key_is_replaced(
+    reason: str, strake: Strake, shared_endpoint: Endpoint, upstream: Upstream
+) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.respond(418, [], b"", reason=reason)
+
+    upstream.on("/x", script)
+    assert ask(strake.address, get(shared_endpoint, "/x")).head.startswith(b"HTTP/1.1 418 I'm a Teapot\r\n")
+
+
 @pytest.mark.parametrize("target", ["/x?", "/x??", "/x?&", "/x?=", "/x?a=%3F&&b", "/x?key=", "/x/?"])
 def test_unusual_query_arrives_unchanged(
     target: str, strake: Strake, shared_endpoint: Endpoint, upstream: Upstream
@@ -157,12 +177,14 @@ _RESPONSE_HEADERS = st.lists(
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     status=st.sampled_from([200, 201, 202, 206, 299, 400, 401, 403, 404, 409, 422, 429, 500, 502, 503, 529]),
+    reason=_VALUE,
     headers=_RESPONSE_HEADERS,
     body=_BODY,
     pieces=st.sampled_from([0, 1, 10, 1000]),
 )
 def test_any_response_arrives_as_sent(
     status: int,
+    reason: str,
     headers: list[tuple[str, str]],
     body: bytes,
     pieces: int,
@@ -172,16 +194,20 @@ def test_any_response_arrives_as_sent(
 ) -> None:
     async def chunked(exchange: Exchange) -> None:
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
-        await exchange.write(f"HTTP/1.1 {status} X\r\n{lines}Transfer-Encoding: chunked\r\n\r\n".encode("latin-1"))
+        line = f"HTTP/1.1 {status} {reason}\r\n{lines}Transfer-Encoding: chunked\r\n\r\n"
+        await exchange.write(line.encode("latin-1"))
         for at in range(0, len(body), pieces):
             await exchange.chunk(body[at : at + pieces])
         await exchange.chunk(b"")
 
-    upstream.on("/x", chunked if pieces else fixed(status, headers, body))
+    async def whole(exchange: Exchange) -> None:
+        await exchange.respond(status, headers, body, reason=reason)
+
+    upstream.on("/x", chunked if pieces else whole)
     with connected(strake.address) as connection:
         connection.sendall(get(shared_endpoint, "/x", "Connection: close"))
         response = read(connection)
-    assert response.status == status
+    assert response.head.split(b"\r\n")[0] == f"HTTP/1.1 {status} {reason}".encode("latin-1")
     assert (dechunked(response.body) if pieces else response.body) == body
     added = {
         b"x-content-type-options",
@@ -191,8 +217,8 @@ def test_any_response_arrives_as_sent(
         b"connection",
         b"content-length",
     }
-    forwarded = [(name.lower(), value.strip()) for name, _, value in _lines(response) if name.lower() not in added]
-    assert forwarded == [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
+    forwarded = [(name, value.strip()) for name, _, value in _lines(response) if name.lower() not in added]
+    assert forwarded == [(name.encode(), value.encode("latin-1")) for name, value in headers]
 
 
 def _lines(response: Response) -> Iterator[tuple[bytes, bytes, bytes]]:

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self, cast
+from unittest.mock import AsyncMock
 from uuid import UUID
 
 import openai
@@ -28,6 +29,7 @@ from accounts import tokens
 from credentials.models import BEARER_TOKEN_PREFIX
 from proxy import websocket
 from proxy.errors import UpstreamIdle, UpstreamInvalid
+from proxy.http.request import ProxyRequest
 from proxy.server.asgi import Headers
 from proxy.upstream import tunnel
 from proxy.upstream.pool import ConnectionPool, Origin
@@ -516,7 +518,7 @@ async def test_unreachable_provider_returns_502(strake: Strake) -> None:
     with Upstream() as stopped:
         url = stopped.url
     response = await refused(strake.connect(url))
-    assert (response.status_code, response.headers["x-strake-error"]) == (502, "upstream_unreachable")
+    assert (response.status_code, response.headers["x-strake-error"]) == (502, "upstream_refused")
 
 
 @pytest.mark.parametrize(
@@ -554,11 +556,12 @@ async def forward_handshake(upstream: Upstream, client: Client, monkeypatch: pyt
         *(origin, b"127.0.0.1", b"/v1/realtime", (b"authorization", key.copy()), key), route=cast(Any, route), hops=[]
     )
     monkeypatch.setattr(websocket, "resolve_target", lambda *_: target)
-    request, authorized = SimpleNamespace(headers=[]), SimpleNamespace(token="strk_x", upload=None, needs_token=False)
+    request = ProxyRequest({"raw_path": b"/p/abcdefghijkl/x", "query_string": b"", "headers": []}, AsyncMock())
+    authorized = SimpleNamespace(token="strk_x", upload=None, needs_token=False)
     pool = ConnectionPool()
     try:
         await websocket.forward(
-            *(cast(Any, request), cast(Any, client), cast(Any, authorized)),
+            *(request, cast(Any, client), cast(Any, authorized)),
             pool=pool,
             renewals=Renewals(pool),
             opened=lambda: None,

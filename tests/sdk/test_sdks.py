@@ -186,10 +186,11 @@ def test_openai_understands_limits(strake: Strake, demo: Endpoint) -> None:
 
 def test_openai_understands_an_unknown_endpoint(strake: Strake, demo: Endpoint) -> None:
     with (
-        openai.OpenAI(base_url=f"{strake.url}/p/000000000000/v1", api_key=demo.token, max_retries=0) as client,
-        pytest.raises(openai.NotFoundError),
+        openai.OpenAI(base_url=f"{strake.url}/p/000000000000/v1", api_key=demo.token, max_retries=2) as client,
+        pytest.raises(openai.APIStatusError, match="no Strake endpoint") as caught,
     ):
         client.models.list()
+    assert caught.value.status_code == 410
 
 
 def test_openai_understands_an_unreachable_provider(strake: Strake) -> None:
@@ -200,7 +201,7 @@ def test_openai_understands_an_unreachable_provider(strake: Strake) -> None:
     ):
         client.models.list()
     assert caught.value.status_code == 502
-    assert caught.value.response.headers["x-strake-error"] == "upstream_unreachable"
+    assert caught.value.response.headers["x-strake-error"] == "upstream_refused"
 
 
 # --- With a scripted provider ----------------------------------------------------------------------------------------
@@ -295,6 +296,62 @@ def test_truncated_stream_raises_an_error(scripted: openai.OpenAI, upstream: Ups
         for chunk in scripted.chat.completions.create(model="m", messages=PROMPT, stream=True):
             parts.append(chunk.choices[0].delta.content)  # noqa: PERF401  (chunks before the error must be kept)
     assert parts == ["half"]
+
+
+# --- Headers ---------------------------------------------------------------------------------------------------------
+
+ABOUT_THE_CALL = {
+    "anthropic-beta": "prompt-caching-2024-07-31,context-1m-2025-08-07",
+    "anthropic-version": "2023-06-01",
+    "idempotency-key": "once-7",
+    "openai-beta": "realtime=v1",
+    "openai-organization": "org-7",
+    "openai-project": "proj_7",
+    "x-amzn-bedrock-trace": "ENABLED",
+    "x-goog-user-project": "mine",
+}
+ABOUT_THE_ANSWER = {
+    "anthropic-organization-id": "org-7",
+    "anthropic-ratelimit-input-tokens-remaining": "12000",
+    "openai-processing-ms": "31",
+    "request-id": "req_011",
+    "retry-after": "3",
+    "x-ratelimit-reset-tokens": "6m0s",
+    "x-should-retry": "true",
+}
+CACHED: Any = [{"type": "text", "text": "long", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]
+
+
+def test_headers_and_caching_pass_untouched(strake: Strake, upstream: Upstream) -> None:
+    """The same call to the provider itself and through Strake differs in the key and the host alone."""
+    endpoint = strake.stand_in("anthropic", upstream.url)
+    message = {"type": "message", "role": "assistant", "content": [], "usage": {"cache_read_input_tokens": 1024}}
+    kind = [("Content-Type", "application/json")]
+    upstream.default = fixed(200, [*kind, *ABOUT_THE_ANSWER.items()], json.dumps(message).encode())
+    responses = []
+    for url, key in ((upstream.url, KEY), (endpoint.url, endpoint.token)):
+        with anthropic.Anthropic(base_url=url, api_key=key, max_retries=0) as client:
+            responses.append(
+                client.messages.with_raw_response.create(
+                    model="m", max_tokens=1, system=CACHED, messages=PROMPT, extra_headers=ABOUT_THE_CALL
+                )
+            )
+    direct, through = upstream.exchanges
+    different = {b"authorization", b"connection", b"host", b"x-api-key"}
+    sent = [
+        [(name.lower(), value) for name, value in exchange.headers if name.lower() not in different]
+        for exchange in (direct, through)
+    ]
+    assert sent[0] == sent[1]
+    assert through.header("x-api-key") == KEY.encode()
+    assert {name: through.header(name) for name in ABOUT_THE_CALL} == {
+        name: value.encode() for name, value in ABOUT_THE_CALL.items()
+    }
+    assert through.body == direct.body
+    assert b'"cache_control"' in through.body
+    for response in responses:
+        assert {name: response.headers[name] for name in ABOUT_THE_ANSWER} == ABOUT_THE_ANSWER
+        assert response.http_response.content == json.dumps(message).encode()
 
 
 @pytest.mark.postgres

@@ -11,6 +11,7 @@ import pytest
 from django.core.checks import run_checks
 from pytest_django import Settings
 
+from credentials.egress_proxy import parse
 from strake import deploy_checks as checks
 from strake.database_url import database_config
 from strake.env import email_config
@@ -158,3 +159,11 @@ def test_command_fails_with_a_line_for_each() -> None:
     for number in ("strake.E002", "strake.E003", "strake.E004"):
         assert f"({number})" in done.stderr
     assert "STRAKE_PLAINTEXT_HOSTS=redis.example.org" in done.stderr
+
+
+def test_proxy_that_resolves_names_is_reported(settings: Settings) -> None:
+    for resolves, ids in ((False, []), (True, ["strake.W005"])):
+        settings.STRAKE_EGRESS_PROXY = parse("http://proxy:3128", resolves=resolves, exceptions=[])
+        assert [message.id for message in checks.check_egress_proxy(None)] == ids
+    settings.STRAKE_EGRESS_PROXY = None
+    assert checks.check_egress_proxy(None) == []

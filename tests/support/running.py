@@ -235,6 +235,12 @@ class Strake:
         made["url"] = self.url + urlsplit(made["url"]).path
         return Endpoint(**made)
 
+    def stand_in(self, provider: str, origin: str, *, key: str = KEY) -> Endpoint:
+        """Connect a provider of the table, with its base path and header, but at `origin`."""
+        made = self.call("stand_in", provider=provider, origin=origin, key=key)
+        made["url"] = self.url + urlsplit(made["url"]).path
+        return Endpoint(**made)
+
     def issue(self, endpoint: Endpoint, **limits: Any) -> Endpoint:
         """Issue another token with these limits. Returns the endpoint with it."""
         issued = self.call("issue", subdomain=endpoint.subdomain, **limits)

@@ -46,14 +46,14 @@ class NameServer:
                 self._socket.sendto(query[:2] + b"\x81\x83" + query[4:6] + bytes(6) + query[12:], peer)  # NXDOMAIN
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, hosts: str = "localhost good.example") -> None:
     """Bring loopback up, and replace the files that the resolver of this namespace reads."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, 0x8914, struct.pack("16sh14x", b"lo", 0x1 | 0x40))  # SIOCSIFFLAGS: IFF_UP, IFF_RUNNING
     files = {
         "/etc/resolv.conf": "nameserver 127.0.0.1\n",
         "/etc/nsswitch.conf": "hosts: files dns\n",
-        "/etc/hosts": "127.0.0.1 localhost good.example\n",
+        "/etc/hosts": f"127.0.0.1 {hosts}\n",
     }
     for path, content in files.items():
         private = folder / Path(path).name

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import CommandParser
 
-from accounts import access_tokens, users
-from accounts.commands import OperatorCommand
-from accounts.errors import AccountsError
-from accounts.models import AccessToken
+from accounts import access_tokens
+from accounts.commands import PersonCommand
+from accounts.models import AccessToken, User
 
 
-class Command(OperatorCommand):
+class Command(PersonCommand):
     help = (
         "Revoke all access tokens of a person, which end their access to the management API. The tokens of their "
         "endpoints stay. Exit code 0, or 1 if there is no such person."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("email", metavar="EMAIL")
+        super().add_arguments(parser)
         parser.add_argument("--dry-run", action="store_true", help="list the tokens and revoke none")
-        parser.add_argument("--json", action="store_true", help="print one JSON object")
 
-    def handle(self, *args: Any, email: str, dry_run: bool, json: bool, **options: Any) -> None:
-        try:
-            user = users.find(email)
-        except AccountsError as error:
-            raise CommandError(str(error)) from None
+    def act(self, user: User, *, dry_run: bool, json: bool, **options: Any) -> None:
         live = [str(token) for token in AccessToken.objects.live().filter(user=user).order_by("created_at", "pk")]
         number = len(live) if dry_run else access_tokens.revoke_access_tokens(actor=self.actor, user=user)
         if json:

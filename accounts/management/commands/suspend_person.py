@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import CommandParser
 
 from accounts import users
-from accounts.commands import OperatorCommand
-from accounts.errors import AccountsError
+from accounts.commands import PersonCommand
+from accounts.models import User
 
 
-class Command(OperatorCommand):
+class Command(PersonCommand):
     help = (
         "Take all access from a person until `resume_person`. Their sessions end, they cannot sign in, and their "
         "access tokens and the tokens of their endpoints are refused. What is in flight ends. Nothing is deleted. "
@@ -19,15 +19,10 @@ class Command(OperatorCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("email", metavar="EMAIL")
+        super().add_arguments(parser)
         parser.add_argument("--reason", default="", help="a short text for the audit log")
-        parser.add_argument("--json", action="store_true", help="print one JSON object")
 
-    def handle(self, *args: Any, email: str, reason: str, json: bool, **options: Any) -> None:
-        try:
-            user = users.find(email)
-        except AccountsError as error:
-            raise CommandError(str(error)) from None
+    def act(self, user: User, *, reason: str, json: bool, **options: Any) -> None:
         done = users.suspend(actor=self.actor, user=user, reason=reason)
         if json:
             self.print_json({"email": user.email, "changed": done.is_new, "sessions": done.sessions})

@@ -14,13 +14,19 @@ from credentials.dashboard.key_forms import KEY_ERRORS, KeyForm
 from credentials.dashboard.views.common import posted, render_key_form
 from credentials.dashboard.views.tokens import token_page
 from credentials.errors import UnknownProvider
+from credentials.providers import DEMO_SLUG, Provider
 
 
 @login_required
 @require_safe
 def choose_provider(request: HttpRequest) -> HttpResponse:
-    """The providers of this installation, as cards."""
-    return render(request, "credentials/connect.html", {"providers": providers.available()})
+    """The providers of this installation, as cards in groups."""
+    available = providers.available()
+    groups: dict[str, list[Provider]] = {}
+    for provider in available:
+        groups.setdefault("Try it" if provider.slug == DEMO_SLUG else provider.group, []).append(provider)
+    context = {"groups": list(groups.items()), "count": len(available)}
+    return render(request, "credentials/connect.html", context)
 
 
 @login_required

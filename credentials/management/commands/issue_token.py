@@ -46,6 +46,13 @@ class Command(OperatorCommand):
             action="store_true",
             help="allow calls that create credentials at the provider, which outlive the token",
         )
+        parser.add_argument(
+            "--allow-origin",
+            action="append",
+            default=[],
+            metavar="ORIGIN",
+            help="let web pages of this origin use the token, like https://app.example.com (repeatable)",
+        )
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -62,6 +69,7 @@ class Command(OperatorCommand):
                 allowed_paths=options["allow_path"],
                 allowed_networks=options["allow_network"],
                 allow_minting=options["allow_minting"],
+                allowed_origins=options["allow_origin"],
             )
         except (InvalidLimit, AccountsError) as error:
             raise CommandError(str(error)) from None

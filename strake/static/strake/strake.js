@@ -9,6 +9,7 @@ function enhance(root) {
   for (const time of root.querySelectorAll("time[datetime]")) time.title = new Date(time.dateTime).toLocaleString();
   for (const part of root.querySelectorAll("[data-refresh]")) keepFresh(part);
   for (const form of root.querySelectorAll("form[data-draft]")) keepDraft(form);
+  for (const finder of root.querySelectorAll("[data-finder]")) filterList(finder);
   for (const input of root.querySelectorAll("input[data-secret]")) validateSecret(input);
   for (const shown of root.querySelectorAll("[data-replace-address]")) {
     // The page with a token is the response to a POST. After this, a reload opens the endpoint and does not repeat it.
@@ -191,7 +192,7 @@ function validateSecret(input) {
 function keepDraft(form) {
   const name = `draft:${form.dataset.draft}`;
   const fields = [...form.querySelectorAll("input, select, textarea")].filter(
-    (field) => !["hidden", "password", "submit"].includes(field.type),
+    (field) => !["hidden", "password", "submit"].includes(field.type) && !("undrafted" in field.dataset),
   );
   if (!form.querySelector("[aria-invalid=true]")) {
     const draft = JSON.parse(sessionStorage.getItem(name) ?? "{}");
@@ -206,6 +207,33 @@ function keepDraft(form) {
 document.addEventListener("change", (event) => {
   if (event.target.matches("[data-submit]")) event.target.form.requestSubmit();
 });
+
+/* --- Search: `data-finder` is the id of what it filters: sections of lists whose items have `data-words` ----------- */
+
+function filterList(finder) {
+  const list = document.getElementById(finder.dataset.finder);
+  const input = finder.querySelector("input");
+  const items = [...list.querySelectorAll("li[data-words]")];
+  const found = () => items.filter((item) => !item.hidden);
+  const filter = () => {
+    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    for (const item of items) {
+      const text = `${item.textContent} ${item.dataset.words}`.toLowerCase();
+      item.hidden = !words.every((word) => text.includes(word));
+    }
+    for (const section of list.querySelectorAll("section")) section.hidden = !section.querySelector("li:not([hidden])");
+    list.querySelector("[data-none]").hidden = found().length > 0;
+  };
+  input.addEventListener("input", () => {
+    filter();
+    announce(`${found().length} found`);
+  });
+  input.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && input.value.trim()) found()[0]?.querySelector("a").click();
+  });
+  finder.hidden = false;
+  filter(); // the browser may have kept what was typed
+}
 
 /* --- Refresh: `data-refresh` is the URL of the new content, `data-every` the interval in seconds ------------------ */
 

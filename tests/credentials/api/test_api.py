@@ -56,6 +56,26 @@ def test_me_returns_the_owner_of_the_token(call: Caller) -> None:
     assert call("GET", "/me") == (200, {"user": {"email": "alice@example.org"}})
 
 
+def test_connecting_with_further_places(call: Caller, alice: User) -> None:
+    places = [
+        {"position": "query", "name": "api_key", "value": "{{secret}}"},
+        {"position": "header", "name": "X-Organization", "value": "acme"},
+    ]
+    status, made = call("POST", "/endpoints", {**CUSTOM, "places": places})
+    assert status == 201
+    assert made["endpoint"]["header_name"] == ""
+    assert made["endpoint"]["places"] == [
+        {"position": "query", "name": "api_key"},
+        {"position": "header", "name": "X-Organization"},
+    ]
+    assert Credential.objects.get().places == [
+        ["query", "api_key", "{{secret}}"],
+        ["header", "X-Organization", "acme"],
+    ]
+    for wrong in ([places[1] | {"name": "Host"}], [places[0] | {"position": "cookie"}], places * 5):
+        assert call("POST", "/endpoints", {**CUSTOM, "places": wrong})[0] in {400, 422}
+
+
 def test_lifecycle_of_an_endpoint(call: Caller, alice: User) -> None:
     status, made = call("POST", "/endpoints", {**CUSTOM, "label": "Mine"})
     assert status == 201

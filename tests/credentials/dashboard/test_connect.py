@@ -10,7 +10,9 @@ from django.test import Client
 
 from accounts import tokens
 from accounts.models import AuditEvent, User
+from credentials import providers
 from credentials.models import BearerToken, Credential, Endpoint
+from credentials.providers import Group
 from tests.support.pages import element, text, value
 from tests.support.upstream import Upstream, fixed
 
@@ -31,6 +33,42 @@ def test_every_provider_has_a_card_and_a_form(signed_in: Client, provider: Upstr
     for slug in ("demo", "openai", "anthropic", "azure-openai", "custom"):
         assert f'href="/endpoints/connect/{slug}/"' in cards.content.decode()
         assert signed_in.get(f"/endpoints/connect/{slug}/").status_code == HTTPStatus.OK
+
+
+def test_cards_are_in_groups_and_have_words(signed_in: Client) -> None:
+    page = signed_in.get("/endpoints/connect/").content.decode()
+    headings = ["Try it", *Group]
+    assert [page.index(f">{heading}</h2>") for heading in headings] == sorted(
+        page.index(f">{heading}</h2>") for heading in headings
+    )
+    assert page.count("<li data-words=") == len(providers.available())
+    assert 'data-words="bedrock aws converse invoke"' in page
+
+
+@pytest.mark.parametrize("slug", [provider.slug for provider in providers.PROVIDERS.values()])
+def test_form_has_the_fields_of_its_provider(slug: str, signed_in: Client) -> None:
+    provider = providers.get(slug)
+    page = signed_in.get(f"/endpoints/connect/{slug}/").content.decode()
+    assert ("no free call" in page) == (provider.key_check is None and slug not in {"custom", "mcp"})
+    assert all(f'<option value="{choice.url}"' in page for choice in provider.choices)
+    for name, expected in {
+        "destination_url": not provider.destination_url,
+        "header_name": slug == "custom",
+        "places": slug == "custom",
+    }.items():
+        assert (f'name="{name}"' in page) == expected
+
+
+def test_region_is_chosen_from_a_list(signed_in: Client, alice: User) -> None:
+    url = "/endpoints/connect/bedrock/"
+    for wrong in ("", "https://bedrock-runtime.xx-east-1.amazonaws.com", "https://evil.example.com"):
+        page = signed_in.post(url, form(signed_in, url, destination_url=wrong))
+        assert page.status_code == HTTPStatus.BAD_REQUEST
+        assert element(page, "id_destination_url_error")
+    chosen = "https://bedrock-runtime.eu-west-1.amazonaws.com"
+    assert signed_in.post(url, form(signed_in, url, destination_url=chosen)).status_code == HTTPStatus.CREATED
+    credential = Credential.objects.get()
+    assert (credential.destination_url, credential.header_template) == (chosen, "Bearer {{secret}}")
 
 
 def test_unknown_provider_returns_404(signed_in: Client) -> None:
@@ -147,6 +185,96 @@ def test_custom_provider_uses_its_own_header(signed_in: Client, provider: Upstre
     credential = Credential.objects.get()
     assert credential.destination_url == provider.url + "/base"
     assert (credential.header_name, credential.header_template) == ("X-Key", "Key {{secret}}")
+
+
+PLACES = "X-Organization: acme: inc.\r\n\r\n  ?api_key={{secret}}  \r\nAuthorization: Basic {{secret:base64}}\r\n"
+
+
+def test_custom_provider_has_further_places(signed_in: Client, provider: Upstream) -> None:
+    values = {"destination_url": provider.url, "header_name": "X-Key", "header_template": "{{secret}}"}
+    page = signed_in.post(CUSTOM, form(signed_in, CUSTOM, places=PLACES, **values))
+    assert page.status_code == HTTPStatus.CREATED
+    assert Credential.objects.get().places == [
+        ["header", "X-Organization", "acme: inc."],
+        ["query", "api_key", "{{secret}}"],
+        ["header", "Authorization", "Basic {{secret:base64}}"],
+    ]
+    details = AuditEvent.objects.filter(action="endpoint.connected").latest("pk").details
+    assert details["places"] == ["X-Organization", "?api_key", "Authorization"]
+    assert "acme" not in str(details)
+
+
+def test_key_may_be_in_the_query_alone(signed_in: Client, provider: Upstream) -> None:
+    values = {"destination_url": provider.url, "places": "?key={{secret}}\nX-Organization: acme"}
+    assert signed_in.post(CUSTOM, form(signed_in, CUSTOM, **values)).status_code == HTTPStatus.CREATED
+    credential = Credential.objects.get()
+    assert (credential.header_name, credential.header_template) == ("", "")
+
+
+def test_constants_leave_the_default_header(signed_in: Client, provider: Upstream) -> None:
+    values = {"destination_url": provider.url, "places": "X-Organization: acme"}
+    assert signed_in.post(CUSTOM, form(signed_in, CUSTOM, **values)).status_code == HTTPStatus.CREATED
+    assert Credential.objects.get().header_template == "Bearer {{secret}}"
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ("X-Organization", "Write each line as"),
+        ("?api_key", "Write each line as"),
+        ("X Organization: a", "letters, digits and dashes"),
+        ("Host: a", "cannot be sent in the header Host"),
+        ("X-Strake-Hop: a", "cannot be sent in the header X-Strake-Hop"),
+        ("X-Forwarded-User: a", "cannot be sent in the header"),
+        ("?api key={{secret}}", "query parameter consists of"),
+        ("?a%20b={{secret}}", "query parameter consists of"),
+        ("X-Organization:", "1 to 256 printable ASCII"),
+        ("X-Organization: é", "1 to 256 printable ASCII"),
+        ("X-Two: {{secret}} {{secret}}", "once"),
+        ("X-Two: {{secret}} {{secret:base64}}", "once"),
+        ("X-Other: {{ secret }}", "once"),
+        ("X-Other: {{secret:hex}}", "once"),
+        ("X-A: 1\nx_a: 2", "is there twice"),
+        ("authorization: {{secret}}", "is there twice"),
+        ("?a=1\n?A=2", "is there twice"),
+        ("\n".join(f"X-{number}: 1" for number in range(9)), "at most 8"),
+    ],
+)
+def test_wrong_places_are_reported_at_their_field(
+    places: str, message: str, signed_in: Client, provider: Upstream
+) -> None:
+    values = {"destination_url": provider.url, "header_name": "Authorization", "header_template": "{{secret}}"}
+    page = signed_in.post(CUSTOM, form(signed_in, CUSTOM, places=places, **values))
+    assert page.status_code == HTTPStatus.BAD_REQUEST
+    assert message in element(page, "id_places_error")
+    assert not Endpoint.objects.exists()
+
+
+def test_changed_places_are_audited_by_name(signed_in: Client, provider: Upstream) -> None:
+    values = {"destination_url": provider.url, "header_name": "X-Key", "header_template": "{{secret}}"}
+    signed_in.post(CUSTOM, form(signed_in, CUSTOM, places="X-Old: one\nX-Kept: secret-one", **values))
+    subdomain = Endpoint.objects.get().subdomain
+    url = f"/endpoints/{subdomain}/destination/"
+    assert "X-Kept: secret-one" in signed_in.get(url).content.decode()
+    data = {"api_key": KEY, "places": "X-New: two\nX-Kept: secret-two", **values}
+    assert signed_in.post(url, data).status_code == HTTPStatus.SEE_OTHER
+    details = AuditEvent.objects.filter(action="destination.changed").latest("pk").details
+    assert details == {
+        "places_from": ["X-Old", "X-Kept"],
+        "places_to": ["X-New", "X-Kept"],
+        "places_changed": ["X-Kept"],
+    }
+    replaced = signed_in.post(f"/endpoints/{subdomain}/key/", {"api_key": KEY})
+    assert replaced.status_code == HTTPStatus.SEE_OTHER
+    assert Credential.objects.get().places == [["header", "X-New", "two"], ["header", "X-Kept", "secret-two"]]
+
+
+def test_base_url_on_the_page_follows_the_destination(signed_in: Client, provider: Upstream) -> None:
+    for path, suffix in {"": "/v1", "/v1": "", "/api/v1": "", "/api": "/v1"}.items():
+        page = signed_in.post(CUSTOM, form(signed_in, CUSTOM, destination_url=provider.url + path))
+        url = Endpoint.objects.latest("created_at").url
+        assert f"{url}{suffix}/chat/completions" in text(page)
+        assert ("OpenAI SDKs want it with" in text(page)) == bool(suffix)
 
 
 def test_form_sent_twice_connects_once(signed_in: Client, provider: Upstream) -> None:

@@ -196,3 +196,15 @@ def test_store_outage_returns_503_and_rotates_nothing(
     before = bytes(made.token.digest)
     made.token.refresh_from_db()
     assert bytes(made.token.digest) == before
+
+
+def test_form_sets_origins_and_explains_mistakes(signed_in: Client, made: Connected) -> None:
+    url = f"/endpoints/{made.endpoint.subdomain}/tokens/"
+    form = {"submission": value(signed_in.get(url), "submission"), "label": "page"}
+    refused = signed_in.post(url, {**form, "allowed_origins": "https://a.example/app"})
+    assert "An origin has no path. Write https://a.example" in text(refused)
+    added = signed_in.post(url, {**form, "allowed_origins": "https://a.example\r\nhttp://localhost:3000\r\n"})
+    assert added.status_code == HTTPStatus.CREATED
+    token = BearerToken.objects.get(label="page")
+    assert token.allowed_origins == ["https://a.example", "http://localhost:3000"]
+    assert "pages of https://a.example" in text(signed_in.get(f"/endpoints/{made.endpoint.subdomain}/"))

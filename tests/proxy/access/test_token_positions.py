@@ -97,7 +97,7 @@ def test_two_values_in_one_position(position: str, strake: Strake, endpoint: End
 def test_malformed_token_is_refused(position: str, strake: Strake, endpoint: Endpoint, upstream: Upstream) -> None:
     token = endpoint.token
     swapped = token[:-1] + ("A" if token[-1] != "A" else "B")
-    for wrong in (DUMMY, swapped, token[:-1], token + "x", token.upper(), token[5:], f"{token},{token}", f'"{token}"'):
+    for wrong in (DUMMY, swapped, token[:-1], token + "x", token.upper(), token[5:], f"x{token}", f"{token}_{token}"):
         answer = call(endpoint, strake, POSITIONS[position].format(wrong))
         assert answer.status == 401, wrong
         assert wrong.encode() not in answer.raw
@@ -152,15 +152,12 @@ def test_token_among_other_credentials(
 @pytest.mark.parametrize(
     "line",
     [
-        "X_Api_Key: {}",
         "Proxy-Authorization: Bearer {}",
         "Cookie: Authorization={}",
-        "Authorization: Token {}",
-        "Authorization: Basic {}",
-        "Authorization: Bearer Bearer {}",
-        "Authorization: Bearer {},",
-        "Authorization: Bearer={}",
-        "X-Whatever: {}",
+        "Referer: https://a.example/{}",
+        "Forwarded: for={}",
+        "X-Whatever: a{}",
+        "X-Whatever: {}b",
         "?a=1&Key=x{}",
         "?{}",
     ],
@@ -170,6 +167,93 @@ def test_token_in_no_known_position_fails(line: str, strake: Strake, endpoint: E
     assert answer.status == 401
     assert endpoint.token.encode() not in answer.raw
     assert not upstream.exchanges
+
+
+# Headers in which providers expect their keys, and how people write them.
+OWN_HEADERS = [
+    ("xi-api-key", "{{secret}}"),
+    ("PRIVATE-TOKEN", "{{secret}}"),
+    ("X-Subscription-Token", "{{secret}}"),
+    ("X-Custom_Key", "Key {{secret}}; v=1"),
+    ("Authorization", "Token {{secret}}"),
+    ("Authorization", "Key {{secret}}"),
+    ("Authorization", "Api-Key {{secret}}"),
+    ("Authorization", "Bearer {{secret}}"),
+]
+
+
+@pytest.mark.parametrize(("name", "template"), OWN_HEADERS, ids=str)
+def test_token_in_the_endpoints_own_header(name: str, template: str, strake: Strake, upstream: Upstream) -> None:
+    endpoint = strake.connect(upstream.url, header_name=name, header_template=template)
+    line = f"{name}: {template}".replace("{{secret}}", endpoint.token)
+    assert call(endpoint, strake, line).status == 200
+    value = template.replace("{{secret}}", KEY)
+    assert_only_the_real_key_arrived(upstream, endpoint.token, name=name, value=value)
+
+
+def basic(credentials: str) -> str:
+    return "Authorization: Basic " + base64.b64encode(credentials.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Authorization: Bearer Bearer {}",
+        'Authorization: Bearer "{}"',
+        "Authorization: '{}'",
+        "Authorization: Bearer={}",
+        "Authorization: Bearer {},",
+        "Authorization: Basic {}",
+        'x-api-key: "{}"',
+        "x-api-key: Bearer {}",
+        "X_Api_Key: {}",
+        "?key={}%0D",
+        "?key=%22{}%22",
+    ],
+)
+def test_token_is_found_as_a_word(line: str, strake: Strake, endpoint: Endpoint, upstream: Upstream) -> None:
+    assert call(endpoint, strake, line.format(endpoint.token)).status == 200
+    assert_only_the_real_key_arrived(upstream, endpoint.token)
+
+
+@pytest.mark.parametrize("credentials", ["{}:", ":{}", "api:{}", "{}"])
+def test_token_is_found_in_basic(credentials: str, strake: Strake, endpoint: Endpoint, upstream: Upstream) -> None:
+    line = basic(credentials.format(endpoint.token))
+    for spelling in (line, line.rstrip("=")):
+        upstream.clear()
+        assert call(endpoint, strake, spelling).status == 200
+        assert_only_the_real_key_arrived(upstream, endpoint.token, line.rpartition(" ")[2])
+
+
+def test_two_tokens_in_unusual_places_are_refused(strake: Strake, endpoint: Endpoint, upstream: Upstream) -> None:
+    other = tokens.mint(BEARER_TOKEN_PREFIX)
+    for lines in (
+        [f"xi-api-key: {endpoint.token}", f"X-Other: {other}"],
+        [f"Authorization: Bearer {endpoint.token} {other}"],
+        [f"Authorization: Token {endpoint.token}", f"x-api-key: {other}"],
+        [f"Authorization: Bearer {other}", basic(f"{endpoint.token}:")],
+    ):
+        assert call(endpoint, strake, *lines).all("x-strake-error") == [b"ambiguous_token"]
+    assert not upstream.exchanges
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("sk-proj-0123456789", b"is not a Strake token"),
+        ("{cut}", b"incomplete or mistyped"),
+        ("strk_AbCd...", b"incomplete or mistyped"),
+        ("{unknown}", b"mistyped, revoked or expired"),
+    ],
+)
+def test_refusal_says_what_is_wrong_with_the_token(
+    value: str, message: bytes, strake: Strake, endpoint: Endpoint
+) -> None:
+    value = value.format(cut=endpoint.token[:-3], unknown=tokens.mint(BEARER_TOKEN_PREFIX))
+    answer = call(endpoint, strake, f"Authorization: Bearer {value}")
+    assert answer.all("x-strake-error") == [b"invalid_token"]
+    assert message in answer.body
+    assert answer.all("x-should-retry") == [b"false"]
 
 
 @pytest.mark.parametrize("query", ["?a=1&Key={}", "?xkey={}", "?key[]={}&b=2", "?a={0}&b={0}"])
@@ -243,7 +327,7 @@ PAIRS_SENT = st.lists(
 @given(sent=PAIRS_SENT, name=st.sampled_from(["Authorization", "x-api-key", "X-Custom-Key", "x_custom_key"]))
 def test_no_client_credential_is_forwarded(sent: list[tuple[bytes, bytes]], name: str) -> None:
     left = headers.for_upstream(sent, b"api.example.com", name.encode())
-    assert left[0] == (b"host", b"api.example.com")
+    assert left[0] == (b"Host", b"api.example.com")
     others = [(known.replace(b"_", b"-"), value) for known, value in left[1:]]
     assert not {known for known, _ in others} & {*CREDENTIAL_HEADERS, b"host", b"cookie", b"connection", b"via", b"te"}
     assert name.lower().replace("_", "-").encode() not in {known for known, _ in others}

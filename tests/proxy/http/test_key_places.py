@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -167,9 +168,16 @@ def test_encodings_are_the_standard_ones(secret: bytes) -> None:
 
 def test_encoded_copies_are_wiped(monkeypatch: pytest.MonkeyPatch) -> None:
     copies: list[bytearray] = []
+
+    def recording(encode: Callable[[bytearray], bytearray]) -> Callable[[bytearray], bytearray]:
+        def encoded(secret: bytearray) -> bytearray:
+            copies.append(encode(secret))
+            return copies[-1]
+
+        return encoded
+
     for name in ("base64_of", "percent_encoded"):
-        encode = getattr(key_places, name)
-        monkeypatch.setattr(key_places, name, lambda secret, encode=encode: copies.append(encode(secret)) or copies[-1])
+        monkeypatch.setattr(key_places, name, recording(getattr(key_places, name)))
     further = json.dumps(EVERYWHERE["places"])
     parsed = key_places.parse(EVERYWHERE["header_name"], EVERYWHERE["header_template"], further)
     secret = bytearray(AWKWARD_KEY.encode())

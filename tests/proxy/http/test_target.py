@@ -28,7 +28,7 @@ ESCAPING = set(
 /%c0%ae%c0%ae/x  /%c0%afx  /%c1%9cx  /%25c0%25ae/x
 /..%20/x  /.%20/x  /%20../%20..%20  /..%2e  /%20.
 /%  /%2  /%zz  /%u002e  /x%
-/[  /]  /{x}  /|  /^  /`  /"  /<x>  /x#y
+/{x}  /`  /"  /<x>  /x#y
 """.split()  # noqa: SIM905  (one path per line would be pages)
 )
 
@@ -38,6 +38,7 @@ FORWARDED = set(
 /v1/models/openai%2Fgpt-4o  /v1/models/openai%2fgpt-4o  /models/a%252Fb  /https%3A%2F%2Fexample.com%2Fx
 /v1beta/models/gemini-2.5-pro:generateContent  /v1/files/x;type=a  /v1/x;a=b/c  /a%20b  /%20  /caf%C3%A9  /%E2%82%AC
 /%41%42  /~user/$x!'()*+,=@&  /a%3Fb  /a%23b  /%25  /100%25  /a%26b=c  /v1/threads/thread_abc/runs  /%F0%9F%98%80
+/v1/models/claude-opus-4[1m]  /[x]  /a|b  /a^b/c
 """.split()  # noqa: SIM905
 )
 
@@ -67,7 +68,7 @@ def test_path_arrives_byte_for_byte(
 
 @pytest.fixture(scope="module")
 def two_endpoints(strake: Strake, _upstream: Upstream) -> dict[str, Endpoint]:
-    return {base: strake.connect(_upstream.url + base) for base in ("", "/base/api")}
+    return {base: strake.connect(_upstream.url + base) for base in ("", "/base/api", "/mcp")}
 
 
 @pytest.mark.parametrize(
@@ -83,12 +84,45 @@ def test_query_arrives_byte_for_byte(query: str, strake: Strake, endpoint: Endpo
 
 
 def test_forbidden_bytes_are_refused_at_any_place() -> None:
-    """RFC 3986 §3.3 allows these bytes in a path, and no others."""
-    allowed = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@/"
+    """RFC 3986 §3.3 allows these bytes in a path, and JavaScript's URL leaves the last four."""
+    allowed = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@/[]|^"
     for byte in set(range(256)) - set(allowed) - {ord("%")}:
         for path in (b"/%c", b"/%ca", b"/a%c", b"/a%cb/", b"/v1/%c/x"):
             with pytest.raises(BadPath):
                 check_path(path % byte)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/v1/{x}", b"the character { which must be sent as %7B"),
+        ('/v1/"x', b'the character \\" which must be sent as %22'),
+        ("/v1\\x", b"the character \\\\ which must be sent as %5C"),
+        ("/v1//x", b"two slashes in a row"),
+        ("/v1/../x", b"a segment of dots"),
+        ("/v1/100%", b"a % without two hexadecimal digits"),
+        ("/v1/%5cx", b"an encoded backslash"),
+        ("/%25252525", b"percent-encoded more than three times"),
+    ],
+)
+def test_refusal_names_what_the_path_contains(path: str, message: bytes, strake: Strake, endpoint: Endpoint) -> None:
+    response = ask(strake.address, get(endpoint, path))
+    assert response.all("x-strake-error") == [b"bad_path"]
+    assert message in response.body
+
+
+@pytest.mark.parametrize("rest", ["", "?a=1", "/", "/?a=1", "/x", "//"])
+@pytest.mark.parametrize("base", ["", "/mcp"])
+def test_bare_url_is_the_destination(
+    rest: str, base: str, strake: Strake, two_endpoints: dict[str, Endpoint], upstream: Upstream
+) -> None:
+    """An MCP server at /mcp, called with the endpoint's URL, is not called at /mcp/."""
+    response = ask(strake.address, get(two_endpoints[base], rest))
+    if rest == "//":
+        assert response.status == 400
+        return
+    expected = f"{base}{rest}" if base or rest.startswith("/") else f"/{rest}"
+    assert upstream.last.target == expected.encode()
 
 
 def test_empty_path_means_the_root(strake: Strake, endpoint: Endpoint, upstream: Upstream) -> None:
@@ -101,7 +135,7 @@ def test_empty_path_means_the_root(strake: Strake, endpoint: Endpoint, upstream:
 @pytest.mark.parametrize("name", ["", "short", "ABCDEFGHIJKL", "abcdefghijklm", "abcdefghijk%6c", "..", "abcdefghijk/"])
 def test_malformed_subdomain_is_no_endpoint(name: str, strake: Strake, endpoint: Endpoint, upstream: Upstream) -> None:
     raw = get(endpoint).replace(endpoint.subdomain.encode(), name.encode())
-    assert ask(strake.address, raw).status in {400, 404}
+    assert ask(strake.address, raw).status in {400, 410}
     assert not upstream.exchanges
 
 

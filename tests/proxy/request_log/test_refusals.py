@@ -196,5 +196,5 @@ def test_each_refusal_before_forwarding_is_counted(strake: Strake, upstream: Ups
         return [(record["status"], record["error"]) for record in found]
 
     eventually(lambda: records(unreachable), 10)
-    assert records(unreachable) == [(502, "upstream_unreachable")]
+    assert records(unreachable) == [(502, "upstream_refused")]
     assert records(endpoint) == [(200, "")]

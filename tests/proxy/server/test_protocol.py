@@ -160,3 +160,31 @@ def test_refused_client_gets_no_second_response(serve: Serve) -> None:
     assert (response.status, response.count) == (400, 1)
     eventually(lambda: types)
     assert types == ["http.disconnect"]
+
+
+# --- What a request that cannot be parsed is told ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer strk_x\r\r\n\r\n", b"ends in a carriage return"),
+        (b"GET / HTTP/1.1\r\nAuthorization: Bearer strk_x\r\r\nHost: a\r\n\r\n", b"ends in a carriage return"),
+        ("GET /v1/é HTTP/1.1\r\nHost: a\r\n\r\n".encode(), b"the byte 0xC3. Send it as %C3"),
+        ("GET /v1/x?q=é HTTP/1.1\r\nHost: a\r\n\r\n".encode(), b"the byte 0xC3. Send it as %C3"),
+        (b"GET /v1/a b HTTP/1.1\r\nHost: a\r\n\r\n", b"the byte 0x20. Send it as %20"),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nX Y: 1\r\n\r\n", b"not a well-formed HTTP/1.1 request"),
+    ],
+)
+def test_malformed_request_is_told_why(raw: bytes, message: bytes, serve: Serve) -> None:
+    response = exchange(serve(hello), raw)
+    assert (response.status, response.all("x-strake-error")) == (400, [b"bad_request"])
+    assert message in response.body
+    assert response.all("x-should-retry") == [b"false"]
+
+
+def test_idle_connection_is_closed_in_the_end(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HTTPProtocol, "keepalive_seconds", 1)
+    with connected(serve(hello)) as connection:
+        connection.sendall(REQUEST)
+        assert read(connection, silence=PATIENCE).closed

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from credentials.resolver import TooManyLookUps
-from proxy.errors import TooManyConnects, TooManyNames, UpstreamUnreachable
+from proxy.errors import TooManyConnects, TooManyNames
 from proxy.upstream import pool as pool_module
+from proxy.upstream.connect_failures import UpstreamConnectTimeout
 from proxy.upstream.connects import Connects
 from proxy.upstream.pool import ConnectionPool, Origin
 from tests.support.upstream import Upstream
@@ -128,7 +129,7 @@ async def test_errors_say_what_holds_a_request_up(silent: int, settings: Any, mo
     pool = ConnectionPool()
     pool._connects._seconds = 0.1
     results = await asyncio.gather(*(ask(pool, silent, "mallory") for _ in range(2)), return_exceptions=True)
-    assert {type(result) for result in results} == {UpstreamUnreachable, TooManyConnects}
+    assert {type(result) for result in results} == {UpstreamConnectTimeout, TooManyConnects}
 
     async def busy(*_: object, **__: object) -> None:
         raise TooManyLookUps

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 
 import pytest
 from django.test import Client
 
 from accounts.models import User
+from credentials import providers
 from credentials.dashboard.snippets import TOOLS
-from proxy.errors import error_classes
+from proxy.http.error_response import error_classes
 from strake.pages.error_help import HELP
+from strake.pages.guides import GROUPS, GUIDES, TOPICS, grouped
 from tests.support import factories
 from tests.support.pages import element, text
 
@@ -25,18 +28,43 @@ def test_every_error_code_has_an_anchor_and_help(client: Client) -> None:
         assert HELP[code] in text(page)
 
 
-@pytest.mark.parametrize("slug", [tool.slug for tool in TOOLS])
-def test_every_tool_has_a_public_page(client: Client, slug: str) -> None:
+@pytest.mark.parametrize("slug", GUIDES)
+def test_every_client_has_a_public_page(client: Client, slug: str) -> None:
     page = client.get(f"/docs/{slug}/")
     assert page.status_code == HTTPStatus.OK
     assert "/p/abc123def456" in page.content.decode()
+    ids = re.findall(r' id="([^"]+)"', page.content.decode())
+    assert len(ids) == len(set(ids))
 
 
-def test_unknown_tool_returns_404(client: Client) -> None:
+def test_index_leads_to_every_page(client: Client) -> None:
+    index = client.get("/docs/").content.decode()
+    for slug in (*GUIDES, *TOPICS):
+        assert f'href="/docs/{slug}/"' in index
+    assert {tool.slug for tool in TOOLS} <= GUIDES.keys()
+    assert sum(len(guides) for _, guides in grouped()) == len(GUIDES)
+    assert {guide.group for guide in GUIDES.values()} == set(GROUPS)
+
+
+@pytest.mark.parametrize("slug", TOPICS)
+def test_every_topic_has_a_public_page(client: Client, slug: str) -> None:
+    page = client.get(f"/docs/{slug}/")
+    assert page.status_code == HTTPStatus.OK
+    assert 'class="code"' in page.content.decode() or slug == "base-url"
+
+
+def test_base_url_page_lists_providers_of_the_table(client: Client) -> None:
+    page = text(client.get("/docs/base-url/"))
+    for slug in ("groq", "cohere", "fireworks"):
+        provider = providers.get(slug)
+        assert f"{provider.name} URL{provider.sdk_suffix} {provider.destination_url}{provider.sdk_suffix}" in page
+
+
+def test_unknown_page_returns_404(client: Client) -> None:
     assert client.get("/docs/abacus/").status_code == HTTPStatus.NOT_FOUND
 
 
-def test_tool_pages_use_the_readers_own_endpoint(client: Client, alice: User, bob: User) -> None:
+def test_pages_use_the_readers_own_endpoint(client: Client, alice: User, bob: User) -> None:
     mine = factories.make_endpoint(owner=alice, provider="openai").endpoint
     other = factories.make_endpoint(owner=alice, provider="groq").endpoint
     factories.make_endpoint(owner=alice, provider="anthropic")
@@ -47,6 +75,22 @@ def test_tool_pages_use_the_readers_own_endpoint(client: Client, alice: User, bo
     page = client.get(f"/docs/openai-python/?endpoint={his.subdomain}")
     assert his.subdomain not in page.content.decode()
     assert "None of your endpoints fits" in text(client.get("/docs/gemini-cli/"))
+
+
+def test_client_of_one_provider_fits_that_one(client: Client, alice: User) -> None:
+    factories.make_endpoint(owner=alice, provider="openai")
+    client.force_login(alice)
+    assert "None of your endpoints fits" in text(client.get("/docs/mistral/"))
+    mine = factories.make_endpoint(owner=alice, provider="mistral").endpoint
+    assert mine.url in element(client.get("/docs/mistral/"), "mistral-python")
+
+
+def test_page_shows_only_the_api_of_the_endpoint(client: Client, alice: User) -> None:
+    factories.make_endpoint(owner=alice, provider="anthropic")
+    client.force_login(alice)
+    page = client.get("/docs/opencode/").content.decode()
+    assert 'id="opencode-anthropic"' in page
+    assert 'id="opencode-openai"' not in page
 
 
 def test_components_page_is_for_staff(client: Client, alice: User) -> None:
