@@ -40,6 +40,8 @@ async def answer(exchange: Exchange) -> None:
         await _respond(exchange, 200, {"totalTokens": 8})
     elif path.endswith("/invoke-with-response-stream"):
         await _bedrock(exchange, data)
+    elif path.endswith("/invoke"):
+        await _respond(exchange, 200, demo_provider._message(data))
     elif path.endswith("/v2/chat"):
         await _respond(exchange, 200, _cohere())
     else:
