@@ -9,7 +9,7 @@ from proxy import errors
 from proxy.errors import ProxyError
 from proxy.http.response import PROTECTION, Response
 from proxy.server.asgi import Headers
-from proxy.upstream import connect_failures
+from proxy.upstream import connect_failures, token_failures
 
 
 def error_response(error: ProxyError, dialect: Dialect) -> Response:
@@ -89,7 +89,7 @@ def error_classes() -> list[type[ProxyError]]:
     """Return every error that has a code of its own."""
     return [
         value
-        for module in (errors, connect_failures)
+        for module in (errors, connect_failures, token_failures)
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, ProxyError) and value.__module__ == module.__name__
     ]

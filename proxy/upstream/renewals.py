@@ -30,17 +30,16 @@ from proxy.access.derived_token import Claim, DerivedRecord
 from proxy.access.route import Route
 from proxy.database_thread import DatabaseThread
 from proxy.errors import (
-    CloudSecretRefused,
     NeedsKeyAgain,
     ProxyError,
     StoreUnavailable,
-    TokenServerUnavailable,
     UnknownEndpoint,
     UpstreamInvalid,
 )
 from proxy.unsealing import open_key
 from proxy.upstream.connection import UpstreamBroken
 from proxy.upstream.pool import ConnectionPool, UpstreamResponse, destination
+from proxy.upstream.token_failures import CloudSecretRefused, TokenServerUnavailable
 
 logger = logging.getLogger(__name__)
 
