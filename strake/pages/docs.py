@@ -24,7 +24,7 @@ from proxy.http.error_response import error_classes
 from proxy.request_log.stats import BUCKETS, PERIODS, Step
 from strake.pages.charts import draw
 from strake.pages.error_help import HELP
-from strake.pages.guides import BASE_URLS, DIALECT_NAMES, GUIDES, TOPICS, Guide, Topic, grouped, topic_texts
+from strake.pages.guides import BASE_URLS, DIALECT_NAMES, GUIDES, TOPICS, Guide, Topic, compatible, grouped, topic_texts
 
 _BROWSER_EXAMPLE = """\
 const client = new OpenAI({
@@ -70,11 +70,7 @@ def _topic(request: HttpRequest, topic: Topic) -> HttpResponse:
         "topic": topic,
         "sample": sample,
         "clients": BASE_URLS,
-        "compatible": [
-            provider
-            for provider in providers.PROVIDERS.values()
-            if provider.dialect is Dialect.OPENAI and provider.destination_url
-        ],
+        "compatible": compatible(),
         **{name.replace("-", "_"): text for name, text in topic_texts(sample).items()},
     }
     return render(request, f"strake/docs/topics/{topic.slug}.html", context)

@@ -7,7 +7,7 @@ others are in templates/strake/docs/snippets/. `make clients` runs them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from credentials import providers
@@ -53,8 +53,10 @@ class Guide:
 
     def texts(self, endpoint: Endpoint, provider: Provider, dialect: Dialect) -> tuple[Text, ...]:
         """The lines of one API, with the URL of an endpoint filled in."""
-        shown = provider.dialect if self.only else dialect
-        found = snippet(Tool(self.slug, self.name, {shown: self.parts[dialect]}), endpoint, provider)
+        if self.only:
+            # The lines of such a client are for these providers, whatever API others have for it.
+            provider = replace(provider, dialect=dialect, example=None)
+        found = snippet(Tool(self.slug, self.name, {dialect: self.parts[dialect]}), endpoint, provider)
         return found.texts if found is not None else ()
 
     def examples(self) -> Iterator[tuple[Dialect, Provider]]:
@@ -81,7 +83,7 @@ _MORE = (
         "Claude Code on Bedrock",
         AGENTS,
         {_ANTHROPIC: _part(_IN_THE_SHELL, "claude-code-bedrock")},
-        only=("bedrock", "custom"),
+        only=("bedrock",),
     ),
     Guide("opencode", "opencode", AGENTS, _each("In ~/.config/opencode/opencode.json", "opencode")),
     Guide("kilo", "Kilo Code", AGENTS, _each("In ~/.config/kilo/kilo.json", "kilo")),
@@ -192,6 +194,25 @@ BASE_URLS = (
     BaseURL("Together's own SDK", ("/v1", None, None)),
     BaseURL("Own SDKs of Cohere, Fireworks, Groq, Mistral and Perplexity", ("", None, None)),
 )
+
+
+class Compatible(NamedTuple):
+    """A provider that OpenAI's SDK can call. The destination is the first, or an example."""
+
+    name: str
+    suffix: str
+    destination: str
+
+
+def compatible() -> list[Compatible]:
+    """The providers that OpenAI's SDK can call, with what it wants after the endpoint's URL."""
+    found = []
+    for provider in providers.PROVIDERS.values():
+        if provider.dialect is Dialect.OPENAI and provider.example is None and not provider.is_custom:
+            destination = next(iter(provider.destination_urls), provider.destination_example)
+            found.append(Compatible(provider.name, provider.suffix_at(destination), destination))
+    return found
+
 
 _TOPIC_TEXTS = ("batches-python", "batches-javascript", "allow-local", "allow-network")
 

@@ -46,9 +46,9 @@ def examples() -> Iterator[Example]:
             for text in guide.texts(SAMPLE, provider, dialect):
                 if text.heading in {"Python", "JavaScript"}:
                     yield Example(text.id, provider.slug, text.text)
-    for name, topic in topic_texts(SAMPLE).items():
+    for name, lines in topic_texts(SAMPLE).items():
         if name.startswith("batches-"):
-            yield Example(name, "anthropic", topic)
+            yield Example(name, "anthropic", lines)
 
 
 def run(text: str, *, is_python: bool, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -121,7 +121,7 @@ def mcp(strake: Strake, tmp_path: Path) -> Iterator[Endpoint]:
         )
     try:
         wait_for_port(port)
-        yield strake.connect(f"http://127.0.0.1:{port}")
+        yield strake.connect(f"http://127.0.0.1:{port}/mcp")
     finally:
         server.terminate()
         server.wait(60)

@@ -1,7 +1,7 @@
 """Each provider's official SDK, pointed at an endpoint of that provider, sends what it sends to the provider itself.
 
 The endpoint has the preset's base path and header, and a scripted provider in the place of the host. So a preset with a
-wrong base path fails here.
+wrong base path fails here. For OpenAI's SDK, which has no defaults for other providers, the documented base URLs count.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import openai
 import pytest
@@ -19,25 +20,14 @@ from tests.clients import sdks
 from tests.clients.conftest import CLIENTS
 from tests.clients.provider import answer
 from tests.clients.sdks import PYTHON, SDK, SDKS
+from tests.credentials.test_presets import DOCUMENTED
 from tests.support.running import KEY, Strake
 from tests.support.upstream import Upstream
 
-# What providers document as the base URL for OpenAI's SDK, without the host. A new preset with this API needs an entry.
-DOCUMENTED = {
-    "openai": "/v1",
-    "xai": "/v1",
-    "openrouter": "/api/v1",
-    "groq": "/openai/v1",
-    "mistral": "/v1",
-    "deepseek": "/v1",
-    "together": "/v1",
-    "fireworks": "/inference/v1",
-    "cohere": "/compatibility/v1",
-    "perplexity": "",
-    "azure-openai": "/openai/v1",
-}
 COMPATIBLE = [
-    slug for slug, provider in providers.PROVIDERS.items() if provider.dialect is Dialect.OPENAI and slug != "custom"
+    slug
+    for slug, provider in providers.PROVIDERS.items()
+    if provider.dialect is Dialect.OPENAI and provider.example is None and not provider.is_custom
 ]
 
 
@@ -67,10 +57,10 @@ def test_sdk_reaches_the_providers_path(sdk: SDK, strake: Strake, upstream: Upst
 
 @pytest.mark.parametrize("slug", COMPATIBLE)
 def test_openai_sdk_reaches_the_documented_path(slug: str, strake: Strake, upstream: Upstream) -> None:
-    assert slug in DOCUMENTED, "add what the provider documents as the base URL for OpenAI's SDK"
+    documented = urlsplit(DOCUMENTED[slug].base_url).path
     upstream.default = answer
     endpoint = strake.stand_in(slug, upstream.url)
     base_url = endpoint.url + providers.get(slug).sdk_suffix
     with openai.OpenAI(base_url=base_url, api_key=endpoint.token, max_retries=0) as client:
         client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
-    assert upstream.last.path == f"{DOCUMENTED[slug]}/chat/completions"
+    assert upstream.last.path == f"{documented}/chat/completions"

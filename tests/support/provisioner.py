@@ -10,7 +10,6 @@ import os
 import sys
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "strake.settings")
 
@@ -93,22 +92,6 @@ def age_derived(*, subdomain: str, seconds: int) -> dict[str, str]:
     by = timedelta(seconds=seconds)
     rows.update(**{name: F(name) - by for name in ("issued_at", "expires_at", "failed_at", "renewing_until")})
     return {}
-
-
-def stand_in(*, provider: str, origin: str, key: str, email: str = "owner@example.org") -> dict[str, str]:
-    """Connect a provider of the table whose host is replaced by a scripted one. The base path stays."""
-    from credentials import providers
-    from tests.support import factories
-
-    owner, _ = User.objects.get_or_create(email=email)
-    path = urlsplit(providers.get(provider).destination_url).path
-    made = factories.make_endpoint(owner=owner, provider=provider, key=key, destination_url=origin + path)
-    return {
-        "url": made.endpoint.url,
-        "subdomain": made.endpoint.subdomain,
-        "token": made.plaintext,
-        "token_id": made.token.pk,
-    }
 
 
 def issue(*, subdomain: str, **limits: Any) -> dict[str, str]:
@@ -260,7 +243,6 @@ FUNCTIONS = {
         restore_derived,
         reseal,
         make,
-        stand_in,
         issue,
         rotate,
         revoke,

@@ -9,7 +9,6 @@ import pytest
 from django.test import Client
 
 from accounts.models import User
-from credentials import providers
 from credentials.dashboard.snippets import TOOLS
 from proxy.http.error_response import error_classes
 from strake.pages.error_help import HELP
@@ -55,9 +54,9 @@ def test_every_topic_has_a_public_page(client: Client, slug: str) -> None:
 
 def test_base_url_page_lists_providers_of_the_table(client: Client) -> None:
     page = text(client.get("/docs/base-url/"))
-    for slug in ("groq", "cohere", "fireworks"):
-        provider = providers.get(slug)
-        assert f"{provider.name} URL{provider.sdk_suffix} {provider.destination_url}{provider.sdk_suffix}" in page
+    for name, base_url in (("Groq", "URL/openai/v1"), ("Cohere", "URL/compatibility/v1"), ("Perplexity", "URL")):
+        assert f"{name} {base_url} https://" in page
+    assert "ElevenLabs" not in page
 
 
 def test_unknown_page_returns_404(client: Client) -> None:
