@@ -29,18 +29,16 @@ ProxyError (500)
 ├── UpstreamForbidden (502)
 ├── UpstreamReserved (502)
 ├── UpstreamInvalid (502)
-├── CloudSecretRefused (502)
-├── TokenServerUnavailable (502)
 ├── StoreUnavailable (503)
 ├── NeedsKeyAgain (503)
 ├── KeyReplaced (503)
 ├── UpstreamIdle (504)
 └── Loop (508)
 
-`proxy.connect_failures` has subclasses of `UpstreamUnreachable`. Each error has a code, which clients see as
-`x-strake-error`, and a message: neither contains anything from a request, from a provider's response or from another
-exception, except the character that makes a path bad. Error responses of providers are not errors here, and pass
-unchanged.
+`proxy.connect_failures` has subclasses of `UpstreamUnreachable`, and `proxy.cloud_errors` two more errors. Each error
+has a code, which clients see as `x-strake-error`, and a message: neither contains anything from a request, from a
+provider's response or from another exception, except the character that makes a path bad. Error responses of providers
+are not errors here, and pass unchanged.
 """
 
 from __future__ import annotations
@@ -358,28 +356,6 @@ class UpstreamInvalid(ProxyError):
     status = 502
     code = "upstream_invalid"
     message = "The provider's answer was not valid HTTP."
-
-
-class CloudSecretRefused(ProxyError):
-    """A cloud's token server refuses the stored secret, so there is no access token for the provider."""
-
-    status = 502
-    code = "cloud_secret_refused"
-    message = (
-        "The cloud gave no access token for this endpoint, because it refuses the stored secret. The endpoint's owner "
-        "finds the reason on its page in the Strake dashboard."
-    )
-
-    def headers(self) -> Headers:
-        return [(b"x-should-retry", b"false")]
-
-
-class TokenServerUnavailable(ProxyError):
-    """A cloud's token server did not answer, or not usefully, so there is no access token for the provider."""
-
-    status = 502
-    code = "token_server_unavailable"
-    message = "The cloud's token server did not give an access token for this endpoint. Try again in a moment."
 
 
 class StoreUnavailable(ProxyError):

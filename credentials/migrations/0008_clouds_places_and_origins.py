@@ -52,4 +52,6 @@ class Migration(migrations.Migration):
                 'indexes': [models.Index(fields=['master_key_id'], name='credentials_derived_by_key')],
             },
         ),
+        # There is no way back: a key that is bound to these columns would never open again.
+        migrations.RunPython(migrations.RunPython.noop),
     ]

@@ -28,13 +28,12 @@ from credentials.vault.sealing import wipe
 from proxy.access import derived_token
 from proxy.access.derived_token import Claim, DerivedRecord
 from proxy.access.route import Route
+from proxy.cloud_errors import CloudSecretRefused, TokenServerUnavailable
 from proxy.database_thread import DatabaseThread
 from proxy.errors import (
-    CloudSecretRefused,
     NeedsKeyAgain,
     ProxyError,
     StoreUnavailable,
-    TokenServerUnavailable,
     UnknownEndpoint,
     UpstreamInvalid,
 )

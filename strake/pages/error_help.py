@@ -137,8 +137,8 @@ HELP = {
         "STRAKE_ALLOWED_PRIVATE_UPSTREAMS."
     ),
     "upstream_idle": (
-        "The provider accepted the request and sent nothing for ten minutes. Try again, or check the provider's "
-        "status page."
+        "The provider accepted the request and sent nothing for the time that STRAKE_IDLE_SECONDS allows, ten minutes "
+        "unless the operator set another. Try again, or check the provider's status page."
     ),
     "upstream_invalid": "The destination does not speak valid HTTP. Check the destination of a custom endpoint.",
     "upstream_certificate": (

@@ -47,7 +47,14 @@ class Call:
         self._received = asyncio.Event()
         monkeypatch.setattr(module, "forward", self._forward)
         application = ProxyApplication()
-        shared = {"lookup": None, "rate_limits": None, "pool": None, "in_flight": InFlight(), "auth_throttle": None}
+        shared = {
+            "lookup": None,
+            "rate_limits": None,
+            "pool": None,
+            "in_flight": InFlight(),
+            "auth_throttle": None,
+            "renewals": None,
+        }
         vars(application).update(shared, request_log=SimpleNamespace(add=self.recorded.append))
         scope = {
             "type": "http",

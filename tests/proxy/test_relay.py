@@ -596,8 +596,8 @@ def test_missing_web_process_is_a_503(left_over: bool, front: Front, web_socket:
             dead.bind(str(web_socket))
     began = time.monotonic()
     with connected(front.address) as page, connected(front.address) as api:
-        page.sendall(request("/endpoints/"))
-        api.sendall(request("/api/v1/me"))
+        page.sendall(request("/endpoints/", "Connection: close"))
+        api.sendall(request("/api/v1/me", "Connection: close"))
         heads = [read_head(client) for client in (page, api)]
         assert time.monotonic() - began > 4.9
         responses = [

@@ -74,7 +74,7 @@ PATHS = [
     f"{WRAP}?unwrap=1",
     f"/{WRAP}",
     f"/wrap/0/{ROW_ID.hex}",
-    f"/wrap/2/{ROW_ID.hex}",
+    f"/wrap/3/{ROW_ID.hex}",
     f"/wrap/01/{ROW_ID.hex}",
     f"/wrap/1/{ROW_ID.hex[:-1]}",
     f"/wrap/1/{ROW_ID}",

@@ -36,7 +36,7 @@ def waits(endpoint: Endpoint, url: str) -> dict[str, Callable[[Browser], Any]]:
     page = f"/endpoints/{endpoint.subdomain}"
     return {
         "connect": lambda browser: browser.submit(
-            "/endpoints/connect/azure-openai/", {"api_key": KEY, "destination_url": url}
+            "/endpoints/connect/azure-openai/", {"kind": "static", "api_key": KEY, "destination_url": url}
         ),
         "replace the key": lambda browser: browser.submit(f"{page}/key/", {"api_key": KEY}),
         "change the destination": lambda browser: browser.submit(

@@ -109,6 +109,7 @@ def use_endpoints(browser: Browser) -> None:
         "/endpoints/?q=desk&state=active&sort=used",
         f"/activity/?endpoint={endpoint.subdomain}",
         "/docs/curl/",
+        "/docs/browsers/",
     ):
         browser.see(path)
 

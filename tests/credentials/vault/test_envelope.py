@@ -6,9 +6,11 @@ from dataclasses import fields, replace
 from typing import Any
 from uuid import UUID
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from credentials.errors import CannotOpen
 from credentials.vault.envelope import Binding, wrap_associated_data
 from tests.support.vault import BINDING, KNOWN
 
@@ -22,7 +24,12 @@ BINDINGS = st.builds(
     destination_url=TEXT,
     header_name=TEXT,
     header_template=TEXT,
+    extras=TEXT,
 )
+
+
+def associated_data(binding: Binding) -> bytes:
+    return binding.data_associated_data(binding.format)
 
 
 def test_associated_data_matches_stored_rows() -> None:
@@ -33,7 +40,7 @@ def test_associated_data_matches_stored_rows() -> None:
 @given(BINDINGS, BINDINGS)
 def test_bindings_never_share_associated_data(one: Binding, other: Binding) -> None:
     assume(one != other)
-    assert one.data_associated_data(1) != other.data_associated_data(1)
+    assert associated_data(one) != associated_data(other)
 
 
 @given(st.lists(TEXT, min_size=4, max_size=4), st.integers(1, 40))
@@ -62,8 +69,13 @@ def test_associated_data_covers_every_binding_field() -> None:
     for field in fields(Binding):
         value = getattr(BINDING, field.name)
         changed: Any = UUID(int=value.int ^ 1) if isinstance(value, UUID) else value + "x"
-        assert replace(BINDING, **{field.name: changed}).data_associated_data(1) != original, field.name
-    assert BINDING.data_associated_data(2) != original
+        assert associated_data(replace(BINDING, **{field.name: changed})) != original, field.name
+
+
+@pytest.mark.parametrize(("extras", "format"), [("", 2), ("x", 1), ("x", 3), ("", 0)])
+def test_each_format_binds_its_own_keys(extras: str, format: int) -> None:
+    with pytest.raises(CannotOpen):
+        replace(BINDING, extras=extras).data_associated_data(format)
 
 
 def test_sealed_key_repr_shows_no_bytes() -> None:

@@ -14,6 +14,7 @@ RETRYABLE = {
     *("too_many_connects", "too_many_refusals", "store_unavailable", "key_replaced"),
     *("upstream_unreachable", "upstream_name_unknown", "upstream_refused", "upstream_connect_timeout", "upstream_tls"),
     *("upstream_invalid", "upstream_idle", "egress_proxy_unreachable", "egress_proxy_failed"),
+    "token_server_unavailable",
 }
 
 

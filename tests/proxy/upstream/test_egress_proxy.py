@@ -18,8 +18,8 @@ from credentials.egress_allowlist import EgressAllowlist
 from credentials.egress_proxy import EgressProxyUnreachable
 from credentials.errors import InvalidDestination, KeyUnchecked
 from credentials.providers import KeyCheck, Provider
-from proxy.errors import ProxyError, UpstreamForbidden, UpstreamUnreachable
 from proxy.connect_failures import ProxyFailed, ProxyRefused, ProxyUnreachable
+from proxy.errors import ProxyError, UpstreamForbidden, UpstreamUnreachable
 from proxy.upstream.egress_proxy import open_tunnel
 from proxy.upstream.pool import ConnectionPool, Origin
 from tests.support.certificates import Authority
