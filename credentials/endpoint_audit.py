@@ -1,4 +1,4 @@
-"""The audit events of endpoints and tokens, and what they say about a change."""
+"""The audit events of endpoints and tokens, with the details of a change."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from credentials.providers import STATIC
 
 
 def change(before: object, after: object) -> dict[str, Any]:
-    """What an event says of a changed value."""
+    """Return the details of a changed value."""
     return {"from": before, "to": after}
 
 
 def places_of(places: Iterable[Place]) -> dict[str, Any]:
-    """What an event says of further places: only their names, because a constant value may be secret."""
+    """Return the details of further places: only their names, because a constant value may be secret."""
     labels = [place.label for place in places]
     return {"places": labels} if labels else {}
 
 
 def cloud_of(delivery: Delivery) -> dict[str, Any]:
-    """What an event says of a cloud credential. Its parameters are not secret."""
+    """Return the details of a cloud credential. Its parameters are not secret."""
     return {} if delivery.kind == STATIC else {"kind": delivery.kind, **delivery.parameters}
 
 

@@ -1,4 +1,4 @@
-"""What a preset is."""
+"""The types of a preset."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Example:
 
 
 class Group(StrEnum):
-    """Where a provider is on the page that offers them."""
+    """The headings of the page that offers providers."""
 
     MODELS = "Model makers"
     HOSTS = "Model hosts and routers"
@@ -113,7 +113,7 @@ class Provider:
         return (self.destination_url,) if self.destination_url else tuple(choice.url for choice in self.choices)
 
     def suffix_at(self, destination_url: str) -> str:
-        """What SDKs want after the URL of an endpoint with this destination."""
+        """Return what SDKs want after the URL of an endpoint with this destination."""
         path = urlsplit(destination_url).path
         return "" if _VERSION.search(path) else _without_overlap(path, self.sdk_suffix)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from credentials.models import endpoint_url
+from credentials.models import BEARER_TOKEN_PREFIX, endpoint_url
 from credentials.providers import Dialect
 from proxy.errors import NoEndpoint
 from proxy.http.error_response import error_response
@@ -15,12 +15,12 @@ from proxy.http.request import ProxyRequest
 from proxy.http.response import Response
 
 EXAMPLE = "abc123def456"
-# Where the APIs of providers begin, as base URLs and SDKs have it. None of Strake's pages is there.
+_PREFIX = BEARER_TOKEN_PREFIX.encode()
+# The first segment of providers' APIs in base URLs and SDKs. No page of Strake has one of these.
 _API_PATH = re.compile(
     rb"/(?:v[0-9]+(?:alpha|beta)?[0-9]*|openai|anthropic|gemini|p|models?|mcp|chat|completions|responses|messages"
     rb"|embeddings|files|batches|images|audio|realtime|upload|predictions|deployments)(?:/|\Z)"
 )
-_TOKEN = b"strk_"
 _FROM_PAGES = frozenset({b"cookie", b"referer"})
 _NOT_FOR_APIS = re.compile(rb"/(?:api|static)/")  # the management API says itself what it expects
 
@@ -31,7 +31,7 @@ def is_call(request: ProxyRequest) -> bool:
     if _API_PATH.match(path):
         return True
     return not _NOT_FOR_APIS.match(path) and any(
-        _TOKEN in value for name, value in request.headers if name not in _FROM_PAGES
+        _PREFIX in value for name, value in request.headers if name not in _FROM_PAGES
     )
 
 

@@ -25,7 +25,7 @@ WIRE = ("requests", "responses")
 
 @dataclass
 class Outcome:
-    """What one target did."""
+    """The result of one target."""
 
     name: str
     executions: int
@@ -39,7 +39,7 @@ class Outcome:
 
 
 def fuzz_parser(name: str, seconds: int) -> Outcome:
-    """Run one target under atheris, in a process of its own: libFuzzer ends the process."""
+    """Run one target under atheris, in a child process, because libFuzzer ends its process."""
     before = set((CORPUS / name).iterdir())
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="strake-fuzz-") as folder:

@@ -665,6 +665,22 @@ def test_failing_web_process_is_a_502(pieces: tuple[bytes, ...], front: Front, w
     assert ask(front.address, request()).status == 200
 
 
+@pytest.mark.parametrize(("killed", "status"), [(1, 200), (2, 200), (3, 502)])
+def test_page_survives_web_processes_that_are_killed(killed: int, status: int, front: Front, web: Upstream) -> None:
+    asked = []
+
+    async def script(exchange: Exchange) -> None:
+        asked.append(exchange)
+        if len(asked) <= killed:
+            exchange.abort()
+        else:
+            await exchange.respond(body=b"here")
+
+    web.on("/page", script)
+    assert ask(front.address, request("/page")).status == status
+    assert len(asked) == min(killed + 1, module.SAFE_ATTEMPTS)
+
+
 def test_closed_relay_breaks_pages_off(front: Front, web: Upstream) -> None:
     web.default = endless(b"x", every=0.05)
     with connected(front.address) as client:
