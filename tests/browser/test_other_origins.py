@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.conftest import REQUIRE_SERVICES
+from tests.support import npm
 from tests.support.running import Endpoint, Strake
 
 # The page that a person would write. The SDK's files load as they are: each import names a file.
@@ -46,13 +45,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The origin of a web server with an empty page and the SDK, installed from the npm registry."""
     folder: Path = tmp_path_factory.mktemp("site")
-    command = ["npm", "install", "--silent", "--no-audit", "--no-fund", "openai@7.57.0"]
-    try:
-        subprocess.run(command, cwd=folder, capture_output=True, timeout=110, check=True)
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-        if REQUIRE_SERVICES:
-            raise
-        pytest.skip("the npm registry cannot be reached")
+    npm.install(folder, "openai@7.57.0")
     (folder / "index.html").write_text("<!doctype html><title>app</title>")
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever, daemon=True)

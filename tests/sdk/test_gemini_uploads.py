@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REQUIRE_SERVICES
+from tests.support import npm
 from tests.support.gemini import Gemini
 from tests.support.running import KEY, Endpoint, Strake
 from tests.support.upstream import Upstream
@@ -82,13 +83,7 @@ def endpoint(running: Strake, upstream: Upstream) -> Endpoint:
 def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A script beside Google's JavaScript SDK, installed from the npm registry."""
     folder = tmp_path_factory.mktemp("genai")
-    command = ["npm", "install", "--silent", "--no-audit", "--no-fund", "@google/genai@2.32.0"]
-    try:
-        subprocess.run(command, cwd=folder, capture_output=True, timeout=110, check=True)
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-        if REQUIRE_SERVICES:
-            raise
-        pytest.skip("the npm registry cannot be reached")
+    npm.install(folder, "@google/genai@2.32.0")
     script = folder / "upload.mjs"
     script.write_text(JAVASCRIPT)
     return script

@@ -16,7 +16,7 @@ from credentials import providers
 from credentials.dashboard.snippets import TOKEN_PLACEHOLDER, TOOLS, dialects_of, snippets_for
 from credentials.models import Endpoint
 from credentials.providers import Provider
-from tests.conftest import REQUIRE_SERVICES
+from tests.support import npm
 from tests.support.running import Strake
 
 SECRET = "strk_0123456789"
@@ -114,13 +114,7 @@ def test_python_snippets_run_unchanged(runnable: dict[str, str], name: str) -> N
 def node(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the official JavaScript SDKs, installed from the npm registry."""
     folder = tmp_path_factory.mktemp("node")
-    command = ["npm", "install", "--silent", "--no-audit", "--no-fund", "openai@7.57.0", "@anthropic-ai/sdk@1.13.0"]
-    try:
-        subprocess.run(command, cwd=folder, capture_output=True, timeout=90, check=True)
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-        if REQUIRE_SERVICES:
-            raise
-        pytest.skip("the npm registry cannot be reached")
+    npm.install(folder, "openai@7.57.0", "@anthropic-ai/sdk@1.13.0")
     return folder
 
 
