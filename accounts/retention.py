@@ -6,7 +6,9 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.contrib.sessions.models import Session
+from django.db import connection
 from django.db.models import Model, QuerySet
+from django.utils import timezone
 
 from accounts import outbox
 from accounts.models import AuditEvent, BrowserSession, CacheEntry, OutboxMail, SignInLink
@@ -14,8 +16,19 @@ from accounts.models import AuditEvent, BrowserSession, CacheEntry, OutboxMail, 
 # Database triggers refuse to delete younger events. Their figure is in the migration accounts.0003.
 MIN_AUDIT_DAYS = 365
 _BATCH_SIZE = 5000
-# The triggers and the outbox use the database's clock, which may be behind this process's clock.
+# The triggers and the outbox use the database's clock. The caller's may be ahead of it.
 _MAX_CLOCK_SKEW = timedelta(hours=1)
+
+
+def database_now() -> datetime:
+    """Return the time by the database's clock, by which the triggers and the outbox count too."""
+    if connection.vendor != "postgresql":
+        return timezone.now()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT now()")
+        (now,) = cursor.fetchone()
+    found: datetime = now
+    return found
 
 
 def audit_days() -> int:

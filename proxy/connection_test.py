@@ -1,7 +1,7 @@
 """The connection test behind the button "Test it": one request through an endpoint, like a tool's.
 
 It goes to the running proxy over a Unix socket, so it meets the same limits, and it is recorded and counted as in
-flight. No key is opened in the process that calls it.
+flight. No key is opened in the process that calls it. Its latency is the one that the proxy records, read from there.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from time import perf_counter
+from time import perf_counter, sleep, time
 from typing import NamedTuple
 
 import httpx
@@ -24,10 +25,12 @@ from credentials.models import BearerToken, Endpoint
 from credentials.providers import Dialect, Provider
 from proxy.access.minting import mints
 from proxy.access.path_patterns import PathPatterns
+from proxy.models import RequestRecord
 
 MAX_SECONDS = 20.0
 CONNECT_SECONDS = 2.0
 BODY_SILENCE_SECONDS = 1.0
+RECORD_SECONDS = 3.0  # how long to wait for the record: the log writes twice a second
 # Where tools send most requests, behind the part of the base URL that their SDK adds.
 _USUAL_POST = {
     Dialect.OPENAI: "/chat/completions",
@@ -57,11 +60,14 @@ class Attempt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was tried, and the response or the problem. `error` is the code of an error from Strake."""
+    """What was tried, and the response or the problem. `error` is the code of an error from Strake.
+
+    `latency_ms` is None if the request log is behind.
+    """
 
     attempt: Attempt | None
     status: int = 0
-    latency_ms: int = 0
+    latency_ms: int | None = None
     error: str = ""
     problem: Problem | None = None
 
@@ -82,12 +88,16 @@ def call(*, endpoint: Endpoint, provider: Provider, token: str, address: str | N
     may not start a check now (`credentials.outbound`).
     """
     with outbound.check_of(endpoint.owner_id):
-        allowed = BearerToken.objects.filter(endpoint=endpoint, digest=tokens.digest(token))
-        allowed_paths = allowed.values_list("allowed_paths", flat=True).first() or ()
+        known = BearerToken.objects.filter(endpoint=endpoint, digest=tokens.digest(token)).first()
+        allowed_paths = known.allowed_paths if known is not None else ()
         attempt = choose(provider, allowed_paths, endpoint.credential.destination_url)
         if attempt is None:
             return Result(None, problem=Problem.NOTHING_TO_TRY)
-        return _send(attempt, endpoint, provider, token, address)
+        started_at = datetime.fromtimestamp(time(), UTC)
+        result = _send(attempt, endpoint, provider, token, address)
+        if known is None or result.error or result.problem is not None:
+            return result
+        return replace(result, latency_ms=_recorded_latency(known, started_at))
 
 
 def choose(provider: Provider, allowed_paths: Sequence[str], destination_url: str = "") -> Attempt | None:
@@ -150,14 +160,29 @@ def _send(attempt: Attempt, endpoint: Endpoint, provider: Provider, token: str, 
                 extensions={"timeout": timeouts},
             ) as response,
         ):
-            latency_ms = int((perf_counter() - started) * 1000)
             timeouts["read"] = BODY_SILENCE_SECONDS
             _discard(response, started + MAX_SECONDS - BODY_SILENCE_SECONDS)
-            return Result(attempt, response.status_code, latency_ms, response.headers.get("x-strake-error", ""))
+            return Result(attempt, response.status_code, error=response.headers.get("x-strake-error", ""))
     except httpx.ReadTimeout:
         return Result(attempt, problem=Problem.TIMEOUT)
     except httpx.TransportError:
         return Result(attempt, problem=Problem.PROXY_UNREACHABLE)
+
+
+def _recorded_latency(token: BearerToken, started_at: datetime) -> int | None:
+    """Return the latency that the proxy recorded for the first request with this token since `started_at`.
+
+    The proxy runs on this host, so the two clocks are one.
+    """
+    since = started_at - timedelta(milliseconds=1)
+    records = RequestRecord.objects.filter(endpoint=token.endpoint_id, token=token, at__gte=since).order_by("at")
+    end = perf_counter() + RECORD_SECONDS
+    while True:
+        found = records.values_list("latency_ms", flat=True).first()
+        if found is not None or perf_counter() > end:
+            return found
+        with without_connection():
+            sleep(0.1)
 
 
 def _discard(response: httpx.Response, end: float) -> None:

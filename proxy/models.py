@@ -9,17 +9,19 @@ from django.db.models.functions import Now
 
 from credentials.models import BearerToken, Endpoint
 
-# Upper bounds of the latency histogram's buckets, in milliseconds. The last bucket is open.
-LATENCY_BOUNDS_MS = (10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000)
-
 
 class RequestRecord(models.Model):
     """One proxied request.
 
     The database does not enforce its references, as the request log may write just after an endpoint was deleted.
+
+    On PostgreSQL the table is partitioned by day (proxy/request_log/partitions.py). It has one index: there is none by
+    id, so find records by endpoint and time.
     """
 
-    endpoint = models.ForeignKey(Endpoint, on_delete=models.CASCADE, db_constraint=False, related_name="requests")
+    endpoint = models.ForeignKey(
+        Endpoint, on_delete=models.CASCADE, db_constraint=False, db_index=False, related_name="requests"
+    )
     # Tokens are deleted only with their endpoint, which deletes its records too. A cascade from the token would scan
     # all records, as there is no index by token.
     token = models.ForeignKey(
@@ -39,10 +41,7 @@ class RequestRecord(models.Model):
     at = models.DateTimeField()
 
     class Meta:
-        indexes = [
-            models.Index(fields=["endpoint", "-at"], name="proxy_record_by_endpoint"),
-            models.Index(fields=["at"], name="proxy_record_by_time"),
-        ]
+        indexes = [models.Index(fields=["endpoint", "-at"], name="proxy_record_by_endpoint")]
 
     def __str__(self) -> str:
         return f"{self.status} in {self.latency_ms} ms"
@@ -54,7 +53,9 @@ class RefusalCount(models.Model):
     Refusals have no records of their own, so that nobody can fill the database with them.
     """
 
-    endpoint = models.ForeignKey(Endpoint, on_delete=models.CASCADE, db_constraint=False, related_name="refusals")
+    endpoint = models.ForeignKey(
+        Endpoint, on_delete=models.CASCADE, db_constraint=False, db_index=False, related_name="refusals"
+    )
     token = models.ForeignKey(
         BearerToken, on_delete=models.DO_NOTHING, db_constraint=False, db_index=False, related_name="refusals"
     )
@@ -97,19 +98,54 @@ class UploadCapability(models.Model):
 
 
 class RequestRollup(models.Model):
-    """The requests of one endpoint in one hour and status class.
+    """The requests with one token in one hour and status class.
 
-    `latency_histogram[i]` counts responses faster than `LATENCY_BOUNDS_MS[i]` that no earlier bucket counts. The last
-    bucket counts the rest.
+    `latency_histogram` counts those that were answered, by their latency (proxy/request_log/histogram.py).
     """
 
-    endpoint = models.ForeignKey(Endpoint, on_delete=models.CASCADE, db_constraint=False, related_name="rollups")
+    endpoint = models.ForeignKey(
+        Endpoint, on_delete=models.CASCADE, db_constraint=False, db_index=False, related_name="rollups"
+    )
+    token = models.ForeignKey(
+        BearerToken, on_delete=models.DO_NOTHING, db_constraint=False, db_index=False, related_name="rollups"
+    )
     hour = models.DateTimeField()
     status_class = models.PositiveSmallIntegerField(help_text="2 for 2xx, 4 for 4xx, …")
+    count = models.PositiveIntegerField()
+    latency_max_ms = models.PositiveIntegerField(help_text="The longest latency in the histogram, or 0.")
+    latency_histogram: models.JSONField[Any, dict[str, int]] = models.JSONField(default=dict)
+
+    class Meta:
+        db_table = "proxy_rollup"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["endpoint", "hour", "token", "status_class"], name="proxy_rollup_unique_endpoint_hour_token"
+            )
+        ]
+        indexes = [models.Index(fields=["hour"], name="proxy_rollup_hour")]
+
+    def __str__(self) -> str:
+        return f"{self.count} of {self.status_class}xx"
+
+
+class OldRollup(models.Model):
+    """The requests of one endpoint in one hour and status class, as earlier versions counted them.
+
+    Their servers write it until they are restarted after an upgrade, and pages read it. Rows are removed after a year.
+    `latency_histogram[i]` counts requests faster than `BOUNDS_MS[i]`, answered or not, that no earlier number counts.
+    The last number counts the rest.
+    """
+
+    BOUNDS_MS = (10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000)
+
+    endpoint = models.ForeignKey(Endpoint, on_delete=models.CASCADE, db_constraint=False, related_name="+")
+    hour = models.DateTimeField()
+    status_class = models.PositiveSmallIntegerField()
     count = models.PositiveIntegerField()
     latency_histogram: models.JSONField[Any, list[int]] = models.JSONField(default=list)
 
     class Meta:
+        db_table = "proxy_requestrollup"
         constraints = [
             models.UniqueConstraint(
                 fields=["endpoint", "hour", "status_class"], name="proxy_rollup_unique_endpoint_hour_class"

@@ -7,7 +7,7 @@ write sealed keys, but PostgreSQL never lets that role read one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from itertools import groupby
 from typing import Literal, NamedTuple
 
@@ -83,6 +83,11 @@ RIGHTS: Mapping[str, Mapping[Half, Rights]] = {
         web=_may("DELETE", SELECT=("digest", "token", "expires_at")), proxy=_may("SELECT", "INSERT", "DELETE")
     ),
     "proxy.RequestRollup": _halves(
+        web=_may("SELECT", "DELETE"),
+        proxy=_may("SELECT", "INSERT", UPDATE=("count", "latency_max_ms", "latency_histogram")),
+    ),
+    # Servers of the version before write it until they are restarted.
+    "proxy.OldRollup": _halves(
         web=_may("SELECT", "DELETE"), proxy=_may("SELECT", "INSERT", UPDATE=("count", "latency_histogram"))
     ),
     "sessions.Session": _halves(web=_may("SELECT", "INSERT", "UPDATE", "DELETE")),  # without Redis
@@ -95,9 +100,14 @@ RIGHTS: Mapping[str, Mapping[Half, Rights]] = {
     "migrations.Migration": _halves(web=_may("SELECT"), proxy=_may("SELECT")),  # a server refuses an old schema
 }
 
+# Runs as the owner, who alone can add and drop the days of the request log. It drops only what is older than a day,
+# which the web half may delete anyway. The proxy half cannot remove what it has recorded.
+MAINTENANCE = "proxy_requestrecord_maintain"
+_PARTITIONED = "proxy_requestrecord"
 
 _FOR_BOTH: tuple[str, ...] = (
     "REVOKE ALL ON TABLE {tables} FROM {roles}",
+    "REVOKE ALL ON FUNCTION {maintenance} FROM {roles}",
     "REVOKE ALL ON SEQUENCE {sequences} FROM {roles}",
     "REVOKE ALL ON SCHEMA {schema} FROM {roles}",
     "GRANT USAGE ON SCHEMA {schema} TO {roles}",
@@ -149,6 +159,16 @@ def tables() -> list[str]:
     return sorted(model._meta.db_table for model in models().values())
 
 
+def _partitions() -> list[str]:
+    """The days of the request log. A half needs no rights on them, only on the whole."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid WHERE inhparent = %s::regclass",
+            [_PARTITIONED],
+        )
+        return [name for (name,) in cursor.fetchall()]
+
+
 def grants(half: Half) -> list[Grant]:
     """The rights of one half, in the order of `RIGHTS`."""
     known = models()
@@ -175,13 +195,15 @@ def statements(*, web: str, proxy: str) -> list[sql.Composed]:
     values = {
         "schema": sql.Identifier(schema),
         "database": sql.Identifier(database),
-        "tables": sql.SQL(", ").join(sql.Identifier(schema, name) for name in tables()),
+        "tables": sql.SQL(", ").join(sql.Identifier(schema, name) for name in tables() + _partitions()),
+        "maintenance": sql.Identifier(schema, MAINTENANCE),
         "sequences": sql.SQL(", ").join(sql.Identifier(schema, name) for name in sequences),
         "roles": sql.SQL(", ").join(map(sql.Identifier, (web, proxy))),
     }
     return [
         *(sql.SQL(template).format(**values) for template in _FOR_BOTH),
         *_grants_to(web, schema, grants("web")),
+        sql.SQL("GRANT EXECUTE ON FUNCTION {} TO {}").format(values["maintenance"], sql.Identifier(web)),
         *_grants_to(proxy, schema, grants("proxy")),
     ]
 
@@ -194,7 +216,7 @@ def grant(*, web: str, proxy: str) -> None:
             with connection.cursor() as cursor:
                 for statement in found:
                     cursor.execute(statement)
-            _check_rights(web, grants("web"))
+            _check_rights(web, grants("web"), {(MAINTENANCE, "", "EXECUTE")})
             _check_rights(proxy, grants("proxy"))
     except DatabaseError as error:
         reason = str(error).strip().partition("\n")[0]
@@ -249,6 +271,9 @@ FROM tables JOIN pg_attribute ON attrelid = oid AND attnum > 0 AND NOT attisdrop
     unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'REFERENCES']) AS privilege
 WHERE has_column_privilege(%(role)s, oid, attnum, privilege) AND NOT has_table_privilege(%(role)s, oid, privilege)
 UNION ALL
+SELECT proname, '', 'EXECUTE' FROM pg_proc
+WHERE pronamespace = current_schema()::regnamespace AND prosecdef AND has_function_privilege(%(role)s, oid, 'EXECUTE')
+UNION ALL
 SELECT 'the schema', '', privilege FROM unnest(ARRAY['CREATE', 'USAGE']) AS privilege
 WHERE has_schema_privilege(%(role)s, current_schema(), privilege)
 UNION ALL
@@ -293,11 +318,11 @@ def _check_role(name: str) -> None:
         )
 
 
-def _check_rights(role: str, granted: list[Grant]) -> None:
-    expected = {("the schema", "", "USAGE"), ("the database", "", "CONNECT")}
+def _check_rights(role: str, granted: list[Grant], others: Set[tuple[str, str, str]] = frozenset()) -> None:
+    expected = {("the schema", "", "USAGE"), ("the database", "", "CONNECT"), *others}
     expected |= {(one.table, column, one.privilege) for one in granted for column in one.columns or ("",)}
     with connection.cursor() as cursor:
-        cursor.execute(_EFFECTIVE, {"role": role, "tables": tables()})
+        cursor.execute(_EFFECTIVE, {"role": role, "tables": tables() + _partitions()})
         actual = set(cursor.fetchall())
     if excess := actual - expected:
         raise RightsDiffer(

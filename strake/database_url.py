@@ -24,6 +24,16 @@ _CHOICES = {
     "target_session_attrs": {"any", "read-write", "read-only", "primary", "standby", "prefer-standby"},
 }
 FILES = {"sslrootcert", "sslcert", "sslkey", "sslcrl"}
+# If the server vanishes without a word (power, network, failover), the kernel would wait for it for 15 minutes. With
+# these a connection fails within 15 seconds, used or idle. asyncpg has a timeout for each statement instead.
+DEADLINES = {
+    "connect_timeout": "2",
+    "keepalives": "1",
+    "keepalives_idle": "5",
+    "keepalives_interval": "3",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "12000",
+}
 OPTIONS = frozenset({*_CHOICES, *FILES, "sslpassword", "connect_timeout", "application_name", "options"})
 
 
@@ -50,7 +60,7 @@ def database_config(url: str) -> dict[str, Any]:
         "PASSWORD": Secret(unquote(password)),
         "HOST": host,
         "PORT": port,
-        "OPTIONS": options,
+        "OPTIONS": {**DEADLINES, **options},
     }
 
 

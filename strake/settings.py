@@ -111,7 +111,8 @@ if not STRAKE_EMBEDDED and not (DATABASE_URL and REDIS_URL):
 if DATABASE_URL:
     DATABASES = {"default": database_config(DATABASE_URL)}
     DATABASES["default"]["CONN_MAX_AGE"] = 0
-    DATABASES["default"]["OPTIONS"]["pool"] = {"min_size": 1, "max_size": 8, "timeout": 5}
+    # After an outage, connect again for the next query, not in growing intervals.
+    DATABASES["default"]["OPTIONS"]["pool"] = {"min_size": 1, "max_size": 8, "timeout": 5, "reconnect_timeout": 5}
 else:
     DATABASES = {
         "default": {

@@ -185,9 +185,11 @@ def test_request_records_hold_only_routing_metadata() -> None:
     assert {field.name for field in RequestRollup._meta.get_fields()} == {
         "id",
         "endpoint",
+        "token",
         "hour",
         "status_class",
         "count",
+        "latency_max_ms",
         "latency_histogram",
     }
 

@@ -220,9 +220,20 @@ def _unchanged(time: datetime | None) -> datetime | None:
     return time
 
 
+# The pool, and options of libpq's that asyncpg would pass on to the server. It has `command_timeout` for their purpose.
+_LIBPQ_ONLY = {
+    "pool",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_count",
+    "tcp_user_timeout",
+}
+
+
 def connect_arguments(config: dict[str, Any]) -> list[dict[str, Any]]:
     """Return arguments for `asyncpg.connect`, one set for each attempt that libpq would make with Django's `config`."""
-    options = {name: value for name, value in config["OPTIONS"].items() if name != "pool"}
+    options = {name: value for name, value in config["OPTIONS"].items() if name not in _LIBPQ_ONLY}
     timeout = float(options.pop("connect_timeout", TIMEOUT_SECONDS))
     target = options.pop("target_session_attrs", "any")
     shared = {

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-from proxy.request_log.writer import Entry
+from proxy.request_log.entries import Entry
 
 
 class FairQueue:

@@ -16,17 +16,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
-from django.db import InterfaceError, OperationalError
+from django.db import DatabaseError, DataError, IntegrityError, InterfaceError
 
+from proxy.request_log.entries import Entry
 from proxy.request_log.fair_queue import FairQueue
 from proxy.request_log.refusals import RefusalCounts
-from proxy.request_log.writer import Entry, write, write_refusals
+from proxy.request_log.writer import abort, write, write_refusals
 
 logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 0.5
 MAX_PENDING = 100_000
 MAX_BATCH = 5_000
+WRITE_SECONDS = 10.0  # how long a write may take before its connection is given up
 SWITCH_INTERVAL_SECONDS = 0.000_5
 
 
@@ -45,6 +47,7 @@ class RequestLog:
         self._lost = 0
         self._reported = 0
         self._failing = False
+        self._refusing = False
         self._caught_up_at = time.monotonic()
         self._flush_lock = asyncio.Lock()
         # A thread that nothing else uses, as the database may block it.
@@ -110,14 +113,12 @@ class RequestLog:
                 batch = self._pending.take(self._writing)
                 left = min(left - len(batch), len(self._pending))
                 try:
-                    written = await self._write(write, batch)
+                    unwritten = await self._write_entries(batch)
                 finally:
                     self._writing = 0
-                if written is None:
-                    self._lose(self._pending.put_back(batch))
+                if unwritten:
+                    self._lose(self._pending.put_back(unwritten))
                     return
-                if not written:
-                    self._lose([entry.endpoint_id for entry in batch])
             if refusals := self._refusals.take(time.time()):
                 written = await self._write(write_refusals, refusals)
                 if written is None:
@@ -125,24 +126,50 @@ class RequestLog:
                     return
                 if not written:
                     self._lost += sum(refusal.times for refusal in refusals)
-            self._failing = False
+            self._failing = self._refusing = False
             self._caught_up_at = started
             self._report_dropped()
 
+    async def _write_entries(self, batch: list[Entry]) -> list[Entry]:
+        """Write entries. Returns those that are worth another try, and drops only those that the database refuses."""
+        written = await self._write(write, batch)
+        if written is None:
+            return batch
+        if written:
+            return []
+        if len(batch) == 1:
+            self._lose([batch[0].endpoint_id])
+            return []
+        middle = len(batch) // 2
+        if unwritten := await self._write_entries(batch[:middle]):
+            return unwritten + batch[middle:]
+        return await self._write_entries(batch[middle:])
+
     async def _write(self, function: Callable[[list[Any]], None], rows: list[Any]) -> bool | None:
         """Write rows in the thread. Returns None if it is worth another try, and False if it never will be."""
+        writing = asyncio.get_running_loop().run_in_executor(self._thread, function, rows)
+        while not (await asyncio.wait([writing], timeout=WRITE_SECONDS))[0]:
+            abort()
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, function, rows)
-        except (OperationalError, InterfaceError) as error:
+            writing.result()
+        except (DataError, IntegrityError) as error:
+            return self._refused(error)
+        except (DatabaseError, InterfaceError) as error:
+            # The error is in the database's state: it is gone, full, read-only, or waits for a migration or a grant.
             if not self._failing:
                 self._failing = True
                 logger.warning("request_log_not_written kind=%s", type(error).__name__)
             return None
         except Exception as error:  # noqa: BLE001  (no error of the log may stop it)
-            # The error is in the rows, not in the database's state.
-            logger.error("request_log_batch_refused kind=%s", type(error).__name__)  # noqa: TRY400
-            return False
+            return self._refused(error)
         return True
+
+    def _refused(self, error: Exception) -> bool:
+        """Report that rows cannot be written. If there are many, once between two successful writes of all."""
+        if not self._refusing:
+            self._refusing = True
+            logger.error("request_log_batch_refused kind=%s", type(error).__name__)
+        return False
 
     def _lose(self, endpoint_ids: list[UUID]) -> None:
         self._lost += len(endpoint_ids)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
-from django.db.models import QuerySet, Sum
+from django.db.models import JSONField, Max, QuerySet, Subquery, Sum, Value
 from django.utils import timezone
 
 from credentials.models import Endpoint
-from proxy.models import LATENCY_BOUNDS_MS, RefusalCount, RequestRecord, RequestRollup
+from proxy.models import OldRollup, RefusalCount, RequestRecord, RequestRollup
+from proxy.request_log.histogram import percentile
 
-BUCKETS = len(LATENCY_BOUNDS_MS) + 1
+# Up to this many latencies of a period are read one by one. More would take longer than the rest of the page.
+MAX_EXACT = 2_000
 Row = TypeVar("Row", RequestRecord, RefusalCount)
+_STOPPED = 0  # in the place of a status class
 _SEARCH_WINDOWS = (timedelta(hours=1), timedelta(days=1), timedelta(days=7), None)
 
 
@@ -43,13 +47,18 @@ PERIODS = {
 
 @dataclass(slots=True)
 class Step:
-    """The requests of one step. Percentiles are in milliseconds, or None without requests."""
+    """The requests of one step. Percentiles are in milliseconds, or None if none was answered.
+
+    `latencies` maps milliseconds to the number of answered requests that took so long.
+    """
 
     start: datetime
     good: int = 0
     refused: int = 0
     failed: int = 0
-    histogram: list[int] = field(default_factory=lambda: [0] * BUCKETS)
+    stopped: int = 0
+    latencies: Counter[int] = field(default_factory=Counter)
+    latency_max: int = 0
 
     @property
     def total(self) -> int:
@@ -57,81 +66,124 @@ class Step:
 
     @property
     def p50(self) -> int | None:
-        return percentile(self.histogram, 0.5)
+        return self._percentile(0.5)
 
     @property
     def p95(self) -> int | None:
-        return percentile(self.histogram, 0.95)
+        return self._percentile(0.95)
 
-    def add(self, status_class: int, count: int, histogram: list[int]) -> None:
+    def add(self, status_class: int, count: int, latencies: Mapping[int, int], latency_max: int) -> None:
         if status_class >= 5:
             self.failed += count
         elif status_class == 4:
             self.refused += count
         else:
             self.good += count
-        self.histogram = [old + new for old, new in zip(self.histogram, histogram, strict=True)]
+        self.latencies.update(latencies)
+        self.latency_max = max(self.latency_max, latency_max)
+
+    def _percentile(self, share: float) -> int | None:
+        found = percentile(self.latencies, share)
+        return None if found is None else min(found, self.latency_max)  # the middle of a bucket may be above it
 
 
 def steps_of(endpoint: Endpoint, period: Period, now: datetime | None = None) -> tuple[list[Step], Step]:
-    """Return the steps of a period for one endpoint, and their sum. One query, for at most 3,600 rows."""
+    """Return the steps of a period for one endpoint, and their sum, which alone counts the requests Strake stopped."""
     steps = [Step(start) for start in period.starts(now or timezone.now())]
     total = Step(steps[0].start)
-    seconds = period.hours_per_step * 3600
-    rollups = RequestRollup.objects.filter(endpoint=endpoint, hour__gte=total.start)
-    for hour, status_class, count, histogram in rollups.values_list(
-        "hour", "status_class", "count", "latency_histogram"
-    ):
-        index = min(int((hour - total.start).total_seconds() // seconds), period.steps - 1)
-        steps[index].add(status_class, count, histogram)
-        total.add(status_class, count, histogram)
+    for hour, status_class, count, histogram, latency_max in _rollups(endpoint, total.start):
+        if status_class == _STOPPED:
+            total.stopped = count
+            continue
+        latencies = _latencies(histogram)
+        for step in (steps[_index(hour, total.start, period)], total):
+            step.add(status_class, count, latencies, latency_max or max(latencies, default=0))
+    if total.latencies.total() <= MAX_EXACT:
+        _read_exact_latencies(endpoint, period, steps, total)
     return steps, total
 
 
-def refused(endpoint: Endpoint, period: Period, now: datetime | None = None) -> int:
-    """Return the number of requests that Strake refused in a period. The rollups do not contain them."""
-    start = period.starts(now or timezone.now())[0]
-    counts = RefusalCount.objects.filter(endpoint=endpoint, minute__gte=start)
-    return counts.aggregate(total=Sum("count"))["total"] or 0
+def _rollups(endpoint: Endpoint, since: datetime) -> Iterable[Any]:
+    """Return hour, status class, count, histogram and longest latency of all rollups, and a row of the refusals."""
+    fields = ("hour", "status_class", "count", "latency_histogram")
+    rollups = RequestRollup.objects.filter(endpoint=endpoint, hour__gte=since)
+    old = OldRollup.objects.filter(endpoint=endpoint, hour__gte=since).annotate(longest=Value(0))
+    stopped = (
+        RefusalCount.objects.filter(endpoint=endpoint, minute__gte=since)
+        .values("endpoint")
+        .annotate(
+            last=Max("minute"),
+            status=Value(_STOPPED),
+            total=Sum("count"),
+            histogram=Value({}, JSONField()),
+            longest=Value(0),
+        )
+    )
+    return rollups.values_list(*fields, "latency_max_ms").union(
+        old.values_list(*fields, "longest"),
+        stopped.values_list("last", "status", "total", "histogram", "longest"),
+        all=True,
+    )
 
 
-def percentile(histogram: list[int], share: float) -> int | None:
-    """Return the latency that `share` of the requests did not exceed, interpolated within its bucket."""
-    target = sum(histogram) * share
-    if not target:
-        return None
-    lower, seen = 0, 0
-    for count, upper in zip(histogram, (*LATENCY_BOUNDS_MS, LATENCY_BOUNDS_MS[-1]), strict=True):
-        if count and seen + count >= target:
-            return round(lower + (upper - lower) * (target - seen) / count)
-        seen += count
-        lower = upper
-    return lower
+def _latencies(histogram: dict[str, int] | list[int]) -> dict[int, int]:
+    """The counts by latency. An old histogram has wide buckets, so their middles may be far from the latencies."""
+    if isinstance(histogram, dict):
+        return {int(latency): count for latency, count in histogram.items()}
+    bounds = (0, *OldRollup.BOUNDS_MS, OldRollup.BOUNDS_MS[-1])
+    return {(bounds[index] + bounds[index + 1]) // 2: count for index, count in enumerate(histogram) if count}
+
+
+def _read_exact_latencies(endpoint: Endpoint, period: Period, steps: list[Step], total: Step) -> None:
+    """Replace the buckets by the recorded latencies, so that a few requests have the percentiles they had.
+
+    A step keeps its buckets if it does not have as many records, because they were pruned.
+    """
+    answered = RequestRecord.objects.filter(
+        endpoint=endpoint, at__gte=total.start, error="", first_byte_ms__isnull=False
+    )
+    recorded: dict[int, Counter[int]] = {}
+    for at, latency in answered.values_list("at", "latency_ms")[: MAX_EXACT + 1]:
+        recorded.setdefault(_index(at, total.start, period), Counter())[latency] += 1
+    for index, step in enumerate(steps):
+        exact = recorded.get(index, Counter())
+        if exact.total() == step.latencies.total():
+            step.latencies = exact
+    total.latencies = sum((step.latencies for step in steps), Counter())
+
+
+def _index(moment: datetime, start: datetime, period: Period) -> int:
+    return min(int((moment - start).total_seconds() // (period.hours_per_step * 3600)), period.steps - 1)
 
 
 def last_day(endpoints: Iterable[Endpoint]) -> dict[UUID, int]:
-    """Return the number of requests of each endpoint in the last 24 hours, with one query."""
+    """Return the number of requests of each endpoint in the last 24 hours."""
     since = timezone.now() - timedelta(hours=24)
-    rows = (
-        RequestRollup.objects.filter(endpoint__in=list(endpoints), hour__gte=since)
-        .values_list("endpoint_id")
-        .annotate(total=Sum("count"))
-    )
-    return dict(rows)
+    counts: Counter[UUID] = Counter()
+    for model in (RequestRollup, OldRollup):
+        rows = model.objects.filter(endpoint__in=list(endpoints), hour__gte=since)
+        counts.update(dict(rows.values_list("endpoint_id").annotate(total=Sum("count"))))
+    return counts
 
 
-def newest(rows: QuerySet[Row], count: int, until: datetime, *, related: Sequence[str], time: str = "at") -> list[Row]:
+def newest_record_at() -> datetime | None:
+    """Return when the newest request was made. Only the endpoints of the newest hour are searched, by their index."""
+    hour = Subquery(RequestRollup.objects.order_by("-hour").values("hour")[:1])
+    busy = RequestRollup.objects.filter(hour=hour).values("endpoint")
+    found: datetime | None = RequestRecord.objects.filter(endpoint__in=busy, at__gte=hour).aggregate(at=Max("at"))["at"]
+    return found
+
+
+def newest(rows: QuerySet[Row], count: int, until: datetime, *, time: str = "at") -> list[Row]:
     """Return the first `count` of `rows`, which must be sorted by `time`, newest first, and end at `until`.
 
     To select the first few, a database sorts all requests of all endpoints, which takes seconds for a million. So the
     last hour is searched first, and a longer time only if that has too few.
     """
-    found: list[int] = []
+    found: list[Row] = []
     for window in _SEARCH_WINDOWS:
         recent = rows if window is None else rows.filter(**{f"{time}__gte": until - window})
-        # The database sorts ids faster than whole rows.
-        found = list(recent.select_related(None).values_list("pk", flat=True)[:count])
+        found = list(recent[:count])
         if len(found) >= count:
             break
-    by_pk = rows.model.objects.select_related(*related).in_bulk(found)
-    return [by_pk[pk] for pk in found if pk in by_pk]
+    return found

@@ -1,81 +1,79 @@
 """Writes entries of the request log to the database, from the log's thread.
 
-A batch is few statements with many values. After each statement the thread may wait for the interpreter, and meanwhile
-it holds SQLite's write lock.
+A batch is three statements, whatever its size. Totals and times are added to what is stored, so writers neither lock a
+table nor read a row before they write it.
 """
 
 from __future__ import annotations
 
-import json
-from bisect import bisect_right
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from django.db import close_old_connections, connection, transaction
 from django.db.backends.utils import CursorWrapper
 
-from credentials.models import BearerToken
-from proxy.models import LATENCY_BOUNDS_MS, RequestRollup
+from proxy.request_log import postgresql, sqlite
+from proxy.request_log.entries import CLOSED, OPENED, Entry, Rollup
+from proxy.request_log.histogram import bucket
 from proxy.request_log.refusals import Refusal
 
-MAX_ROWS = 500  # per statement: databases limit the number of parameters
+__all__ = ["CLOSED", "OPENED", "Entry", "abort", "write", "write_refusals"]
+
+MAX_ROWS = 500  # of refusals per statement: databases limit the number of parameters
+LAST_USE_SECONDS = 60.0  # how often the last use of a token is written
+MAX_TOKENS = 10_000  # whose last use is remembered
 _MAX_MS = 2**31 - 1
-_ADVISORY_LOCK = int.from_bytes(b"strake-j")
-_INSERT_RECORDS = (
-    "INSERT INTO proxy_requestrecord "
-    "(endpoint_id, token_id, status, latency_ms, first_byte_ms, at, error, phase) VALUES "
-)
-_INSERT_ROLLUPS = "INSERT INTO proxy_requestrollup (endpoint_id, hour, status_class, count, latency_histogram) VALUES "
-_ON_CONFLICT_REPLACE = (
-    " ON CONFLICT (endpoint_id, hour, status_class) "
-    "DO UPDATE SET count = excluded.count, latency_histogram = excluded.latency_histogram"
-)
 _INSERT_REFUSALS = "INSERT INTO proxy_refusalcount (endpoint_id, token_id, minute, code, count, last_at) VALUES "
 _ON_CONFLICT_ADD = (
     " ON CONFLICT (endpoint_id, minute, token_id, code) "
     "DO UPDATE SET count = proxy_refusalcount.count + excluded.count, last_at = "
     "CASE WHEN excluded.last_at > proxy_refusalcount.last_at THEN excluded.last_at ELSE proxy_refusalcount.last_at END"
 )
-OPENED, CLOSED = "opened", "closed"
-
-RollupKey = tuple[UUID, int, int]  # endpoint, hour since the epoch, status class
 
 
-class Entry(NamedTuple):
-    """One forwarded request, or one that failed on the way to the provider.
+class _LastUse:
+    """When the last use of each token was written, so that it is not written twice a second."""
 
-    Durations are in milliseconds. `at` is when it arrived, in seconds since the epoch. `error` is Strake's own error
-    code, or "" if the provider answered. A WebSocket connection has two entries: one with the phase `OPENED` and the
-    duration of the handshake, one with the phase `CLOSED`, the whole duration, and the time of its end as `at`.
-    """
+    def __init__(self) -> None:
+        self._written: dict[str, float] = {}
 
-    endpoint_id: UUID
-    token_id: str
-    status: int
-    latency_ms: int
-    first_byte_ms: int | None
-    at: float
-    error: str = ""
-    phase: str = ""
+    def due(self, batch: list[Entry]) -> dict[str, float]:
+        """Return the times that are to be written now."""
+        latest: dict[str, float] = {}
+        for entry in batch:
+            if entry.at > latest.get(entry.token_id, 0.0):
+                latest[entry.token_id] = entry.at
+        before = self._written
+        return {token: at for token, at in latest.items() if at - before.get(token, 0.0) >= LAST_USE_SECONDS}
+
+    def wrote(self, times: dict[str, float]) -> None:
+        self._written.update(times)
+        if len(self._written) > MAX_TOKENS:
+            self._written = times
+
+
+_last_use = _LastUse()
 
 
 def write(batch: list[Entry]) -> None:
     """Write entries, their rollups and the tokens' last use in one transaction. Raises Django's database errors."""
-    records = [_record(entry) for entry in batch]
-    histograms = _histograms(batch)
-    tokens = _last_used(batch)
-    close_old_connections()
-    try:
-        with transaction.atomic(), connection.cursor() as cursor:
-            if connection.vendor == "postgresql":
-                # Rollups are read before they are written, so workers take turns, as they do on SQLite.
-                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_ADVISORY_LOCK])
-            _insert(cursor, _INSERT_RECORDS, records)
-            _add_to_rollups(cursor, histograms)
-            BearerToken.objects.bulk_update(tokens, ["last_used_at"], batch_size=MAX_ROWS)
-    finally:
-        close_old_connections()
+    batch = [_clamped(entry) for entry in batch]
+    rollups, used = _rollups(batch), _last_use.due(batch)
+    statements = postgresql if connection.vendor == "postgresql" else sqlite
+    with _cursor() as cursor:
+        # The rows that writers share come last, since whoever waits for one waits until the end of the transaction.
+        statements.insert_records(cursor, batch)
+        if rollups:
+            statements.add_rollups(cursor, rollups)
+        if used:
+            statements.set_last_use(cursor, used)
+    _last_use.wrote(used)
 
 
 def write_refusals(refusals: list[Refusal]) -> None:
@@ -89,71 +87,86 @@ def write_refusals(refusals: list[Refusal]) -> None:
         # In the order of the index, so that two workers do not wait for each other's rows.
         for one in sorted(refusals, key=lambda one: (one.endpoint_id, one.minute, one.token_id, one.code))
     ]
+    with _cursor() as cursor:
+        for start in range(0, len(rows), MAX_ROWS):
+            part = rows[start : start + MAX_ROWS]
+            values = ", ".join(["(%s, %s, %s, %s, %s, %s)"] * len(part))
+            cursor.execute(_INSERT_REFUSALS + values + _ON_CONFLICT_ADD, [value for row in part for value in row])
+
+
+# --- The connection ------------------------------------------------------------------------------------------------
+
+_lock = threading.Lock()
+_in_use: Any = None  # psycopg's connection, while a write uses it
+
+
+@contextlib.contextmanager
+def _cursor() -> Iterator[CursorWrapper]:
+    """A cursor in a transaction. After an error the connection is not used again.
+
+    It may lead to a server that only reads since a failover, and would go back to the pool.
+    """
+    global _in_use
     close_old_connections()
     try:
         with transaction.atomic(), connection.cursor() as cursor:
-            _insert(cursor, _INSERT_REFUSALS, rows, _ON_CONFLICT_ADD)
+            if connection.vendor == "postgresql":
+                _in_use = connection.connection
+            yield cursor
+    except BaseException:
+        with _lock:
+            if _in_use is not None:
+                _in_use.close()
+        raise
     finally:
+        with _lock:
+            _in_use = None
         close_old_connections()
 
 
-def _record(entry: Entry) -> tuple[Any, ...]:
+def abort() -> None:
+    """Break the connection of a write that gets no answer, so that it fails. Safe to call from any thread.
+
+    PostgreSQL's own timeouts need a server that answers.
+    """
+    with _lock:
+        if _in_use is not None and not _in_use.closed:
+            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(_in_use.fileno())) as connected:
+                connected.shutdown(socket.SHUT_RDWR)
+
+
+# --- What is written -----------------------------------------------------------------------------------------------
+
+
+def _clamped(entry: Entry) -> Entry:
+    """Limit durations to what the columns hold, which is 24 days."""
+    if entry.latency_ms <= _MAX_MS:
+        return entry
     first_byte = None if entry.first_byte_ms is None else min(entry.first_byte_ms, _MAX_MS)
-    return (
-        _uuid(entry.endpoint_id),
-        entry.token_id,
-        entry.status,
-        min(entry.latency_ms, _MAX_MS),
-        first_byte,
-        _time(entry.at),
-        entry.error,
-        entry.phase,
-    )
+    return entry._replace(latency_ms=_MAX_MS, first_byte_ms=first_byte)
 
 
-def _histograms(batch: list[Entry]) -> dict[RollupKey, list[int]]:
-    histograms: dict[RollupKey, list[int]] = {}
+def _rollups(batch: list[Entry]) -> list[Rollup]:
+    counts: dict[tuple[UUID, str, int, int], int] = {}
+    histograms: dict[tuple[UUID, str, int, int], dict[int, int]] = {}
+    longest: dict[tuple[UUID, str, int, int], int] = {}
     for entry in batch:
         if entry.phase == CLOSED:
-            continue  # counted when it was opened, and its duration is not a latency
-        key = (entry.endpoint_id, int(entry.at // 3600), entry.status // 100)
-        histogram = histograms.setdefault(key, [0] * (len(LATENCY_BOUNDS_MS) + 1))
-        histogram[bisect_right(LATENCY_BOUNDS_MS, entry.latency_ms)] += 1
-    return histograms
-
-
-def _last_used(batch: list[Entry]) -> list[BearerToken]:
-    latest: dict[str, float] = {}
-    for entry in batch:
-        latest[entry.token_id] = max(entry.at, latest.get(entry.token_id, 0.0))
-    return [BearerToken(pk=token_id, last_used_at=datetime.fromtimestamp(at, UTC)) for token_id, at in latest.items()]
-
-
-def _add_to_rollups(cursor: CursorWrapper, histograms: dict[RollupKey, list[int]]) -> None:
-    stored: dict[RollupKey, list[int]] = {}
-    rollups = RequestRollup.objects.filter(
-        endpoint_id__in={endpoint_id for endpoint_id, _, _ in histograms},
-        hour__in={datetime.fromtimestamp(hour * 3600, UTC) for _, hour, _ in histograms},
-    )
-    for endpoint_id, hour, status_class, histogram in rollups.values_list(
-        "endpoint_id", "hour", "status_class", "latency_histogram"
-    ):
-        stored[endpoint_id, int(hour.timestamp() // 3600), status_class] = histogram
-    rows = []
-    for key, histogram in histograms.items():
-        endpoint_id, hours, status_class = key
-        before = stored.get(key, [0] * len(histogram))
-        total = [old + new for old, new in zip(before, histogram, strict=True)]
-        rows.append((_uuid(endpoint_id), _time(hours * 3600), status_class, sum(total), json.dumps(total)))
-    _insert(cursor, _INSERT_ROLLUPS, rows, _ON_CONFLICT_REPLACE)
-
-
-def _insert(cursor: CursorWrapper, head: str, rows: list[tuple[Any, ...]], tail: str = "") -> None:
-    """Insert rows, up to `MAX_ROWS` per statement. The ORM took more processor time for this than forwarding does."""
-    for start in range(0, len(rows), MAX_ROWS):
-        part = rows[start : start + MAX_ROWS]
-        row = f"({', '.join(['%s'] * len(part[0]))})"
-        cursor.execute(head + ", ".join([row] * len(part)) + tail, [value for values in part for value in values])
+            continue  # counted when it was opened
+        key = (entry.endpoint_id, entry.token_id, int(entry.at // 3600), entry.status // 100)
+        if key not in counts:
+            counts[key], histograms[key], longest[key] = 0, {}, 0
+        counts[key] += 1
+        # A request that failed before the provider answered has no latency.
+        if entry.first_byte_ms is not None and not entry.error:
+            histogram, milliseconds = histograms[key], bucket(entry.latency_ms)
+            histogram[milliseconds] = histogram.get(milliseconds, 0) + 1
+            longest[key] = max(longest[key], entry.latency_ms)
+    return [
+        Rollup(endpoint_id.hex, token_id, hour, status_class, count, longest[key], histograms[key])
+        for key, count in counts.items()
+        for endpoint_id, token_id, hour, status_class in (key,)
+    ]
 
 
 def _uuid(value: UUID) -> UUID | str:

@@ -21,7 +21,7 @@ from credentials.dashboard.snippets import Text, snippets_for
 from credentials.models import Endpoint
 from credentials.providers import Dialect
 from proxy.http.error_response import error_classes
-from proxy.request_log.stats import BUCKETS, PERIODS, Step
+from proxy.request_log.stats import PERIODS, Step
 from strake.pages.charts import draw
 from strake.pages.error_help import HELP
 from strake.pages.guides import BASE_URLS, DIALECT_NAMES, GUIDES, TOPICS, Guide, Topic, compatible, grouped, topic_texts
@@ -143,10 +143,9 @@ def _example_traffic() -> dict[str, object]:
     for hour, start in enumerate(period.starts(timezone.now())):
         step = Step(start)
         for status_class, count in ((2, 20 + 7 * hour % 40), (4, hour % 5), (5, hour % 3)):
-            histogram = [0] * BUCKETS
-            histogram[4 + hour % 4] = count
-            step.add(status_class, count, histogram)
-            total.add(status_class, count, histogram)
+            latency = 120 * 2 ** (hour % 4)
+            for one in (step, total):
+                one.add(status_class, count, {latency: count}, latency)
         steps.append(step)
     return {"steps": steps, "total": total, "refused": 14, "chart": draw(steps), "period": period}
 

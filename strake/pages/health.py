@@ -22,7 +22,7 @@ from accounts.sign_in import throttle
 from credentials.models import Endpoint, SealedKey
 from credentials.vault import heartbeats
 from credentials.vault.models import MasterKeyCheck, ServerProcess
-from proxy.models import RequestRecord
+from proxy.request_log.stats import newest_record_at
 from strake import __version__
 
 # The request log writes twice a second, so a longer lag means that its writes are blocked.
@@ -74,7 +74,7 @@ def page(request: HttpRequest) -> HttpResponse:
         "all_good": all(finding.state != BAD for finding in findings),
         "processes": processes,
         "open_requests": _open_requests(proxies),
-        "newest": RequestRecord.objects.order_by("-at").values_list("at", flat=True).first(),
+        "newest": newest_record_at(),
         "versions": {
             "Strake": __version__,
             "Python": platform.python_version(),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from django.http import HttpRequest
 
 from credentials.models import Endpoint
-from proxy.request_log.stats import PERIODS, last_day, refused, steps_of
+from proxy.request_log.stats import PERIODS, last_day, steps_of
 from strake.pages.charts import draw
 from strake.pages.request_lines import recent_lines
 
@@ -32,6 +32,6 @@ def traffic_panel(request: HttpRequest, endpoint: Endpoint) -> dict[str, object]
         "periods": PERIODS.values(),
         "steps": steps,
         "total": total,
-        "refused": refused(endpoint, period),
+        "refused": total.stopped,
         "chart": draw(steps),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
+from uuid import UUID
 
 from django.db.models import Q, QuerySet
 from django.utils import timezone
@@ -86,38 +87,61 @@ def newest_lines(endpoints: QuerySet[Endpoint], count: int, *, outcome: str = ""
         records, refusals = after.older(records), after.older_refusals(refusals)
     until = after.at if after is not None else timezone.now()
     return _merged(
-        newest(records, count, until, related=("endpoint", "token")),
-        newest(refusals, count, until, time="minute", related=("endpoint",)),
+        newest(records, count, until),
+        newest(refusals, count, until, time="minute"),
         count,
     )
 
 
 def recent_lines(endpoint: Endpoint, count: int) -> list[Line]:
     """Return the newest `count` lines of one endpoint."""
-    records = RequestRecord.objects.filter(endpoint=endpoint).select_related("endpoint", "token")
-    refusals = RefusalCount.objects.filter(endpoint=endpoint).select_related("endpoint")
-    return _merged(
-        list(records.order_by("-at", "-id")[:count]),
-        list(refusals.order_by("-minute", "-last_at", "-id")[:count]),
-        count,
-    )
+    records = RequestRecord.objects.filter(endpoint=endpoint).select_related("token").order_by("-at", "-id")[:count]
+    refusals = RefusalCount.objects.filter(endpoint=endpoint).order_by("-minute", "-last_at", "-id")[:count]
+    labels = {record.token_id: record.token.label for record in records}
+    return _merged(list(records), list(refusals), count, endpoints={endpoint.pk: endpoint}, labels=labels)
 
 
-def _merged(records: list[RequestRecord], refusals: list[RefusalCount], count: int) -> list[Line]:
-    labels = dict(
-        BearerToken.objects.filter(pk__in={refusal.token_id for refusal in refusals}).values_list("pk", "label")
-    )
-    found = [((record.at, True, record.pk), _line_of_record(record)) for record in records]
-    found += [((row.last_at, False, row.pk), _line_of_refusal(row, labels)) for row in refusals]
-    found.sort(key=lambda pair: pair[0], reverse=True)
-    return [line for _, line in found[:count]]
+def _merged(
+    records: list[RequestRecord],
+    refusals: list[RefusalCount],
+    count: int,
+    *,
+    endpoints: dict[UUID, Endpoint] | None = None,
+    labels: dict[str, str] | None = None,
+) -> list[Line]:
+    """Return the newest lines. Looks up the endpoints, and the labels of tokens, that are not given.
+
+    A join would make the database join all rows before it takes the first few.
+    """
+    rows: list[RequestRecord | RefusalCount] = [*records, *refusals]
+    rows = sorted(rows, key=_sort_key, reverse=True)[:count]
+    if endpoints is None:
+        endpoints = Endpoint.objects.in_bulk({row.endpoint_id for row in rows})
+    labels = labels or {}
+    unknown = {row.token_id for row in rows} - labels.keys() - {NO_TOKEN}
+    labels |= dict(BearerToken.objects.filter(pk__in=unknown).values_list("pk", "label"))
+    lines = []
+    for row in rows:
+        if (endpoint := endpoints.get(row.endpoint_id)) is not None:  # else deleted meanwhile
+            token = labels.get(row.token_id, "-")
+            if isinstance(row, RequestRecord):
+                lines.append(_line_of_record(row, endpoint, token))
+            else:
+                lines.append(_line_of_refusal(row, endpoint, token))
+    return lines
 
 
-def _line_of_record(record: RequestRecord) -> Line:
+def _sort_key(row: RequestRecord | RefusalCount) -> tuple[datetime, bool, int]:
+    if isinstance(row, RequestRecord):
+        return row.at, True, row.pk
+    return row.last_at, False, row.pk
+
+
+def _line_of_record(record: RequestRecord, endpoint: Endpoint, token: str) -> Line:
     return Line(
         at=record.at,
-        endpoint=record.endpoint,
-        token=record.token.label,
+        endpoint=endpoint,
+        token=token,
         status=record.status,
         error=record.error,
         position=f"{record.at.isoformat()}_{record.pk}",
@@ -127,11 +151,11 @@ def _line_of_record(record: RequestRecord) -> Line:
     )
 
 
-def _line_of_refusal(refusal: RefusalCount, labels: dict[str, str]) -> Line:
+def _line_of_refusal(refusal: RefusalCount, endpoint: Endpoint, token: str) -> Line:
     return Line(
         at=refusal.last_at,
-        endpoint=refusal.endpoint,
-        token="several tokens" if refusal.token_id == NO_TOKEN else labels.get(refusal.token_id, "-"),
+        endpoint=endpoint,
+        token="several tokens" if refusal.token_id == NO_TOKEN else token,
         status=_statuses().get(refusal.code, ProxyError.status),
         error=refusal.code,
         position=f"{refusal.last_at.isoformat()}_{_REFUSAL}{refusal.pk}",

@@ -13,6 +13,7 @@ from django.conf import settings
 
 from accounts import outbox
 from credentials.vault.heartbeats import Heartbeat, Vitals
+from strake import pruning
 from strake.processes.gunicorn_server import GunicornServer
 
 GRACEFUL_SECONDS = 30
@@ -58,6 +59,7 @@ def _start(worker: Any) -> None:
     """gunicorn calls this in each worker, after it has loaded the application."""
     _heartbeat.start()
     outbox.start()
+    pruning.start()
 
 
 def _stop(arbiter: Any, worker: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test import Client
 from django.urls import reverse
 
@@ -24,12 +24,14 @@ from credentials.models import Endpoint
 from proxy import connection_test
 from proxy.connection_test import Attempt, Problem, choose
 from proxy.models import RequestRecord
+from proxy.request_log import recorder
+from proxy.request_log.writer import Entry
 from tests.support import factories, running
 from tests.support.browser import Browser
 from tests.support.factories import Connected
 from tests.support.pages import text
 from tests.support.running import Strake
-from tests.support.upstream import Exchange, Upstream, endless, eventually, fixed, raw, silence
+from tests.support.upstream import Exchange, Upstream, endless, eventually, fixed, raw, silence, sse
 
 # --- What is tried ---------------------------------------------------------------------------------------------------
 
@@ -138,10 +140,27 @@ def test_result_is_a_page_without_scripts(endpoint: Connected, press: Press) -> 
     assert "200 It works: GET / → 200 in " in press(endpoint.endpoint, endpoint.plaintext, part=False)
 
 
-def test_test_is_recorded(endpoint: Connected, upstream: Upstream) -> None:
+def test_test_shows_the_recorded_latency(endpoint: Connected, upstream: Upstream) -> None:
+    """Its own figure would differ: it has another start, and would end with the head."""
     upstream.default = fixed(404, body=bytes(1_000_000))
-    assert call(endpoint).status == 404
-    eventually(lambda: statuses() == [404])
+    result = call(endpoint)
+    [record] = RequestRecord.objects.all()
+    assert (result.status, result.latency_ms) == (record.status, record.latency_ms) == (404, record.latency_ms)
+    # The next one shows its own.
+    upstream.default = sse([b"a", b"b"], wait=0.4)
+    assert call(endpoint).latency_ms == RequestRecord.objects.latest("at").latency_ms
+    assert RequestRecord.objects.latest("at").latency_ms >= 300
+
+
+def test_latency_is_left_out_while_the_log_is_behind(
+    endpoint: Connected, press: Press, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(batch: list[Entry]) -> None:
+        raise OperationalError("database is locked")
+
+    monkeypatch.setattr(connection_test, "RECORD_SECONDS", 0.2)
+    monkeypatch.setattr(recorder, "write", fail)
+    assert press(endpoint.endpoint, endpoint.plaintext) == "200 It works: GET / → 200."
 
 
 def test_limits_apply(endpoint: Connected, press: Press) -> None:

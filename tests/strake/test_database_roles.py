@@ -51,6 +51,7 @@ WEB = {
     "proxy_refusalcount": "DELETE, SELECT",
     "proxy_requestrecord": "DELETE, SELECT",
     "proxy_requestrollup": "DELETE, SELECT",
+    "proxy_rollup": "DELETE, SELECT",
     "proxy_uploadcapability": "DELETE, SELECT (digest, expires_at, token_id)",
 }
 PROXY = {
@@ -66,13 +67,15 @@ PROXY = {
     "proxy_refusalcount": "INSERT, SELECT, UPDATE (count, last_at)",
     "proxy_requestrecord": "INSERT",
     "proxy_requestrollup": "INSERT, SELECT, UPDATE (count, latency_histogram)",
+    "proxy_rollup": "INSERT, SELECT, UPDATE (count, latency_histogram, latency_max_ms)",
     "proxy_uploadcapability": "DELETE, INSERT, SELECT",
 }
 
 
 def test_each_role_has_exactly_these_rights(database: Database) -> None:
     everywhere = {"database": "CONNECT", "schema public": "USAGE"}
-    assert database.granted(database.web) == WEB | everywhere
+    maintenance = {"function proxy_requestrecord_maintain": "EXECUTE"}
+    assert database.granted(database.web) == WEB | everywhere | maintenance
     assert database.granted(database.proxy) == PROXY | everywhere
 
 
@@ -81,7 +84,11 @@ def test_every_model_has_an_entry() -> None:
 
 
 def test_every_table_has_a_model(database: Database) -> None:
-    found = database.execute(SUPERUSER, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    found = database.execute(
+        SUPERUSER,
+        "SELECT relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') "
+        "AND NOT relispartition",
+    )
     assert sorted(name for (name,) in found) == database_roles.tables()
 
 
@@ -243,6 +250,9 @@ def test_proxy_role_cannot_read_what_is_the_web_halfs(database: Database, table:
         "DELETE FROM proxy_requestrecord",
         "UPDATE proxy_requestrecord SET status = 200",
         "SELECT 1 FROM proxy_requestrecord",
+        "SELECT 1 FROM proxy_requestrecord_before",
+        "SELECT proxy_requestrecord_maintain('infinity')",
+        "DROP TABLE proxy_requestrecord_before",
         "INSERT INTO accounts_auditevent SELECT",
     ],
 )

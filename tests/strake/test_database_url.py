@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.access.postgresql_lookup import _connect_to_first, connect_arguments
-from strake.database_url import OPTIONS, database_config
+from strake.database_url import DEADLINES, OPTIONS, database_config
 from tests.support.postgres import PASSWORD, Cluster
 from tests.support.running import Strake
 from tests.support.services import free_port
@@ -40,7 +40,7 @@ def test_url_is_split_into_settings(tmp_path: Path) -> None:
         "PASSWORD": "p/w",
         "HOST": "db.example.org",
         "PORT": "5433",
-        "OPTIONS": {"sslmode": "verify-full", "sslrootcert": str(root)},
+        "OPTIONS": {**DEADLINES, "sslmode": "verify-full", "sslrootcert": str(root)},
     }
 
 

@@ -197,7 +197,7 @@ def test_every_page_works_as_the_web_role(new_database: Database) -> None:
 
 
 def is_recorded(database: Database, requests: int) -> bool:
-    return database.execute(ROLE, "SELECT sum(count) FROM proxy_requestrollup") == [(requests,)]
+    return database.execute(ROLE, "SELECT sum(count) FROM proxy_rollup") == [(requests,)]
 
 
 def proxy_half(database: Database, folder: Path, redis_url: str = "redis://127.0.0.1:1", **changed: str) -> Strake:

@@ -9,7 +9,7 @@ import argparse
 import os
 import random
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
@@ -26,7 +26,8 @@ from django.utils import timezone
 from accounts import tokens
 from accounts.models import User
 from credentials.models import BEARER_TOKEN_PREFIX, BearerToken, Credential, Endpoint, SealedKey
-from proxy.models import LATENCY_BOUNDS_MS, RequestRecord, RequestRollup
+from proxy.models import RequestRecord, RequestRollup
+from proxy.request_log.histogram import bucket
 from tests.support import factories
 
 LABELS = (
@@ -122,7 +123,7 @@ def _requests(
     days: int,
     now: datetime,
 ) -> None:
-    rollups: dict[tuple[uuid.UUID, datetime, int], list[int]] = {}
+    rollups: dict[tuple[uuid.UUID, str, datetime, int], Counter[int]] = defaultdict(Counter)
     # The first endpoint gets half of the requests, as in real use.
 
     def records() -> Iterator[RequestRecord]:
@@ -131,12 +132,11 @@ def _requests(
             at = now - timedelta(seconds=days * 86400 * rng.random() ** 1.5)
             status = rng.choices((200, 401, 429, 502), (94, 2, 3, 1))[0]
             latency = int(rng.lognormvariate(6.5, 0.9)) if status == 200 else rng.randrange(1, 20)
-            key = (endpoint.pk, at.replace(minute=0, second=0, microsecond=0), status // 100)
-            histogram = rollups.setdefault(key, [0] * (len(LATENCY_BOUNDS_MS) + 1))
-            histogram[next((i for i, bound in enumerate(LATENCY_BOUNDS_MS) if latency < bound), -1)] += 1
+            token = rng.choice(issued[endpoint.pk])
+            rollups[endpoint.pk, token.pk, at.replace(minute=0, second=0, microsecond=0), status // 100][latency] += 1
             yield RequestRecord(
                 endpoint=endpoint,
-                token=rng.choice(issued[endpoint.pk]),
+                token=token,
                 status=status,
                 latency_ms=latency,
                 first_byte_ms=latency // 3,
@@ -154,15 +154,24 @@ def _requests(
         [
             RequestRollup(
                 endpoint_id=endpoint_id,
+                token_id=token_id,
                 hour=hour,
                 status_class=status,
-                count=sum(histogram),
-                latency_histogram=histogram,
+                count=latencies.total(),
+                latency_max_ms=max(latencies),
+                latency_histogram=_histogram(latencies),
             )
-            for (endpoint_id, hour, status), histogram in rollups.items()
+            for (endpoint_id, token_id, hour, status), latencies in rollups.items()
         ],
         batch_size=5_000,
     )
+
+
+def _histogram(latencies: Counter[int]) -> dict[str, int]:
+    histogram: Counter[int] = Counter()
+    for latency, count in latencies.items():
+        histogram[bucket(latency)] += count
+    return {str(latency): count for latency, count in histogram.items()}
 
 
 def main() -> None:

@@ -18,19 +18,13 @@ from uuid import uuid4
 
 import pytest
 from django.conf import settings
-from django.db import DataError, OperationalError, connection
-from django.test.utils import CaptureQueriesContext
-from hypothesis import given
-from hypothesis import strategies as st
+from django.db import DataError, IntegrityError, InternalError, OperationalError, ProgrammingError
 
-from credentials.models import BearerToken
-from proxy.models import LATENCY_BOUNDS_MS, RequestRecord, RequestRollup
-from proxy.request_log import recorder, writer
+from proxy.request_log import recorder
 from proxy.request_log.fair_queue import FairQueue
 from proxy.request_log.recorder import RequestLog
 from proxy.request_log.refusals import Refusal
-from proxy.request_log.writer import CLOSED, OPENED, Entry, write
-from tests.support import factories
+from proxy.request_log.writer import Entry
 from tests.support.load import Client, Load, loading
 from tests.support.running import Endpoint, Strake
 from tests.support.upstream import Upstream, eventually, until
@@ -40,12 +34,12 @@ NOON = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
 
 TOTALS = """
 import json
-from proxy.models import LATENCY_BOUNDS_MS, RequestRecord, RequestRollup
+from proxy.models import RequestRecord, RequestRollup
 rollups = list(RequestRollup.objects.values_list("count", "latency_histogram"))
 print(json.dumps({
     "records": RequestRecord.objects.count(),
     "rolled up": sum(count for count, _ in rollups),
-    "in histograms": sum(sum(histogram) for _, histogram in rollups),
+    "in histograms": sum(sum(histogram.values()) for _, histogram in rollups),
 }))
 """
 
@@ -53,107 +47,6 @@ print(json.dumps({
 def totals(strake: Strake) -> dict[str, int]:
     result: dict[str, int] = json.loads(strake.python(TOTALS))
     return result
-
-
-# --- Writing -------------------------------------------------------------------------------------------------------
-
-
-def test_records_rollups_and_last_use(transactional_db: None) -> None:
-    connected = factories.make_endpoint(owner=factories.make_user())
-    endpoint, token = connected.endpoint, connected.token
-
-    def entry(at: float, status: int = 200, latency_ms: int = 30) -> Entry:
-        return Entry(endpoint.pk, token.pk, status, latency_ms, latency_ms // 2, at)
-
-    write([entry(NOON + 1), entry(NOON + 2, latency_ms=26), entry(NOON + 3599, status=503, latency_ms=9)])
-    write([entry(NOON + 5, latency_ms=10), entry(NOON + 3600, status=404, latency_ms=10**7)])
-
-    assert list(RequestRecord.objects.order_by("at").values_list("status", "latency_ms", "first_byte_ms")) == [
-        (200, 30, 15),
-        (200, 26, 13),
-        (200, 10, 5),
-        (503, 9, 4),
-        (404, 10**7, 5 * 10**6),
-    ]
-    found = {
-        (rollup.hour.hour, rollup.status_class): (rollup.count, non_zero(rollup.latency_histogram))
-        for rollup in RequestRollup.objects.all()
-    }
-    last = len(LATENCY_BOUNDS_MS)
-    assert found == {(12, 2): (3, {1: 1, 2: 2}), (12, 5): (1, {0: 1}), (13, 4): (1, {last: 1})}
-    token.refresh_from_db()
-    assert token.last_used_at == datetime.fromtimestamp(NOON + 3600, UTC)
-
-
-def non_zero(histogram: list[int]) -> dict[int, int]:
-    assert len(histogram) == len(LATENCY_BOUNDS_MS) + 1
-    return {index: count for index, count in enumerate(histogram) if count}
-
-
-@given(latency_ms=st.integers(0, 10**6))
-def test_latency_is_counted_below_its_upper_bound(latency_ms: int) -> None:
-    entry = Entry(uuid4(), "ctok_a", 200, latency_ms, None, NOON)
-    [histogram] = writer._histograms([entry]).values()
-    [index] = non_zero(histogram)
-    bounds = (0, *LATENCY_BOUNDS_MS, float("inf"))
-    assert bounds[index] <= latency_ms < bounds[index + 1]
-
-
-def test_latency_of_months_fits_the_column(transactional_db: None) -> None:
-    connected = factories.make_endpoint(owner=factories.make_user())
-    write([Entry(connected.endpoint.pk, connected.token.pk, 101, 10**10, None, NOON)])
-    assert RequestRecord.objects.get().latency_ms == 2**31 - 1
-
-
-def test_websocket_is_rolled_up_once_by_its_handshake(transactional_db: None) -> None:
-    connected = factories.make_endpoint(owner=factories.make_user())
-    endpoint, token = connected.endpoint, connected.token
-    write([Entry(endpoint.pk, token.pk, 101, 30, 30, NOON, "", OPENED)])
-    write([Entry(endpoint.pk, token.pk, 101, 10**7, None, NOON + 10**4, "ended", CLOSED)])
-    rollup = RequestRollup.objects.get()
-    assert (rollup.status_class, rollup.count, non_zero(rollup.latency_histogram)) == (1, 1, {2: 1})
-    assert list(RequestRecord.objects.order_by("at").values_list("phase", "error", "latency_ms")) == [
-        ("opened", "", 30),
-        ("closed", "ended", 10**7),
-    ]
-
-
-def test_record_of_a_deleted_endpoint_is_written(transactional_db: None) -> None:
-    connected = factories.make_endpoint(owner=factories.make_user())
-    entry = Entry(connected.endpoint.pk, connected.token.pk, 200, 1, None, NOON)
-    connected.endpoint.delete()
-    write([entry])
-    assert RequestRecord.objects.count() == 1
-    assert BearerToken.objects.count() == 0
-
-
-def test_large_batch_takes_few_statements(transactional_db: None) -> None:
-    owner = factories.make_user()
-    made = [factories.make_endpoint(owner=owner) for _ in range(20)]
-    batch = [
-        Entry(made[number % 20].endpoint.pk, made[number % 20].token.pk, 200, number % 500, 1, NOON + number / 1000)
-        for number in range(2000)
-    ]
-    with CaptureQueriesContext(connection) as queries:
-        write(batch)
-    # Four inserts of 500 rows, reading and writing rollups, tokens, the transaction, and opening the connection.
-    assert len(queries) <= 14
-    assert RequestRecord.objects.count() == 2000
-    assert sum(RequestRollup.objects.values_list("count", flat=True)) == 2000
-
-
-def test_only_routing_metadata_is_stored() -> None:
-    assert [field.name for field in RequestRecord._meta.get_fields()] == [
-        "id",
-        "endpoint",
-        "token",
-        "status",
-        "error",
-        "phase",
-        "latency_ms",
-        "first_byte_ms",
-        "at",
-    ]
 
 
 # --- The queue -----------------------------------------------------------------------------------------------------
@@ -350,6 +243,90 @@ async def test_refused_batch_does_not_block_the_next(
     assert "request_log_batch_refused kind=DataError" in caplog.text
     assert "request_log_entries_dropped count=1" in caplog.text
     assert running.lost == 1
+
+
+async def test_only_the_refused_entry_is_dropped(
+    database: Database, running: RequestLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = entries(200)
+
+    def refuse_one(batch: list[Entry]) -> None:
+        if given[77] in batch:
+            raise IntegrityError("out of range")
+        database(batch)
+
+    monkeypatch.setattr(recorder, "write", refuse_one)
+    for entry in given:
+        running.add(entry)
+    await until(lambda: len(database.written) == 199)
+    assert database.written == given[:77] + given[78:]
+    assert running.lost == 1
+    assert caplog.text.count("request_log_batch_refused") == 1
+
+
+async def test_rest_of_a_refused_batch_survives_an_outage(
+    database: Database, running: RequestLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = entries(64)
+    outage: list[bool] = []
+
+    def refuse_one(batch: list[Entry]) -> None:
+        if given[20] in batch:
+            raise DataError("out of range")
+        if given[40] in batch and not outage:
+            outage.append(True)
+            raise OperationalError("the connection is lost")
+        database(batch)
+
+    monkeypatch.setattr(recorder, "write", refuse_one)
+    for entry in given:
+        running.add(entry)
+    await until(lambda: len(database.written) == 63)
+    assert database.written == given[:20] + given[21:]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OperationalError("deadlock detected"),
+        InternalError("cannot execute INSERT in a read-only transaction"),
+        ProgrammingError("permission denied for table proxy_rollup"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_error_of_the_database_drops_nothing(
+    error: Exception, database: Database, running: RequestLog, caplog: pytest.LogCaptureFixture
+) -> None:
+    database.error = error
+    given = entries(20)
+    for entry in given:
+        running.add(entry)
+    await database.fails()
+    database.error = None
+    await until(lambda: len(database.written) == 20)
+    assert running.lost == 0
+    assert f"request_log_not_written kind={type(error).__name__}" in caplog.text
+
+
+async def test_write_without_an_answer_is_aborted(
+    database: Database, running: RequestLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aborted = threading.Event()
+
+    def hang_once(batch: list[Entry]) -> None:
+        if not aborted.is_set():
+            assert aborted.wait(60)
+            raise OperationalError("server closed the connection unexpectedly")
+        database(batch)
+
+    monkeypatch.setattr(recorder, "WRITE_SECONDS", 0.05)
+    monkeypatch.setattr(recorder, "write", hang_once)
+    monkeypatch.setattr(recorder, "abort", aborted.set)
+    given = entries(5)
+    for entry in given:
+        running.add(entry)
+    await until(lambda: len(database.written) == 5)
+    assert database.written == given
 
 
 async def test_stop_writes_every_entry(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,10 @@ from django.utils import timezone
 
 from accounts.models import User
 from credentials.models import Endpoint
-from proxy.models import LATENCY_BOUNDS_MS, RefusalCount, RequestRecord
+from proxy.models import OldRollup, RefusalCount, RequestRecord
 from proxy.request_log import stats, writer
 from proxy.request_log.refusals import NO_TOKEN, Refusal
-from proxy.request_log.stats import PERIODS, Step, percentile, steps_of
+from proxy.request_log.stats import PERIODS, Step, steps_of
 from proxy.request_log.writer import Entry, write, write_refusals
 from strake.pages.charts import HEIGHT, WIDTH, draw, nice
 from tests.support import factories
@@ -66,18 +66,68 @@ def test_every_request_of_the_period_is_counted_once(made: Connected, period: st
     assert sum(step.total for step in steps) == 6
 
 
-def test_percentile_lies_in_the_bucket_of_its_request() -> None:
-    assert percentile([0] * stats.BUCKETS, 0.5) is None
-    for index, upper in enumerate(LATENCY_BOUNDS_MS):
-        histogram = [0] * stats.BUCKETS
-        histogram[index] = 100
-        found = percentile(histogram, 0.95)
-        lower = LATENCY_BOUNDS_MS[index - 1] if index else 0
-        assert found is not None
-        assert lower <= found <= upper
-    histogram = [90, *[0] * (stats.BUCKETS - 2), 10]
-    assert (percentile(histogram, 0.5) or 0) < LATENCY_BOUNDS_MS[0]
-    assert percentile(histogram, 0.95) == LATENCY_BOUNDS_MS[-1]
+def test_few_requests_have_their_own_percentiles(made: Connected) -> None:
+    """Exact for each step and for the period. A failed request has no latency, however long it took."""
+    now = timezone.now()
+    for latency in (1001, 1003, 1007, 1009):
+        note(made, latency_ms=latency, at=now)
+    for latency in (77, 5432):
+        note(made, latency_ms=latency, at=now - timedelta(hours=5))
+    write([Entry(made.endpoint.pk, made.token.pk, 502, 30_000, None, now.timestamp(), "upstream_connect_timeout")])
+    steps, total = steps_of(made.endpoint, PERIODS["24h"], now)
+    assert (steps[-1].p50, steps[-1].p95) == (1003, 1009)
+    assert (steps[-6].p50, steps[-6].p95) == (77, 5432)
+    assert (total.p50, total.p95, total.failed) == (1003, 5432, 1)
+
+
+def test_many_requests_have_percentiles_near_theirs(made: Connected, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "MAX_EXACT", 99)
+    latencies = [int(1.09**number) for number in range(100)]  # up to 5,057 ms
+    for latency in latencies:
+        note(made, latency_ms=latency)
+    _, total = steps_of(made.endpoint, PERIODS["24h"])
+    assert total.p50 == pytest.approx(latencies[49], rel=0.032)
+    assert total.p95 == pytest.approx(latencies[94], rel=0.032)
+
+
+def test_percentile_is_not_above_the_maximum(made: Connected, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "MAX_EXACT", 0)
+    for _ in range(3):
+        note(made, latency_ms=992)  # of the bucket from 992 to 1,023
+    _, total = steps_of(made.endpoint, PERIODS["24h"])
+    assert (total.p50, total.p95) == (992, 992)
+
+
+def test_pruned_records_leave_the_buckets(made: Connected) -> None:
+    now = timezone.now()
+    note(made, latency_ms=1001, at=now)
+    note(made, latency_ms=1001, at=now - timedelta(hours=3))
+    RequestRecord.objects.filter(at__lt=now - timedelta(hours=1)).delete()
+    steps, total = steps_of(made.endpoint, PERIODS["24h"], now)
+    assert (steps[-1].p50, steps[-4].p50) == (1001, 1001)  # the second is the longest of its bucket
+    assert total.total == 2
+
+
+def test_totals_of_the_version_before_are_shown(made: Connected) -> None:
+    """Its servers write on after the upgrade, until they are restarted."""
+    note(made, latency_ms=40)
+    hour = timezone.now().replace(minute=0, second=0, microsecond=0)
+    counts = [0] * (len(OldRollup.BOUNDS_MS) + 1)
+    counts[4], counts[-1] = 3, 1
+    OldRollup.objects.create(endpoint=made.endpoint, hour=hour, status_class=2, count=4, latency_histogram=counts)
+    OldRollup.objects.create(endpoint=made.endpoint, hour=hour, status_class=5, count=1, latency_histogram=[])
+    _, total = steps_of(made.endpoint, PERIODS["24h"])
+    assert (total.good, total.failed, total.p50, total.p95) == (5, 1, 175, 300_000)
+    assert stats.last_day([made.endpoint]) == {made.endpoint.pk: 6}
+
+
+def test_newest_record_is_found(made: Connected, bob: User) -> None:
+    assert stats.newest_record_at() is None
+    now = timezone.now()
+    note(factories.make_endpoint(owner=bob), at=now - timedelta(days=2))
+    note(made, at=now - timedelta(hours=30))
+    note(made, at=now - timedelta(hours=30, seconds=1))
+    assert stats.newest_record_at() == now - timedelta(hours=30)
 
 
 def test_bars_fit_the_chart_and_match_their_counts() -> None:
@@ -152,7 +202,7 @@ def test_newest_requests_are_found_at_any_age(made: Connected, count: int) -> No
     now = timezone.now()
     for hours in (0.5, 5, 70, 300, 700):
         note(made, at=now - timedelta(hours=hours), latency_ms=int(hours * 10))
-    found = stats.newest(RequestRecord.objects.order_by("-at", "-id"), count, now, related=("endpoint",))
+    found = stats.newest(RequestRecord.objects.order_by("-at", "-id"), count, now)
     assert [record.latency_ms for record in found] == [5, 50, 700, 3000, 7000][:count]
 
 
