@@ -1,187 +1,179 @@
 """Compare Strake with other gateways in one run: `make bench`, or `python -m bench --help`.
 
-Each gateway has one core. Provider and load generator share the other. Rounds are interleaved, so that a machine that
-changes speed affects all gateways: compare the ratios. Needs `wrk`, and `nginx` for its row.
+Each gateway has one core to itself. Provider, load, PostgreSQL's backends and Redis share another. Rounds are
+interleaved, so that a machine that changes speed affects all gateways: compare the ratios. Needs `wrk`, and for their
+rows nginx, npm, PyPI, and PostgreSQL and redis-server.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import re
-import statistics
+import platform
+import signal
 import subprocess
 import sys
-import tempfile
-import threading
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
+from functools import partial
 
-from bench import gateways
-from bench.gateways import LOAD_CORE, ROOT, Gateway
+from bench import bodies, gateways, latency, slo, strakes, streams, targets, tokens
+from bench.gateways import Gateway, Starter
+from bench.processes import GATEWAY_CORE, LOAD_CORE, RESULTS, occupy_load_core
+from bench.tables import Results
 
-CONNECTIONS = (1, 32, 256)
-BODY = '{"model":"gpt-4o","messages":[{"role":"user","content":"Hello there. How are you today? Answer briefly."}]}'
-
-
-def measure(gateway: Gateway, connections: int, seconds: int) -> dict[str, float]:
-    """Measure requests per second and latencies in ms with wrk."""
-    with tempfile.NamedTemporaryFile("w", suffix=".lua", encoding="utf-8") as script:
-        headers = {"content-type": "application/json", **gateway.headers}
-        lines = [f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in headers.items()]
-        script.write("\n".join(['wrk.method = "POST"', f"wrk.body = {json.dumps(BODY)}", *lines]))
-        script.flush()
-        command = ["taskset", "-c", LOAD_CORE, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
-        target = f"{gateway.url}/v1/chat/completions"
-        done = subprocess.run(
-            [*command, "-s", script.name, target], capture_output=True, text=True, check=True, timeout=seconds + 60
-        )
-    out = done.stdout
-    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", out)
-    if bad or rate is None:
-        raise RuntimeError(f"{gateway.name} returned errors: {out}")
-    return {"rps": float(rate[1]), "p50": _latency(out, "50%"), "p99": _latency(out, "99%")}
+GATEWAYS = ("strake", "strake-pg", "portkey", "litellm", "nginx")
+PASS_EVERYTHING = ("direct", "strake", "strake-pg", "nginx")  # any path and body
+POSTGRES = "postgres://postgres@127.0.0.1:5432/postgres"
 
 
-def _latency(out: str, percentile: str) -> float:
-    match = re.search(rf"{percentile}\s+([\d.]+)(us|ms|s)\b", out)
-    if match is None:
-        return float("nan")
-    return float(match[1]) * {"us": 0.001, "ms": 1, "s": 1000}[match[2]]
+class Bench:
+    """The chosen gateways, and everything measured so far."""
+
+    def __init__(self, options: argparse.Namespace, direct: Gateway, stack: ExitStack) -> None:
+        self._options, self._direct, self._stack = options, direct, stack
+        self.results = Results()
+        self.failures: list[str] = []
+        self._starters = {name: self._starter(name) for name in ["direct", *options.gateways]}
+        self._passing = {name: self._starters[name] for name in PASS_EVERYTHING if name in self._starters}
+        if options.commit:
+            self._starters[options.commit] = self._passing[options.commit] = self._starter(options.commit)
+
+    def _starter(self, name: str) -> Starter:
+        upstream, streams = self._direct.targets[0].url, self._options.streams
+        match name:
+            case "direct":
+                return lambda: nullcontext(self._direct)
+            case "strake":
+                return self._stack.enter_context(strakes.embedded(upstream, streams))
+            case "strake-pg":
+                return self._stack.enter_context(strakes.deployed(upstream, streams, self._options.postgres))
+            case "portkey" | "litellm" | "nginx":
+                return partial(getattr(gateways, name), upstream)
+            case _:
+                return self._stack.enter_context(strakes.at_commit(upstream, streams, name))
+
+    def _rounds(self, part: str, starters: Mapping[str, Starter], measure: Callable[[str, Gateway], None]) -> None:
+        """Start one gateway at a time, since even an idle one has timers and garbage to collect."""
+        for number in range(1, self._options.rounds + 1):
+            self.results.round = number
+            began = time.monotonic()
+            for name, start in starters.items():
+                try:
+                    with start() as gateway:
+                        measure(name, gateway)
+                except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+                    self.failures.append(f"* {part}, round {number}, {name}: {' '.join(str(error).split())[:300]}")
+                    log(self.failures[-1])
+            log(f"{part}: round {number} of {self._options.rounds} took {time.monotonic() - began:.0f} s")
+
+    # --- Parts -------------------------------------------------------------------------------------------------------
+
+    def latency(self) -> list[str]:
+        def measure(_: str, gateway: Gateway) -> None:
+            latency.measure(gateway, self._direct, self.results, self._options.seconds)
+
+        self._rounds("latency", self._starters, measure)
+        return latency.tables(self.results)
+
+    def slo(self) -> list[str]:
+        def measure(_: str, gateway: Gateway) -> None:
+            slo.measure(gateway, self.results, max(1, self._options.seconds // 2))
+
+        self._rounds("slo", self._starters, measure)
+        return slo.tables(self.results)
+
+    def streams(self) -> list[str]:
+        cases = [streams.Case(self._options.streams, 1.0, self._options.stream_seconds)]
+        cases += [streams.Case(count, 0.02, self._options.seconds) for count in (100, 400)]
+        through = {name: start for name, start in self._passing.items() if name != "direct"}
+        self._rounds("streams", through, lambda _, gateway: streams.measure(gateway, self.results, cases))
+        return streams.tables(self.results, cases)
+
+    def bodies(self) -> list[str]:
+        size = self._options.megabytes * 1_000_000
+        self._rounds("bodies", self._passing, lambda _, gateway: bodies.measure(gateway, self.results, size))
+        return bodies.tables(self.results, size)
+
+    def tokens(self) -> list[str]:
+        def measure(name: str, gateway: Gateway) -> None:
+            tokens.measure(gateway, self.results, int(name), self._options.seconds)
+
+        upstream = self._direct.targets[0].url
+        with ExitStack() as stack:
+            filled = {str(count): stack.enter_context(strakes.embedded(upstream, 0, count)) for count in tokens.COUNTS}
+            self._rounds("tokens", filled, measure)
+        return tokens.tables(self.results)
 
 
-def streams(gateway: Gateway, count: int) -> dict[str, float]:
-    target = f"{gateway.url}/v1/chat/completions"
-    headers = json.dumps({"content-type": "application/json", **gateway.headers})
-    command = ["taskset", "-c", LOAD_CORE, sys.executable, "-m", "bench.streams", target, headers]
-    done = subprocess.run([*command, str(count)], capture_output=True, text=True, check=True, cwd=ROOT, timeout=180)
-    result: dict[str, float] = json.loads(done.stdout)
-    return result
+PARTS: dict[str, Callable[[Bench], list[str]]] = {
+    "latency": Bench.latency,
+    "slo": Bench.slo,
+    "streams": Bench.streams,
+    "bodies": Bench.bodies,
+    "tokens": Bench.tokens,
+}
 
 
 def main() -> None:
+    options = read_options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything started is stopped
+    occupy_load_core()
+    with ExitStack() as stack:
+        bench = Bench(options, stack.enter_context(gateways.provider()), stack)
+        lines = introduction(options)
+        for part in options.only:
+            lines += PARTS[part](bench)
+            write(lines)
+        lines += targets.table_of(bench.results)
+        if bench.failures:
+            lines += ["", "## Failures", "", "What is missing in the tables.", "", *bench.failures]
+    write(lines)
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def read_options() -> argparse.Namespace:
+    def words(text: str) -> list[str]:
+        return text.split(",")
+
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--gateways", default=",".join(gateways.ALL), help="comma-separated (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=5, help="duration of each measurement (%(default)s)")
-    parser.add_argument("--streams", type=int, default=1000, help="concurrent streams, 0 for none (%(default)s)")
-    parser.add_argument(
-        "--tokens", default="100,10000,1000000", help="numbers of tokens in the database, empty for none (%(default)s)"
-    )
+    add = parser.add_argument
+    add("--only", type=words, default=list(PARTS), help=f"parts, comma-separated ({','.join(PARTS)})")
+    add("--gateways", type=words, default=list(GATEWAYS), help=f"comma-separated ({','.join(GATEWAYS)})")
+    add("--commit", default="", help="another commit of Strake to measure as well")
+    add("--rounds", type=int, default=5, help="(%(default)s)")
+    add("--seconds", type=int, default=4, help="duration of one measurement (%(default)s)")
+    add("--streams", type=int, default=5000, help="concurrent streams with an event a second (%(default)s)")
+    add("--stream-seconds", type=int, default=20, help="for how long they are all open (%(default)s)")
+    add("--megabytes", type=int, default=500, help="size of a large body (%(default)s)")
+    add("--postgres", default=POSTGRES, help="where to create a database for a while (%(default)s)")
     options = parser.parse_args()
-    chosen = options.gateways.split(",")
-    results: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    lines: list[str] = []
-    with gateways.provider() as direct:
-        for round_number in range(options.rounds):
-            for name in chosen:
-                # One at a time, since even an idle gateway has timers and garbage to collect.
-                with gateways.ALL[name]() as gateway:
-                    for connections in CONNECTIONS:
-                        measure(gateway, connections, 1)
-                        for subject in (direct, gateway):
-                            for key, value in measure(subject, connections, options.seconds).items():
-                                results[name][f"{'direct ' if subject is direct else ''}{key} {connections}"].append(
-                                    value
-                                )
-                    results[name]["memory"].append(gateway.memory_mb())
-            _log(f"round {round_number + 1} of {options.rounds} done")
-        lines += table(chosen, results)
-        if options.streams:
-            lines += stream_table(chosen, direct, options.streams)
-        if options.tokens:
-            lines += token_table([int(count) for count in options.tokens.split(",")], options)
-    report = "\n".join(lines)
-    folder = ROOT / "bench" / "results"
-    folder.mkdir(exist_ok=True)
-    Path(folder, "latest.md").write_text(report + "\n", encoding="utf-8")
-    sys.stdout.write(report + "\n")
+    unknown = [*({*options.only} - {*PARTS}), *({*options.gateways} - {*GATEWAYS})]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}")
+    return options
 
 
-def table(chosen: list[str], results: dict[str, dict[str, list[float]]]) -> list[str]:
-    """Medians over the rounds. The added latency is relative to calling the provider directly just before."""
-    lines = [
-        "| gateway, one core | req/s, 1 conn. | 32 | 256 | added p50 at 1, ms | added p99 at 1 | p50 at 32 | p99 at 32 "
-        "| memory, MB | Strake at 32 is |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for name in chosen:
-        measured = results[name]
-
-        def median(key: str, measured: dict[str, list[float]] = measured) -> float:
-            return statistics.median(measured[key])
-
-        def added(key: str, measured: dict[str, list[float]] = measured) -> float:
-            pairs = zip(measured[key], measured[f"direct {key}"], strict=True)
-            return statistics.median([through - direct for through, direct in pairs])
-
-        ratio = "-"
-        if name != "strake" and "strake" in results:
-            pairs = zip(results["strake"]["rps 32"], measured["rps 32"], strict=True)
-            ratio = f"{statistics.median([strake / other for strake, other in pairs]):.2f}-fold"
-        lines.append(
-            f"| {name} | {median('rps 1'):,.0f} | {median('rps 32'):,.0f} | {median('rps 256'):,.0f} "
-            f"| {added('p50 1'):.2f} | {added('p99 1'):.2f} | {median('p50 32'):.1f} | {median('p99 32'):.1f} "
-            f"| {median('memory'):.0f} | {ratio} |"
-        )
-    return lines
-
-
-def stream_table(chosen: list[str], direct: Gateway, count: int) -> list[str]:
-    lines = [
+def introduction(options: argparse.Namespace) -> list[str]:
+    return [
+        f"# Strake beside other gateways, {time.strftime('%Y-%m-%d')}",
         "",
-        f"| {count} concurrent streams | completed | first byte p50, ms | event p50, ms | event p99, ms | KB each |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"Medians of {options.rounds} interleaved rounds. Each gateway has core {GATEWAY_CORE} to itself. "
+        f"The provider, the load, PostgreSQL's backends and Redis share core {LOAD_CORE}. "
+        f"Python {platform.python_version()}, Portkey {gateways.PORTKEY_VERSION}, LiteLLM {gateways.LITELLM_VERSION}.",
+        "",
+        "`strake`: embedded, SQLite. `strake-pg`: deployed, PostgreSQL and Redis, with tokens that have every limit. "
+        "Both record every request. `nginx`: a map of headers, without a vault, database or log.",
+        "",
     ]
-    for name in ["direct", *chosen]:
-        with ExitStack() as stack:
-            gateway = direct if name == "direct" else stack.enter_context(gateways.ALL[name]())
-            streams(gateway, 10)
-            before = gateway.memory_mb()
-            peak: list[float] = []
-            with _sampled(gateway, peak):
-                outcome = streams(gateway, count)
-            each = (max(peak, default=before) - before) * 1024 / count
-            figures = [outcome["first_byte_ms"], outcome["event_p50_ms"], outcome["event_p99_ms"], each]
-            shown = [f"{figure:.1f}" if outcome["whole"] else "-" for figure in figures]
-            completed = f"{outcome['completed']:.0f} of {outcome['asked']:.0f}"
-            lines.append(f"| {name} | {completed} | {' | '.join(shown)} |")
-    return lines
 
 
-def token_table(counts: list[int], options: argparse.Namespace) -> list[str]:
-    lines = ["", "| tokens in the database | req/s, 32 conn. | p50, ms |", "| --- | --- | --- |"]
-    for count in counts:
-        with gateways.strake(tokens=count) as gateway:
-            measure(gateway, 32, 1)
-            rounds = [measure(gateway, 32, options.seconds) for _ in range(3)]
-        rps = statistics.median([result["rps"] for result in rounds])
-        lines.append(f"| {count:,} | {rps:,.0f} | {statistics.median([result['p50'] for result in rounds]):.1f} |")
-    return lines
+def write(lines: list[str]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "latest.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-@contextmanager
-def _sampled(gateway: Gateway, into: list[float]) -> Iterator[None]:
-    """Sample the gateway's memory twice a second."""
-    stop = threading.Event()
-
-    def sample() -> None:
-        while not stop.wait(0.5):
-            into.append(gateway.memory_mb())
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _log(text: str) -> None:
+def log(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 

@@ -1,261 +1,178 @@
-"""Start each gateway on one core, with the same provider. Other gateways are installed into `bench/.peers`."""
+"""A running gateway and how to call it; the provider, and the gateways that Strake is compared with.
+
+Peers are installed into `bench/.peers`, from npm and PyPI.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
-ROOT = Path(__file__).resolve().parent.parent
-PEERS = ROOT / "bench" / ".peers"
+from bench import measures
+from bench.processes import LOAD_CORE, ON_GATEWAY_CORE, PEERS, run, running, wait_for
+from tests.support.services import free_port
+
 PORTKEY_VERSION = "1.15.2"
-GATEWAY_CORE, LOAD_CORE = "0", "1"
-UPSTREAM_PORT = 9101
+LITELLM_VERSION = "1.108.7"
 LITELLM_KEY = "sk-2f8a1c9be07d4455a6c3ffb1de90"
+QUIET_SECONDS, QUIET_SHARE = 0.2, 0.2  # a gateway is quiet if it uses less than this share of a core for so long
+MANY_STREAMS = 16_384  # nginx: connections of one worker, two for each stream
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to send requests, and with which headers."""
+
+    url: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        parts = urlsplit(self.url)
+        return str(parts.hostname), int(parts.port or 80)
+
+    def head(self, path: str, content_length: int) -> bytes:
+        """The head of a POST request."""
+        parts = urlsplit(self.url)
+        lines = {"host": parts.netloc, "content-type": "application/json", **self.headers}
+        lines["content-length"] = str(content_length)
+        fields = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        return f"POST {parts.path}{path} HTTP/1.1\r\n{fields}\r\n".encode()
 
 
 @dataclass
 class Gateway:
-    """A running gateway: its URL, the headers of requests, and the root of its process tree."""
+    """A running gateway: its endpoints, the root of its process tree, and the processes of its stores."""
 
     name: str
-    url: str
-    headers: dict[str, str] = field(default_factory=dict)
-    pid: int = 0
+    targets: list[Target]
+    pid: int
+    stores: Callable[[], list[int]] = list
 
-    def memory_mb(self) -> float:
-        """The proportional set size of its process tree, which counts shared pages once."""
-        total = 0
-        for pid in _tree(self.pid):
-            try:
-                rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
-            except OSError:
-                continue
-            total += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-        return total / 1024
+    def memory_kb(self, field: str) -> int:
+        return measures.memory_kb(measures.tree(self.pid), field)
+
+
+@dataclass
+class Spent:
+    """Processor seconds."""
+
+    gateway: float = 0.0
+    stores: float = 0.0
+
+
+@contextmanager
+def metered(gateway: Gateway) -> Iterator[Spent]:
+    """Measure what a block costs the gateway and its stores. Stores are moved to the load core first."""
+    spent = Spent()
+    processes, stores = measures.tree(gateway.pid), gateway.stores()
+    for pid in stores:
+        os.sched_setaffinity(pid, {LOAD_CORE})
+    before, stores_before = measures.cpu_seconds(processes), measures.cpu_seconds(stores)
+    yield spent
+    spent.gateway = measures.cpu_seconds(processes) - before
+    spent.stores = measures.cpu_seconds(stores) - stores_before
+
+
+def settle(gateway: Gateway, seconds: float = 20) -> None:
+    """Wait until the gateway has finished what earlier clients have left to it."""
+    end = time.monotonic() + seconds
+    busy = True
+    while busy and time.monotonic() < end:
+        with metered(gateway) as spent:
+            time.sleep(QUIET_SECONDS)
+        busy = spent.gateway > QUIET_SHARE * QUIET_SECONDS
+
+
+Starter = Callable[[], AbstractContextManager[Gateway]]
 
 
 @contextmanager
 def provider() -> Iterator[Gateway]:
-    with _running([sys.executable, "-m", "bench.upstream", str(UPSTREAM_PORT)], LOAD_CORE) as pid:
-        gateway = Gateway("direct", f"http://127.0.0.1:{UPSTREAM_PORT}", {"authorization": "Bearer sk-real"}, pid)
-        _wait(f"{gateway.url}/v1/models")
-        yield gateway
+    """The provider, which is also the gateway "direct". It shares its core with the load."""
+    port = free_port()
+    with running("provider", [sys.executable, "-m", "bench.upstream", str(port)]) as pid:
+        url = f"http://127.0.0.1:{port}"
+        wait_for(f"{url}/v1/models")
+        yield Gateway("direct", [Target(url, {"authorization": "Bearer sk-real"})], pid)
 
 
 @contextmanager
-def strake(tokens: int = 0) -> Iterator[Gateway]:
-    """Strake with its defaults. `tokens` is the number of additional tokens in its database."""
-    with _strake("strake", {}, [], tokens) as gateway:
-        yield gateway
-
-
-@contextmanager
-def strake_limited() -> Iterator[Gateway]:
-    """Strake with a token that has every kind of limit. Redis counts its requests per minute."""
-    port = 9115
-    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-    limits = ["--requests-per-minute", "1000000", "--expires-in-days", "1"]
-    limits += ["--allow-path", "POST /v1/**", "--allow-path", "GET /v1/models", "--allow-network", "127.0.0.0/8"]
-    with (
-        _running(["redis-server", *options], LOAD_CORE),
-        _strake("strake-limits", {"REDIS_URL": f"redis://127.0.0.1:{port}/0"}, limits, 0) as gateway,
-    ):
-        yield gateway
-
-
-@contextmanager
-def _strake(name: str, extra: dict[str, str], limits: list[str], tokens: int) -> Iterator[Gateway]:
-    port = 9110
-    with tempfile.TemporaryDirectory(prefix="strake-bench-") as home:
-        environment = {
-            "STRAKE_HOME": home,
-            "PORT": str(port),
-            "WEB_CONCURRENCY": "1",
-            "STRAKE_ALLOWED_PRIVATE_UPSTREAMS": f"127.0.0.1:{UPSTREAM_PORT}",
-            **extra,
-        }
-        manage = [sys.executable, "-W", "ignore", str(ROOT / "manage.py")]
-        _run([*manage, "migrate", "-v0"], environment)
-        connect = ["connect", "--email", "bench@example.org", "--provider", "custom", "--key-stdin", "--json"]
-        destination = ["--destination", f"http://127.0.0.1:{UPSTREAM_PORT}"]
-        made = json.loads(_run([*manage, *connect, *destination], environment, stdin="sk-bench-0123456789abcdef"))
-        token = made["token"]
-        if limits:
-            issue = ["issue_token", made["subdomain"], "--json", *limits]
-            token = json.loads(_run([*manage, *issue], environment))["token"]
-        if tokens:
-            _run([sys.executable, "-m", "bench.fill", str(tokens)], environment)
-        with _running([*manage, "serve", "--no-link"], GATEWAY_CORE, environment) as pid:
-            url = made["url"].replace("localhost", "127.0.0.1")
-            _wait(f"http://127.0.0.1:{port}/healthz")
-            yield Gateway(name, url, {"authorization": f"Bearer {token}"}, pid)
-
-
-@contextmanager
-def portkey() -> Iterator[Gateway]:
+def portkey(upstream: str) -> Iterator[Gateway]:
     folder = PEERS / "portkey"
     package = folder / "node_modules" / "@portkey-ai" / "gateway"
     if not package.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _run(
-            [
-                "npm",
-                "install",
-                "--no-audit",
-                "--no-fund",
-                "--prefix",
-                str(folder),
-                f"@portkey-ai/gateway@{PORTKEY_VERSION}",
-            ]
-        )
-    command = ["node", str(package / "build" / "start-server.js"), "--port=9111", "--headless"]
-    with _running(command, GATEWAY_CORE, {"TRUSTED_CUSTOM_HOSTS": "127.0.0.1"}, cwd=package) as pid:
-        headers = {
-            "authorization": "Bearer sk-real",
-            "x-portkey-provider": "openai",
-            "x-portkey-custom-host": f"http://127.0.0.1:{UPSTREAM_PORT}/v1",
-        }
-        _wait("http://127.0.0.1:9111/")
-        yield Gateway("portkey", "http://127.0.0.1:9111", headers, pid)
+        install = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder)]
+        run([*install, f"@portkey-ai/gateway@{PORTKEY_VERSION}"])
+    url = f"http://127.0.0.1:{free_port()}"
+    command = ["node", str(package / "build" / "start-server.js"), f"--port={urlsplit(url).port}", "--headless"]
+    headers = {
+        "authorization": "Bearer sk-real",
+        "x-portkey-provider": "openai",
+        "x-portkey-custom-host": f"{upstream}/v1",
+    }
+    environment = {"TRUSTED_CUSTOM_HOSTS": "127.0.0.1"}
+    with running("portkey", [*ON_GATEWAY_CORE, *command], environment, cwd=package) as pid:
+        wait_for(f"{url}/")
+        yield Gateway("portkey", [Target(url, headers)], pid)
 
 
 @contextmanager
-def litellm() -> Iterator[Gateway]:
+def litellm(upstream: str) -> Iterator[Gateway]:
     folder = PEERS / "litellm"
     if not (folder / "bin" / "litellm").exists():
-        _run([sys.executable, "-m", "venv", str(folder)])
-        _run([str(folder / "bin" / "pip"), "install", "--quiet", "litellm[proxy]"])
+        run([sys.executable, "-m", "venv", str(folder)])
+        run([str(folder / "bin" / "pip"), "install", "--quiet", f"litellm[proxy]=={LITELLM_VERSION}"])
     config = PEERS / "litellm.yaml"
     config.write_text(
         "model_list:\n"
         "  - model_name: gpt-4o\n"
-        f'    litellm_params: {{model: openai/gpt-4o, api_base: "http://127.0.0.1:{UPSTREAM_PORT}/v1", api_key: sk}}\n'
+        f'    litellm_params: {{model: openai/gpt-4o, api_base: "{upstream}/v1", api_key: sk}}\n'
         f"general_settings: {{master_key: {LITELLM_KEY}}}\n"
         "litellm_settings: {telemetry: false}\n",
         encoding="utf-8",
     )
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [str(folder / "bin" / "litellm"), "--config", str(config), "--num_workers", "1"]
+    command += ["--host", "127.0.0.1", "--port", str(urlsplit(url).port)]
     environment = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    command = [str(folder / "bin" / "litellm"), "--config", str(config), "--port", "9112", "--host", "127.0.0.1"]
-    with _running(command, GATEWAY_CORE, environment) as pid:
-        _wait("http://127.0.0.1:9112/health/liveliness", seconds=120)
-        yield Gateway("litellm", "http://127.0.0.1:9112", {"authorization": f"Bearer {LITELLM_KEY}"}, pid)
+    with running("litellm", [*ON_GATEWAY_CORE, *command], environment) as pid:
+        wait_for(f"{url}/health/liveliness", seconds=180)
+        yield Gateway("litellm", [Target(url, {"authorization": f"Bearer {LITELLM_KEY}"})], pid)
 
 
 @contextmanager
-def naive() -> Iterator[Gateway]:
-    environment = {"BENCH_UPSTREAM": f"http://127.0.0.1:{UPSTREAM_PORT}"}
-    with _running([sys.executable, "-m", "bench.naive", "9113"], GATEWAY_CORE, environment) as pid:
-        _wait("http://127.0.0.1:9113/v1/models")
-        yield Gateway("django+httpx", "http://127.0.0.1:9113", {}, pid)
-
-
-@contextmanager
-def nginx() -> Iterator[Gateway]:
-    """Only a header map, without vault, database or limits."""
+def nginx(upstream: str) -> Iterator[Gateway]:
+    """Only a header map, without vault, database or limits. Buffers are as docs/operations.md recommends."""
     if shutil.which("nginx") is None:
         raise FileNotFoundError("nginx is not installed (apt-get install nginx-light)")
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="strake-bench-nginx-") as folder:
-        paths = "".join(f"{name}_temp_path {folder};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        paths = "".join(f"{kind}_temp_path {folder}/{kind}; " for kind in kinds)
         Path(folder, "nginx.conf").write_text(
-            f"daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;"
-            "events { worker_connections 8192; }"
-            f"http {{ access_log off; keepalive_requests 1000000; {paths}"
-            'map $http_authorization $key { default ""; "Bearer strk_bench" "Bearer sk-real"; }'
-            f"upstream provider {{ server 127.0.0.1:{UPSTREAM_PORT}; keepalive 512; }}"
-            "server { listen 127.0.0.1:9114 backlog=4096; location / { proxy_pass http://provider;"
-            'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Authorization $key;'
-            "proxy_buffering off; proxy_request_buffering off; } } }",
+            f"daemon off; worker_processes 1; worker_rlimit_nofile {MANY_STREAMS}; pid {folder}/pid; "
+            f"events {{ worker_connections {MANY_STREAMS}; }} "
+            f"http {{ access_log off; keepalive_requests 1000000; client_max_body_size 0; {paths} "
+            'map $http_authorization $key { default ""; "Bearer strk_bench" "Bearer sk-real"; } '
+            f"upstream provider {{ server {urlsplit(upstream).netloc}; keepalive 512; keepalive_requests 1000000; }} "
+            f"server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ proxy_pass http://provider; "
+            'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Authorization $key; '
+            "proxy_buffering off; proxy_request_buffering off; proxy_max_temp_file_size 0; "
+            "proxy_buffer_size 64k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k; } } }",
             encoding="utf-8",
         )
-        with _running(["nginx", "-c", f"{folder}/nginx.conf"], GATEWAY_CORE) as pid:
-            _wait("http://127.0.0.1:9114/v1/models")
-            yield Gateway("nginx", "http://127.0.0.1:9114", {"authorization": "Bearer strk_bench"}, pid)
-
-
-ALL: dict[str, Callable[[], AbstractContextManager[Gateway]]] = {
-    "strake": strake,
-    "strake-limits": strake_limited,
-    "portkey": portkey,
-    "litellm": litellm,
-    "django+httpx": naive,
-    "nginx": nginx,
-}
-
-
-@contextmanager
-def _running(
-    command: list[str], core: str, environment: dict[str, str] | None = None, cwd: Path = ROOT
-) -> Iterator[int]:
-    """Run a process group on one core, and end it."""
-    process = subprocess.Popen(
-        ["taskset", "-c", core, *command],
-        env={**_clean_environment(), **(environment or {})},
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        yield process.pid
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def _run(command: list[str], environment: dict[str, str] | None = None, *, stdin: str = "") -> str:
-    done = subprocess.run(
-        command,
-        env={**_clean_environment(), **(environment or {})},
-        cwd=ROOT,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{command[:3]} ended with {done.returncode}: {done.stderr[-500:]}")
-    return done.stdout
-
-
-def _clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("STRAKE_")}
-
-
-def _wait(url: str, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=2).close()
-        except urllib.error.HTTPError:
-            return
-        except OSError:
-            if time.monotonic() > end:
-                raise TimeoutError(f"{url} does not respond") from None
-            time.sleep(0.2)
-        else:
-            return
-
-
-def _tree(pid: int) -> list[int]:
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    except OSError:
-        children = []
-    return [pid, *(descendant for child in children for descendant in _tree(int(child)))]
+        command = ["nginx", "-e", f"{folder}/error.log", "-c", f"{folder}/nginx.conf"]
+        with running("nginx", [*ON_GATEWAY_CORE, *command]) as pid:
+            url = f"http://127.0.0.1:{port}"
+            wait_for(f"{url}/v1/models")
+            yield Gateway("nginx", [Target(url, {"authorization": "Bearer strk_bench"})], pid)

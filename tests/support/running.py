@@ -46,7 +46,7 @@ class Strake:
     """A running Strake. Use it as a context manager, or `start` and `stop` it.
 
     `environment` adds variables such as DATABASE_URL. By default, upstreams on 127.0.0.1 are allowed. `command` holds
-    the arguments for Python, and `prefix` is a command that runs Python.
+    the arguments for Python, and `prefix` is a command that runs Python. `root` is the folder of the code.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Strake:
         environment: Mapping[str, str] | None = None,
         command: Sequence[str] = ("manage.py", "serve", "--no-link"),
         prefix: Sequence[str] = (),
+        root: Path = ROOT,
     ) -> None:
         self.home = home
         self.port = free_port()
@@ -72,6 +73,7 @@ class Strake:
             self.environment.setdefault("STRAKE_RUNTIME", f"{home}-run")
         self._command = command
         self._prefix = prefix
+        self._root = root
         self._process: subprocess.Popen[bytes] | None = None
         self._provisioner: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
@@ -82,7 +84,7 @@ class Strake:
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._prefix, sys.executable, *self._command],
-                cwd=ROOT,
+                cwd=self._root,
                 env=self.environment,
                 preexec_fn=None if self._prefix else as_ordinary_user,
                 stdin=subprocess.DEVNULL,
@@ -176,7 +178,7 @@ class Strake:
     def _run(self, command: list[str], *, stdin: str = "", check: bool) -> subprocess.CompletedProcess[str]:
         result = subprocess.run(
             [sys.executable, *command],
-            cwd=ROOT,
+            cwd=self._root,
             env=self.environment,
             input=stdin,
             capture_output=True,
