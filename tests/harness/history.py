@@ -78,11 +78,10 @@ class Attempt:
 
     @property
     def wrongly_refused(self) -> bool:
+        """Whether this request failed although it had access all the time. An outage of the store is no refusal."""
         start = self.began - THROTTLE_SECONDS if self.error == THROTTLED else self.began
         answers = self.value.answers(start, self.ended)
-        return self.answer == self.error == REFUSED or (
-            self.answer == REFUSED and self.error != OUTAGE and len(answers) == 1 and REFUSED not in answers
-        )
+        return self.answer == REFUSED and self.error != OUTAGE and len(answers) == 1 and REFUSED not in answers
 
     @property
     def since_change(self) -> float:
@@ -103,6 +102,7 @@ class Report:
     attempts: list[Attempt] = field(default_factory=list)
     changes: Counter[str] = field(default_factory=Counter)
     failed_changes: int = 0
+    waited: int = 0  # requests for a stopped process, sent after access had ended
     seconds: float = 0.0
 
     @property
@@ -131,6 +131,7 @@ class Report:
             f"changes: {_counted(self.changes)}, failed: {self.failed_changes}",
             f"refused by a look-up after a change: {len(gaps):,}, soonest after {soonest}, "
             f"within 1 ms {sum(gap < 0.001 for gap in gaps):,}, within 10 ms {sum(gap < 0.01 for gap in gaps):,}",
+            *([f"sent to a stopped process after a change: {self.waited:,}"] if self.waited else []),
             f"wrongly accepted: {len(self.wrongly_accepted)}{_kinds(self.wrongly_accepted)}",
             f"wrongly refused: {len(self.wrongly_refused)}{_kinds(self.wrongly_refused)}",
         )

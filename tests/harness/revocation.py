@@ -22,7 +22,7 @@ from pathlib import Path
 
 import uvloop
 
-from tests.harness import database
+from tests.harness import database, stopped
 from tests.harness.access import respond
 from tests.harness.history import REFUSED, Attempt, Report
 from tests.harness.places import KINDS, Changer, Place, changing, connect_places
@@ -85,6 +85,7 @@ async def _keep_changing(changer: Changer, place: Place, chooser: random.Random,
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.harness.revocation")
     parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--stops", type=int, default=400, help="of a process with SIGSTOP (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
@@ -96,9 +97,11 @@ def main() -> int:
         processes(Path(folder) / "home", options.processes, environment) as (strake, known),
     ):
         upstream.default = respond
-        report = uvloop.run(run(strake, known, upstream.url, options.requests, seed=options.seed))
-    print(f"{options.database}, {options.processes} processes: {report}")
-    return int(not report.is_right)
+        reports = [uvloop.run(run(strake, known, upstream.url, options.requests, seed=options.seed))]
+        print(f"{options.database}, {options.processes} processes: {reports[-1]}", flush=True)
+        reports.append(uvloop.run(stopped.run(strake, known, upstream.url, options.stops, seed=options.seed)))
+        print(f"{options.stops} stops of a process: {reports[-1]}", flush=True)
+    return int(not all(report.is_right for report in reports))
 
 
 if __name__ == "__main__":
