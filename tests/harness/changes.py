@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from tests.harness.access import KEY, Access
-from tests.harness.processes import Process
-from tests.support import provisioner  # sets Django up, which the imports below need
+import django
+
+django.setup()
 
 from django.db.models.functions import Now  # noqa: E402
 from django.utils import timezone  # noqa: E402
@@ -28,6 +28,9 @@ from accounts import users  # noqa: E402
 from accounts.actors import OPERATOR  # noqa: E402
 from credentials import services  # noqa: E402
 from credentials.models import BearerToken  # noqa: E402
+from tests.harness.access import KEY, Access  # noqa: E402
+from tests.harness.processes import Process  # noqa: E402
+from tests.support import provisioner  # noqa: E402
 
 # --- Calls ---------------------------------------------------------------------------------------------------------
 

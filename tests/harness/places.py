@@ -98,7 +98,7 @@ class Changer:
     async def give_back(self, place: Place, kind: str, *, probed: bool = False) -> None:
         if back := KINDS[kind]:
             while not await self.call(place, back, probed=probed):
-                await asyncio.sleep(0.1)
+                pass  # it has waited for a lock
 
     async def _ask(self, order: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None

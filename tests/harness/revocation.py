@@ -18,15 +18,19 @@ import random
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import uvloop
 
-from tests.harness import database, stopped
+from tests.harness import outage, stopped
 from tests.harness.access import respond
 from tests.harness.history import REFUSED, Attempt, Report
 from tests.harness.places import KINDS, Changer, Place, changing, connect_places
 from tests.harness.processes import Pinned, Process, pin, processes
+from tests.harness.stores import DroppedConnections, Outage, ReplacedFile, Restarted, RestoredCluster, RestoredOnline
+from tests.support import postgres
+from tests.support.postgres import Cluster
 from tests.support.running import Strake
 from tests.support.upstream import Upstream
 
@@ -82,25 +86,39 @@ async def _keep_changing(changer: Changer, place: Place, chooser: random.Random,
         await asyncio.sleep(chooser.random() * PAUSE_SECONDS)
 
 
+def outages_of(strake: Strake, cluster: Cluster | None) -> list[Outage]:
+    """The ways in which the database of this Strake may go away."""
+    if cluster is not None:
+        return [DroppedConnections(cluster), Restarted(cluster), RestoredCluster(cluster)]
+    [database] = strake.home.glob("data/*.sqlite3")
+    return [RestoredOnline(database), ReplacedFile(database)]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.harness.revocation")
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--stops", type=int, default=400, help="of a process with SIGSTOP (default: %(default)s)")
+    parser.add_argument("--outages", type=int, default=12, help="of the database, of each kind (default: %(default)s)")
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     options = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        database(options.database) as environment,
-        Upstream() as upstream,
-        processes(Path(folder) / "home", options.processes, environment) as (strake, known),
-    ):
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        cluster = stack.enter_context(postgres.cluster()) if options.database == "postgresql" else None
+        upstream = stack.enter_context(Upstream())
         upstream.default = respond
-        reports = [uvloop.run(run(strake, known, upstream.url, options.requests, seed=options.seed))]
-        print(f"{options.database}, {options.processes} processes: {reports[-1]}", flush=True)
-        reports.append(uvloop.run(stopped.run(strake, known, upstream.url, options.stops, seed=options.seed)))
-        print(f"{options.stops} stops of a process: {reports[-1]}", flush=True)
+        environment = {} if cluster is None else {"DATABASE_URL": cluster.url}
+        strake, known = stack.enter_context(processes(Path(folder) / "home", options.processes, environment))
+        parts = (
+            lambda: run(strake, known, upstream.url, options.requests, seed=options.seed),
+            lambda: stopped.run(strake, known, upstream.url, options.stops, seed=options.seed),
+            lambda: outage.run(strake, known, upstream.url, outages_of(strake, cluster), options.outages),
+        )
+        reports = []
+        for name, part in zip(("changes", f"{options.stops} stops", "outages"), parts, strict=True):
+            reports.append(uvloop.run(part()))
+            print(f"{options.database}, {options.processes} processes, {name}: {reports[-1]}", flush=True)
     return int(not all(report.is_right for report in reports))
 
 

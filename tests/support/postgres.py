@@ -90,8 +90,9 @@ class Cluster:
             connection.execute(sql.SQL("CREATE ROLE strake LOGIN CREATEDB PASSWORD {}").format(sql.Literal(PASSWORD)))
             connection.execute("CREATE DATABASE strake OWNER strake")
 
-    def start(self) -> None:
-        options = " ".join(f"-c {name}={value}" for name, value in self._settings.items())
+    def start(self, **settings: object) -> None:
+        """Start the server, with these settings in place of the cluster's."""
+        options = " ".join(f"-c {name}={value}" for name, value in {**self._settings, **settings}.items())
         self._run("pg_ctl", "start", "--wait", "--log", str(self.folder / "log"), "--options", options)
 
     def stop(self) -> None:
