@@ -131,9 +131,9 @@ async def changing(strake: Strake, processes: Sequence[Process], report: Report)
         await process.wait()
 
 
-async def connect_places(changer: Changer, upstream: str, count: int) -> list[Place]:
-    """Connect endpoints of different people."""
-    places = [Place(Access(upstream, f"owner-{number}@example.org")) for number in range(count)]
+async def connect_places(changer: Changer, upstream: str, count: int, *, name: str) -> list[Place]:
+    """Connect endpoints of different people. `name` is for their addresses: a run may leave people suspended."""
+    places = [Place(Access(upstream, f"{name}-{number}@example.org")) for number in range(count)]
     for place in places:
         if not await changer.call(place, "connect"):
             raise RuntimeError("An endpoint could not be connected.")

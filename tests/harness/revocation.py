@@ -49,7 +49,7 @@ async def run(strake: Strake, known: list[Process], upstream: str, requests: int
     clients = [Pinned(process) for process in known for _ in range(CLIENTS)]
     await pin(clients)
     async with changing(strake, known, report) as changer:
-        places = await connect_places(changer, upstream, PLACES)
+        places = await connect_places(changer, upstream, PLACES, name="changed")
         started = time.monotonic()
         changes = [asyncio.create_task(_keep_changing(changer, place, chooser, report)) for place in places]
         try:

@@ -29,7 +29,7 @@ async def run(strake: Strake, known: Sequence[Process], upstream: str, repetitio
     """Stop each process in turn, while access ends in each way. `report.waited` counts the requests after the call."""
     chooser, report, started = random.Random(seed), Report(), time.monotonic()
     async with changing(strake, (), report) as changer:
-        place, *_ = await connect_places(changer, upstream, 1)
+        place, *_ = await connect_places(changer, upstream, 1, name="stopped")
         # One line for each process, and more to the one that is stopped.
         others = {process: Pinned(process) for process in known}
         clients = {process: [Pinned(process) for _ in range(CALLERS + 2 * WAITING)] for process in known}

@@ -28,19 +28,10 @@ class Outage:
 
     name: str
     edits = tuple(EDITS)
-    is_noticed = True  # by each request between `begin` and `end`
-    touches = 0  # how often `touch` is to be called after `end`
+    touches = 0  # how often `touch` is called after `end`, each time after one request to each process
 
     def prepare(self, token_id: str) -> None:
-        """Called while Strake serves, before the last requests."""
-
-    def note(self, token_id: str) -> None:
-        """Called when nothing has been requested for a moment, before one last request to each process.
-
-        Only of those that say so with `notes`.
-        """
-
-    notes = False
+        """Called while Strake serves."""
 
     def begin(self) -> None:
         """Take the database away."""
@@ -76,7 +67,6 @@ class RestoredOnline(SQLiteOutage):
     """A backup, in which access has ended, is restored into the database by SQLite while Strake serves."""
 
     name = "restored by .restore"
-    is_noticed = False
 
     def edit(self, sql: str, value: str) -> None:
         super().edit(sql, value)
@@ -87,17 +77,22 @@ class RestoredOnline(SQLiteOutage):
 class ReplacedFile(SQLiteOutage):
     """A table is missing, so that every process closes its connection. Then another file takes the place of this one.
 
-    `PRAGMA data_version` counts from the same number on in every connection. The touches let it pass the numbers of
-    the connections before.
+    `PRAGMA data_version` counts from the same number on in every connection. So each process first gets a new one, in
+    which the number is still small, and the touches let the next one pass that number.
     """
 
     name = "file replaced"
-    touches = 40
+    touches = 9  # a token that was refused ten times is not looked up for a second
+
+    def hide(self) -> None:
+        self._execute("ALTER TABLE credentials_bearertoken RENAME TO away")
+
+    def show(self) -> None:
+        self._execute("ALTER TABLE away RENAME TO credentials_bearertoken")
 
     def begin(self) -> None:
         super().begin()
-        with _sqlite(self._database) as live:
-            live.execute("ALTER TABLE credentials_bearertoken RENAME TO away")
+        self.hide()
 
     def end(self) -> None:
         for suffix in ("-wal", "-shm"):
@@ -105,16 +100,11 @@ class ReplacedFile(SQLiteOutage):
         self._copy.rename(self._database)
 
     def touch(self) -> None:
+        self._execute("UPDATE credentials_bearertoken SET last_used_at = last_used_at")
+
+    def _execute(self, sql: str) -> None:
         with _sqlite(self._database) as live:
-            live.execute("UPDATE credentials_bearertoken SET last_used_at = last_used_at")
-
-
-class MovedFile(ReplacedFile):
-    """Another file takes the place of this one while Strake serves, and nothing else happens."""
-
-    name = "file moved"
-    is_noticed = False
-    begin = SQLiteOutage.begin
+            live.execute(sql)
 
 
 @contextlib.contextmanager
@@ -190,7 +180,6 @@ class RestoredCluster(PostgreSQLOutage):
 
     name = "cluster restored"
     edits = ("revoke",)
-    notes = True
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster)
