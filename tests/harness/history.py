@@ -101,7 +101,7 @@ class Report:
 
     attempts: list[Attempt] = field(default_factory=list)
     changes: Counter[str] = field(default_factory=Counter)
-    failed_changes: int = 0
+    failures: list[str] = field(default_factory=list)  # of changes
     waited: int = 0  # requests for a stopped process, sent after access had ended
     seconds: float = 0.0
 
@@ -128,7 +128,8 @@ class Report:
             f"{len(self.attempts):,} requests in {self.seconds:.0f} s ({len(self.attempts) / self.seconds:.0f}/s)",
             f"by process: {_listed(Counter(attempt.pid for attempt in self.attempts).values())}",
             f"responses: {_counted(Counter(attempt.error or str(attempt.status) for attempt in self.attempts))}",
-            f"changes: {_counted(self.changes)}, failed: {self.failed_changes}",
+            f"changes: {_counted(self.changes)}",
+            *([f"failed changes: {len(self.failures)}, such as {self.failures[0]}"] if self.failures else []),
             f"refused by a look-up after a change: {len(gaps):,}, soonest after {soonest}, "
             f"within 1 ms {sum(gap < 0.001 for gap in gaps):,}, within 10 ms {sum(gap < 0.01 for gap in gaps):,}",
             *([f"sent to a stopped process after a change: {self.waited:,}"] if self.waited else []),

@@ -72,7 +72,7 @@ class Changer:
                 pid = sample.pop("pid")
                 self._report.attempts.append(Attempt.of(value, pid, Sample(**sample)))
         if reply["error"]:
-            self._report.failed_changes += 1
+            self._report.failures.append(f"{call}: {reply['error']}")
             return False
         self._report.changes[call] += 1
         if not place.values or place.value.token != access.token:

@@ -50,40 +50,51 @@ async def run(strake: Strake, known: list[Process], upstream: str, requests: int
     await pin(clients)
     async with changing(strake, known, report) as changer:
         places = await connect_places(changer, upstream, PLACES, name="changed")
-        started = time.monotonic()
-        changes = [asyncio.create_task(_keep_changing(changer, place, chooser, report)) for place in places]
+        started, enough = time.monotonic(), asyncio.Event()
+        kinds = chooser.sample(list(KINDS), len(KINDS))
+        changes = []
+        for number, place in enumerate(places):
+            first = number * len(kinds) // len(places)
+            order = kinds[first:] + kinds[:first]
+            changes.append(asyncio.create_task(_keep_changing(changer, place, order, chooser, enough)))
+        calls = [asyncio.create_task(_keep_calling(client, places, chooser, report, enough)) for client in clients]
         try:
             while len(report.attempts) < requests or not set(KINDS) <= set(report.changes):
-                until = len(report.attempts) + min(requests, 1000)
-                await asyncio.gather(*(_call(client, places, chooser, report, until) for client in clients))
-                for task in changes:
-                    if task.done():
-                        task.result()
+                done, _ = await asyncio.wait((*changes, *calls), timeout=0.05)
+                for task in done:
+                    task.result()
         finally:
-            for task in changes:
-                task.cancel()
-            await asyncio.gather(*changes, return_exceptions=True)
+            # A change that is on its way takes place, so that it must be in the history.
+            enough.set()
+            await asyncio.gather(*changes, *calls)
             for client in clients:
                 await client.close()
         report.seconds = time.monotonic() - started
     return report
 
 
-async def _call(client: Pinned, places: list[Place], chooser: random.Random, report: Report, until: int) -> None:
-    while len(report.attempts) < until:
+async def _keep_calling(
+    client: Pinned, places: list[Place], chooser: random.Random, report: Report, enough: asyncio.Event
+) -> None:
+    while not enough.is_set():
         values = chooser.choice(places).values
         value = values[-1] if chooser.random() < LAST_VALUE else chooser.choice(values[-RECENT_VALUES:])
         if value.answer == REFUSED and chooser.random() > REFUSED_AGAIN:
+            await asyncio.sleep(0)
             continue
         sample = await client.request(value.path, value.token)
         report.attempts.append(Attempt.of(value, client.pid, sample))
 
 
-async def _keep_changing(changer: Changer, place: Place, chooser: random.Random, report: Report) -> None:
-    """Change the access of a place in every way, in random order, over and over."""
-    for kind in itertools.chain.from_iterable(chooser.sample(list(KINDS), len(KINDS)) for _ in itertools.count()):
+async def _keep_changing(
+    changer: Changer, place: Place, kinds: list[str], chooser: random.Random, enough: asyncio.Event
+) -> None:
+    """Change the access of a place in every way, over and over."""
+    for kind in itertools.cycle(kinds):
         await changer.cycle(place, kind)
         await asyncio.sleep(chooser.random() * PAUSE_SECONDS)
+        if enough.is_set():
+            return
 
 
 def outages_of(strake: Strake, cluster: Cluster | None) -> list[Outage]:
