@@ -150,12 +150,15 @@ class Probe:
     connection: socket.socket | None = None
 
     def open(self) -> None:
-        if self.connection is None:
-            with self.process.alone():
-                self.connection = socket.create_connection(self.process.address, 60)
-                self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self.send("/livez", "")
-                self.receive()
+        while self.connection is None:
+            with self.process.alone() as is_alone:
+                if is_alone:
+                    self.connection = socket.create_connection(self.process.address, 60)
+                    self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    self.send("/livez", "")
+                    self.receive()
+                    return
+            time.sleep(0.001)
 
     def send(self, path: str, token: str) -> float:
         """Send a request. Returns the time before its first byte."""

@@ -34,7 +34,9 @@ class Line:
 
     async def call(self) -> None:
         value = self.place.value
-        self.attempts.append(Attempt.of(value, self.client.pid, await self.client.request(value.path, value.token)))
+        self.attempts.append(
+            Attempt.of(value, self.client.process.pid, await self.client.request(value.path, value.token))
+        )
 
     def start(self) -> None:
         """Start, unless it has started."""
@@ -99,6 +101,7 @@ async def _go_through(outage: Outage, edit: str, place: Place, doomed: list[Line
             await _stop(doomed)
         await asyncio.to_thread(outage.end)
         await _serving(controls if outage.touches else lines)
+        await _stop(lines)
         for _ in range(outage.touches):
             await asyncio.gather(*(line.call() for line in doomed))
             await asyncio.to_thread(outage.touch)
@@ -115,6 +118,10 @@ async def _settle(outage: Outage, token_id: str, lines: list[Line]) -> None:
         await until(lambda: all(line.since(hidden, OUTAGE) for line in lines), what="a refusal without the table")
         await asyncio.to_thread(outage.show)
         await _serving(lines)
+        await _stop(lines)
+        for _ in range(outage.raised):
+            await asyncio.to_thread(outage.touch)
+            await asyncio.gather(*(line.call() for line in lines))
     if isinstance(outage, RestoredCluster):
         await _stop(lines)
         await asyncio.sleep(FLUSHED_SECONDS)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import os
 import signal
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.load import Client, Sample
+from tests.support.load import Client
 from tests.support.running import Strake
 from tests.support.upstream import eventually
 
@@ -24,60 +27,61 @@ class Process:
 
     def stop(self) -> None:
         """Stop it with SIGSTOP. Its kernel accepts connections and data from then on, and the process nothing."""
-        stop(self.pid)
+        _stop(self.pid)
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Stop its siblings, so that it accepts every connection made within the context."""
-        try:
-            for pid in self.siblings:
-                stop(pid)
-            yield
-        finally:
-            for pid in self.siblings:
-                os.kill(pid, signal.SIGCONT)
+    def alone(self) -> Iterator[bool]:
+        """Stop its siblings, so that it accepts every connection made within the context.
+
+        Yields False, and stops nobody, while a sibling is alone.
+        """
+        with Path(tempfile.gettempdir(), f"strake-alone-{self.address[1]}").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            try:
+                for pid in self.siblings:
+                    _stop(pid)
+                yield True
+            finally:
+                for pid in self.siblings:
+                    os.kill(pid, signal.SIGCONT)
 
 
-def stop(pid: int) -> None:
+def _stop(pid: int) -> None:
     os.kill(pid, signal.SIGSTOP)
     eventually(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
 
 
 class Pinned(Client):
-    """A kept-alive connection to one process."""
+    """A kept-alive connection to one process, once it is pinned."""
 
     def __init__(self, process: Process) -> None:
         super().__init__(process.address)
         self.process = process
-        self.pid = process.pid  # 0 after it had to reconnect, if a sibling may have accepted that
 
-    async def request(
-        self, path: str, token: str, *, method: str = "GET", headers: dict[str, str] | None = None
-    ) -> Sample:
-        if not self.is_open and self.process.siblings:
-            self.pid = 0
-        return await super().request(path, token, method=method, headers=headers)
-
-    @property
-    def is_open(self) -> bool:
-        return self._streams is not None and not self._streams[1].is_closing()
+    async def pin(self) -> None:
+        """Connect to the process, unless this is connected."""
+        while self._streams is None or self._streams[1].is_closing():
+            with self.process.alone() as is_alone:
+                if is_alone:
+                    await self.request("/livez", "")
+                    return
+            await asyncio.sleep(0.001)
 
 
 async def pin(clients: Sequence[Pinned]) -> None:
-    """Connect every client that is not connected to its process."""
-    for process in {client.process for client in clients if not client.is_open}:
-        with process.alone():
-            for client in clients:
-                if client.process == process and not client.is_open:
-                    await client.request("/livez", "")
-                    client.pid = process.pid
+    for client in clients:
+        await client.pin()
 
 
 @contextmanager
-def processes(home: Path, count: int, environment: dict[str, str]) -> Iterator[tuple[Strake, list[Process]]]:
+def processes(home: Path, count: int, environment: Mapping[str, str]) -> Iterator[tuple[Strake, list[Process]]]:
     """Start `count` proxy processes on one database. Yields a Strake for operators' calls, and the processes.
 
     With PostgreSQL they are the workers of one Strake. On SQLite a Strake has one, so there are several Strakes with

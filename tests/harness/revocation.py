@@ -82,8 +82,9 @@ async def _keep_calling(
         if value.answer == REFUSED and chooser.random() > REFUSED_AGAIN:
             await asyncio.sleep(0)
             continue
+        await client.pin()
         sample = await client.request(value.path, value.token)
-        report.attempts.append(Attempt.of(value, client.pid, sample))
+        report.attempts.append(Attempt.of(value, client.process.pid, sample))
 
 
 async def _keep_changing(

@@ -90,7 +90,7 @@ async def _stop_once(
 
 async def _call(client: Pinned, value: Value, report: Report) -> None:
     sample = await client.request(value.path, value.token)
-    report.attempts.append(Attempt.of(value, client.pid, sample))
+    report.attempts.append(Attempt.of(value, client.process.pid, sample))
 
 
 def is_writing(strake: Strake) -> bool:

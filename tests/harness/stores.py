@@ -77,11 +77,13 @@ class RestoredOnline(SQLiteOutage):
 class ReplacedFile(SQLiteOutage):
     """A table is missing, so that every process closes its connection. Then another file takes the place of this one.
 
-    `PRAGMA data_version` counts from the same number on in every connection. So each process first gets a new one, in
-    which the number is still small, and the touches let the next one pass that number.
+    `PRAGMA data_version` counts from the same number on in every connection. So each process first gets a connection
+    in which the number is small, then uses the token at a number a little higher, and the touches let the connection to
+    the other file pass that one. The request log adds a few.
     """
 
     name = "file replaced"
+    raised = 5
     touches = 9  # a token that was refused ten times is not looked up for a second
 
     def hide(self) -> None:
