@@ -1,7 +1,8 @@
 """Changes of access by the real services, in a process that uses the token as soon as a call has returned.
 
 `python -m tests.harness.changes PROCESSES` reads calls from standard input as JSON lines, and prints when each began
-and returned. A call may ask for probes: one request to each proxy process before the call, and one at once after it.
+and returned. A call may ask for probes: a request to each proxy process before the call, a few during it, and one at
+once after it.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import json
 import re
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
@@ -197,33 +200,52 @@ def ask_all(probes: list[Probe], path: str, token: str) -> list[dict[str, Any]]:
     return [{"pid": probe.process.pid, "began": at, **probe.receive()} for probe, at in zip(probes, began, strict=True)]
 
 
+@contextmanager
+def asking(probes: list[Probe], path: str, token: str, samples: list[dict[str, Any]]) -> Iterator[None]:
+    """Keep a request on its way to each process, so that a look-up is, when the call returns."""
+    over = threading.Event()
+
+    def keep_asking(probe: Probe) -> None:
+        while not over.is_set() and probe.connection is not None:
+            samples.extend(ask_all([probe], path, token))
+
+    with ThreadPoolExecutor(max(1, len(probes))) as pool:
+        for probe in probes:
+            pool.submit(keep_asking, probe)
+        try:
+            yield
+        finally:
+            over.set()
+
+
 # --- Main ----------------------------------------------------------------------------------------------------------
 
 
-def main(probes: list[Probe]) -> Iterator[dict[str, Any]]:
-    """Serve the calls of standard input, and yield the reply to each."""
+def main(probes: list[Probe], busy: list[Probe]) -> Iterator[dict[str, Any]]:
+    """Serve the calls of standard input, and yield the reply to each. `busy` are the probes that keep asking."""
     for line in sys.stdin:
         order = json.loads(line)
         access, call = Access(**order["access"]), CALLS[order["call"]]
         path, token = access.path, access.token
-        asked = probes if order["probed"] else []
-        for probe in asked:
+        asked, asking_on = (probes, busy) if order["probed"] else ([], [])
+        for probe in (*asked, *asking_on):
             probe.open()
         samples = ask_all(asked, path, token)
         for probe in asked:
             probe.open()
-        began, returned, error = time.monotonic(), 0.0, ""
-        try:
-            call(access)
-            returned = time.monotonic()
-        except Exception as failure:  # noqa: BLE001  (the caller gets every error)
-            error = f"{type(failure).__name__}: {failure}"
-        samples += ask_all(asked, path, token)
+        with asking(asking_on, path, token, samples):
+            began, returned, error = time.monotonic(), 0.0, ""
+            try:
+                call(access)
+                returned = time.monotonic()
+            except Exception as failure:  # noqa: BLE001  (the caller gets every error)
+                error = f"{type(failure).__name__}: {failure}"
+            samples += ask_all(asked, path, token)
         yield {"access": asdict(access), "began": began, "returned": returned, "error": error, "samples": samples}
 
 
 if __name__ == "__main__":
     known = [Process(pid, ("127.0.0.1", port), tuple(siblings)) for pid, port, siblings in json.loads(sys.argv[1])]
-    for reply in main([Probe(process) for process in known]):
+    for reply in main([Probe(process) for process in known], [Probe(process) for process in known]):
         sys.stdout.write(json.dumps(reply) + "\n")
         sys.stdout.flush()

@@ -33,7 +33,7 @@ KINDS = {
 }
 _LEAVE_ACCESS = frozenset({"replace_key", "redirect", "resume", "readmit", "widen_paths", "widen_networks"})
 _ISSUE = frozenset({"connect", "issue", "issue_for"})  # these leave the token as it is
-RUN_OUT_SECONDS = 0.4
+RUN_OUT_SECONDS = 1.0
 CLOCKS_SECONDS = 0.05  # the clock of expiries may differ by that from the one of requests
 LOCK_MILLISECONDS = 2000
 
