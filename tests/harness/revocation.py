@@ -122,14 +122,14 @@ def main() -> int:
         upstream.default = respond
         environment = {} if cluster is None else {"DATABASE_URL": cluster.url}
         strake, known = stack.enter_context(processes(Path(folder) / "home", options.processes, environment))
-        parts = (
-            lambda: run(strake, known, upstream.url, options.requests, seed=options.seed),
-            lambda: stopped.run(strake, known, upstream.url, options.stops, seed=options.seed),
-            lambda: outage.run(strake, known, upstream.url, outages_of(strake, cluster), options.outages),
-        )
+        parts = {
+            "changes": run(strake, known, upstream.url, options.requests, seed=options.seed),
+            f"{options.stops} stops": stopped.run(strake, known, upstream.url, options.stops, seed=options.seed),
+            "outages": outage.run(strake, known, upstream.url, outages_of(strake, cluster), options.outages),
+        }
         reports = []
-        for name, part in zip(("changes", f"{options.stops} stops", "outages"), parts, strict=True):
-            reports.append(uvloop.run(part()))
+        for name, part in parts.items():
+            reports.append(uvloop.run(part))
             print(f"{options.database}, {options.processes} processes, {name}: {reports[-1]}", flush=True)
     return int(not all(report.is_right for report in reports))
 

@@ -141,7 +141,7 @@ class PostgreSQLOutage(Outage):
             options="-c synchronous_commit=on",
             autocommit=True,
         ) as connection:
-            cursor = connection.execute(statement, values)  # type: ignore[call-overload]
+            cursor = connection.execute(statement, values)
             return cursor.fetchall() if cursor.description else []
 
 
@@ -166,7 +166,7 @@ class Restarted(PostgreSQLOutage):
 
     def begin(self) -> None:
         self._stop()
-        self._cluster.start(listen_addresses="''")
+        self._cluster.start_without_port()
 
     def end(self) -> None:
         self._stop()
@@ -201,7 +201,7 @@ class RestoredCluster(PostgreSQLOutage):
         self._stop()
         subprocess.run(["rm", "-r", str(self._data)], check=True)
         self._backup.rename(self._data)
-        self._cluster.start(listen_addresses="''", autovacuum="off")
+        self._cluster.start_without_port()
 
     def edit(self, sql: str, value: str) -> None:
         while self._execute("SELECT pg_current_xact_id()::text::bigint")[0][0] < self._version - 1:
