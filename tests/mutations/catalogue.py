@@ -422,6 +422,43 @@ BY_FILE: dict[str, list[Mutation]] = {
             "        rows = seen.get(digest) or await self._read(self._sql, (digest, subdomain))\n"
             "        seen[digest] = rows",
         ),
+        Mutation(
+            "",
+            "a look-up is good for a second on SQLite",
+            "        rows = await self._read(self._sql, (digest, subdomain))\n",
+            "        import time\n"
+            '        seen = self.__dict__.setdefault("seen", {})\n'
+            "        until, rows = seen.get((digest, subdomain), (0.0, []))\n"
+            "        if time.monotonic() > until:\n"
+            "            rows = await self._read(self._sql, (digest, subdomain))\n"
+            "            seen[digest, subdomain] = time.monotonic() + 1, rows\n",
+            tests=("tests/proxy/access/test_revocation.py::test_nothing_is_accepted_after_access_ended[sqlite]",),
+        ),
+    ],
+    "proxy/access/postgresql_lookup.py": [
+        Mutation(
+            "",
+            "a look-up is good for a second on PostgreSQL",
+            "            row = await self._pool.fetchrow(digest, subdomain)\n",
+            '            seen = self.__dict__.setdefault("seen", {})\n'
+            "            until, row = seen.get((digest, subdomain), (0.0, None))\n"
+            "            if monotonic() > until:\n"
+            "                row = await self._pool.fetchrow(digest, subdomain)\n"
+            "                seen[digest, subdomain] = monotonic() + 1, row\n",
+            tests=("tests/proxy/access/test_revocation.py::test_nothing_is_accepted_after_access_ended[postgresql]",),
+        ),
+        Mutation(
+            "",
+            "a request joins the look-up of another one",
+            "            row = await self._pool.fetchrow(digest, subdomain)\n",
+            '            flights = self.__dict__.setdefault("flights", {})\n'
+            "            key = (digest, subdomain)\n"
+            "            if key not in flights:\n"
+            "                flights[key] = asyncio.ensure_future(self._pool.fetchrow(digest, subdomain))\n"
+            "                flights[key].add_done_callback(lambda _: flights.pop(key))\n"
+            "            row = await asyncio.shield(flights[key])\n",
+            tests=("tests/proxy/access/test_revocation.py::test_nothing_is_accepted_after_access_ended[postgresql]",),
+        ),
     ],
     "proxy/access/in_flight.py": [
         Mutation(

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -91,7 +91,14 @@ class Cluster:
             connection.execute("CREATE DATABASE strake OWNER strake")
 
     def start(self) -> None:
-        options = " ".join(f"-c {name}={value}" for name, value in self._settings.items())
+        self._start(self._settings)
+
+    def start_without_port(self) -> None:
+        """Start it on its Unix socket only, and without vacuum, so that nobody but the caller changes anything."""
+        self._start({**self._settings, "listen_addresses": "''", "autovacuum": "off"})
+
+    def _start(self, settings: Mapping[str, object]) -> None:
+        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
         self._run("pg_ctl", "start", "--wait", "--log", str(self.folder / "log"), "--options", options)
 
     def stop(self) -> None:

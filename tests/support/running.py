@@ -129,6 +129,8 @@ class Strake:
 
     def half(self, name: str) -> int:
         """The process id of gunicorn's arbiter of one half, "proxy" or "web"."""
+        if f"--only={name}" in self._command:
+            return self.pid
         (pid,) = (pid for pid in _children(self.pid) if f"--only={name}".encode() in _command(pid))
         return pid
 
