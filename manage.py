@@ -12,16 +12,16 @@ def main() -> None:
     """Run one command. A mistake in the configuration ends it with one line and exit code 78, without a traceback."""
     os.umask(0o077)  # files that Strake creates are for its own user only
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "strake.settings")
-    from django.core.exceptions import ImproperlyConfigured
-
     arguments = sys.argv[1:]
     half = half_to_serve(arguments)
-    try:
-        if half == "both":
-            # It only starts and watches two other processes, so it does not load Django.
-            from strake.processes.supervisor import Supervisor
+    if half == "both":
+        # It only starts and watches two other processes, so it does not load Django.
+        from strake.processes.supervisor import Supervisor
 
-            sys.exit(Supervisor(arguments[1:]).run())
+        sys.exit(Supervisor(arguments[1:]).run())
+    from django.core.exceptions import ImproperlyConfigured
+
+    try:
         if half:
             os.environ["STRAKE_PROCESS"] = half
         if needs_data_dir(arguments) and half != "web":
@@ -66,6 +66,8 @@ def half_to_serve(arguments: list[str]) -> str:
     """Return "both", "proxy" or "web" for `serve`, by its `--only`, or "" for any other command."""
     if is_help(arguments) or arguments[0] != "serve":
         return ""
+    if not any(argument.startswith("--o") for argument in arguments):
+        return "both"  # without argparse, whose memory the supervisor would keep
     from argparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(add_help=False, exit_on_error=False)

@@ -25,7 +25,7 @@ class AccountsConfig(AppConfig):
 
 
 class Operators(admin.SimpleAdminConfig):
-    """Django's admin with Strake's own site class. strake/urls.py loads what the apps register."""
+    """Django's admin with Strake's own site class. strake/page_urls.py loads what the apps register."""
 
     default = False  # AccountsConfig is the default configuration of this package.
     default_site = "accounts.admin_site.OperatorSite"

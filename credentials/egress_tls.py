@@ -13,8 +13,18 @@ SETTING = "STRAKE_CA_FILE"
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 
 
+_prepared: list[ssl.SSLContext] = []
+
+
+def prepare() -> None:
+    """Load the certificate authorities for the next `client_context()`: before a fork, so that workers share them."""
+    _prepared[:] = [client_context()]
+
+
 def client_context() -> ssl.SSLContext:
     """Return a context for connections to providers. Certificates and names are verified."""
+    if _prepared:
+        return _prepared.pop()
     context = ssl.create_default_context()
     if settings.STRAKE_CA_CERTIFICATES:
         context.load_verify_locations(cadata=settings.STRAKE_CA_CERTIFICATES)

@@ -1,12 +1,14 @@
 """The demo provider: a small OpenAI- and Anthropic-compatible API on loopback, for people who have no key at hand.
 
-`manage.py serve` starts it as a child process (`python -m strake.demo_provider PORT`). It accepts any key, except keys
-that contain "invalid". It ends when its standard input closes, at the latest when its parent process is gone.
+`manage.py serve` starts it as a child process, with the descriptor of a listening socket: at the first connection. It
+accepts any key, except keys that contain "invalid". It ends when its standard input closes, at the latest when its
+parent process is gone.
 """
 
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -280,12 +282,14 @@ class Server(ThreadingHTTPServer):
         """Print nothing: a client that leaves in the middle of a stream is no error."""
 
 
-def serve(port: int) -> None:
+def serve(listener: socket.socket) -> None:
     """Serve until standard input closes."""
-    server = Server(("127.0.0.1", port), Handler)
+    server = Server(listener.getsockname(), Handler, bind_and_activate=False)
+    server.socket.close()
+    server.socket = listener
     Thread(target=server.serve_forever, daemon=True).start()
     sys.stdin.read()
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
+    serve(socket.socket(fileno=int(sys.argv[1])))

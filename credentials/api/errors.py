@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from ninja import NinjaAPI
-from ninja.errors import AuthenticationError, HttpError, ValidationError
 
 from accounts.errors import (
     InvalidLabel,
@@ -22,6 +20,9 @@ from accounts.errors import (
     TooManyRequests,
 )
 from credentials import errors
+
+if TYPE_CHECKING:
+    from ninja import NinjaAPI
 
 API_PATH = "/api/"
 
@@ -74,6 +75,8 @@ def error_response(status: int, code: str = "", message: str = "") -> JsonRespon
 
 def install(api: NinjaAPI) -> None:
     """Map the exceptions of the operations to error responses. Any other exception is a bug and results in a 500."""
+    # Here, since pages need the middleware below and not the library.
+    from ninja.errors import AuthenticationError, HttpError, ValidationError
 
     def service_error(request: HttpRequest, error: Any) -> HttpResponse:
         status, code = next((status, code) for kind, status, code in _BY_EXCEPTION if isinstance(error, kind))

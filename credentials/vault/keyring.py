@@ -275,17 +275,6 @@ def reload() -> Keyring:
     return current()
 
 
-def release() -> None:
-    """Overwrite the keys that this process has read. The next `current` reads them again.
-
-    For a process that only starts others which need them. Keyrings that callers still hold become empty.
-    """
-    if _cached is not None:
-        for key_id in _cached[1].ids:
-            _cached[1].wipe(key_id)
-    forget()
-
-
 def forget() -> None:
     """Drop the cached keyring, so that `current` reads it again."""
     global _cached, _refused

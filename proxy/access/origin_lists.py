@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import cache
 from time import monotonic
 from typing import Protocol
 
@@ -48,6 +49,7 @@ class AllowedOrigins:
         return origin in kept[1]
 
 
+@cache
 def statement(placeholder: str) -> str:
     """Return the SQL that reads the different lists of origins of an endpoint. Its parameter is the subdomain."""
     query = (

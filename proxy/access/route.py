@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import datetime
+from functools import cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -145,6 +146,7 @@ _FIRST_DERIVED = Route._fields.index("derived_format")
 Converters = tuple[tuple[int, Callable[[Any], Any]], ...]
 
 
+@cache
 def statement(placeholder: str) -> str:
     """Return the SQL that reads one row in the order of `Route`. Its parameters are the digest, then the subdomain.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import cache
 from typing import Any, NamedTuple
 
 from credentials.models import BearerToken
@@ -23,6 +24,7 @@ class TokenState(NamedTuple):
     iv: bytes
 
 
+@cache
 def statement(condition: str) -> str:
     """Return the SQL that reads one row for each token, in the order of `TokenState`.
 

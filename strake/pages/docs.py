@@ -117,6 +117,13 @@ def browsers(request: HttpRequest) -> HttpResponse:
     return render(request, "strake/docs/browsers.html", {"openai": _BROWSER_EXAMPLE})
 
 
+def api(request: HttpRequest) -> HttpResponse:
+    """The reference of the management API."""
+    from credentials.api.reference import api_docs  # loads the API
+
+    return api_docs(request)
+
+
 @login_required
 @require_safe
 def ui(request: HttpRequest) -> HttpResponse:

@@ -17,6 +17,8 @@ from gunicorn.arbiter import Arbiter
 from strake.logs import ServerLogger
 from strake.processes.hardening import end_with_parent, harden
 
+_M_ARENA_MAX = -8  # <malloc.h>
+
 
 def _pre_fork(arbiter: Any, worker: Any) -> None:
     """Prepare for a fork.
@@ -32,8 +34,10 @@ def _pre_fork(arbiter: Any, worker: Any) -> None:
     gc.collect()
     gc.freeze()
     if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
         with contextlib.suppress(AttributeError):  # a C library other than glibc
-            ctypes.CDLL(None).malloc_trim(0)
+            libc.mallopt(_M_ARENA_MAX, 1)  # Python's threads take turns, so an arena for each would only cost memory
+            libc.malloc_trim(0)
 
 
 def _post_fork(arbiter: Any, worker: Any) -> None:

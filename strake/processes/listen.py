@@ -120,17 +120,6 @@ def passed_descriptors() -> range:
     return range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + env.number("LISTEN_FDS", 0, low=0, high=64) * is_for_us)
 
 
-def is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """True if a TCP port of this machine can be listened on now."""
-    with socket.socket(_family(host)) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-        return True
-
-
 def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 

@@ -13,7 +13,9 @@ import uvicorn
 from django.conf import settings
 from gunicorn.arbiter import Arbiter
 
+from credentials import egress_tls
 from proxy import probes
+from proxy.access import route_lookup
 from strake.processes.gunicorn_server import GunicornServer
 from strake.processes.worker import Worker
 
@@ -63,6 +65,12 @@ def _application() -> Any:
     """Load the application, and what the workers would load on their own, before the fork, so that they share it."""
     from strake.asgi import application
 
+    route_lookup.from_settings()  # imports the driver, and builds the statements
+    if settings.REDIS_URL:
+        from proxy.access import redis_rate_limits
+
+        del redis_rate_limits
+    egress_tls.prepare()
     config = uvicorn.Config(application, log_config=None, **Worker.CONFIG_KWARGS)
     config.load()
     config.get_loop_factory()

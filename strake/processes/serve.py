@@ -6,19 +6,21 @@ import os
 import socket
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from django.conf import settings
-from django.core.checks import run_checks
+from django.core.checks import registry, run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
-from django.db import DatabaseError, connection
-from django.db.migrations.executor import MigrationExecutor
+from django.db import DatabaseError, connection, connections
 
 from credentials import local_addresses
 from strake.data_dir import DataDir
 from strake.database_url import FILES
 from strake.processes import landlock, listen
+from strake.processes.hardening import end_with_parent
 from strake.processes.listen import UnixAddress
 from strake.processes.runtime import Half
 
@@ -50,6 +52,27 @@ def open_listeners(half: Half) -> list[socket.socket]:
         raise StartupError(str(error), exit_code=error.errno) from None
 
 
+@contextmanager
+def in_child(work: Callable[[], None]) -> Iterator[None]:
+    """Run `work` in a child while the block runs, and wait for it. If it fails, end with its exit code.
+
+    What the work has loaded, such as every migration and a keyring, is then in no process that stays.
+    """
+    child = os.fork()
+    if child == 0:
+        end_with_parent()
+        work()
+        connections.close_all()
+        sys.stdout.flush()
+        os._exit(0)  # at once: tearing the interpreter down would delay the start
+    try:
+        yield
+    finally:
+        _, status = os.waitpid(child, 0)
+        if code := os.waitstatus_to_exitcode(status):
+            sys.exit(code)  # it has said why
+
+
 def check_numbers() -> None:
     """Refuse several processes of a half on SQLite. Raises `ImproperlyConfigured`."""
     if not settings.DATABASE_URL and max(settings.WEB_CONCURRENCY, settings.STRAKE_WEB_WORKERS) > 1:
@@ -62,11 +85,12 @@ def check_numbers() -> None:
 def check_configuration() -> None:
     """Run the system checks. Raises `ImproperlyConfigured` with all errors in one line, for a service manager's log.
 
-    The proxy half runs Strake's own checks only: Django's check its pages.
+    The proxy half runs Strake's own checks only: Django's check its pages. Those of routes load the API, and no
+    configuration changes their result.
     """
     check_numbers()
-    tags = ["strake"] if settings.STRAKE_PROCESS == "proxy" else None
-    errors = [message for message in run_checks(tags=tags) if message.is_serious()]
+    tags = {"strake"} if settings.STRAKE_PROCESS == "proxy" else registry.registry.tags_available() - {"urls"}
+    errors = [message for message in run_checks(tags=list(tags)) if message.is_serious()]
     if errors:
         raise ImproperlyConfigured(
             " ".join(" ".join(filter(None, (f"({error.id})", error.msg, error.hint))) for error in errors)
@@ -75,6 +99,8 @@ def check_configuration() -> None:
 
 def prepare_database() -> None:
     """Migrate the embedded database. Any other is migrated by its operator. Raises `StartupError`."""
+    from django.db.migrations.executor import MigrationExecutor
+
     try:
         connection.ensure_connection()
         if settings.STRAKE_EMBEDDED and settings.STRAKE_PROCESS != "web":

@@ -1,15 +1,14 @@
 """The parent of both halves: `manage.py serve` starts the proxy half and the web half, and watches them.
 
-It holds no keyring and does not load Django. The proxy half leads: its report that the database is ready starts the web
-half, and its end is the end of all. A web half that ends is started again, which costs pages a moment and proxy traffic
-nothing.
+It holds no keyring, and does not load Django or much else, because it keeps its memory for as long as Strake runs. The
+proxy half leads: its report that the database is ready starts the web half, and its end is the end of all. A web half
+that ends is started again, which costs pages a moment and proxy traffic nothing.
 
 This is not gunicorn's arbiter, which reaps every child that it finds and keeps the master keys that it has read.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import selectors
 import signal
@@ -17,15 +16,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
-from accounts.plain_text import escape_unsafe
-from strake.processes import listen
 from strake.processes.hardening import end_with_parent, environment_of, harden
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = os.path.realpath(f"{__file__}/../../..")
 EX_CONFIG = 78  # sysexits.h: a half cannot start with this configuration
 WEB_STOP_SECONDS = 40.0  # what the web half gets to finish its responses
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.2, 30.0
@@ -46,6 +42,7 @@ class Supervisor:
         self._web_environment = environment_of("web")
         self._web: subprocess.Popen[bytes] | None = None
         self._demo: subprocess.Popen[bytes] | None = None
+        self._demo_listener: socket.socket | None = None
         self._web_starts = 0
         self._web_started_at = 0.0
         self._web_due: float | None = None  # when to start the web half
@@ -58,8 +55,9 @@ class Supervisor:
         """Return when both halves have ended, with the exit code of the one that failed."""
         with _signals() as signals, selectors.DefaultSelector() as selector:
             ready, announce = os.pipe()
+            environment = environment_of("proxy")
             self._proxy = self._start_half(
-                "proxy", environment_of("proxy"), [f"--ready-fd={announce}"], [announce, *listen.passed_descriptors()]
+                "proxy", environment, [f"--ready-fd={announce}"], [announce, *_passed_descriptors(environment)]
             )
             os.close(announce)
             harden()  # the environment has been copied
@@ -69,9 +67,14 @@ class Supervisor:
                 for key, _ in selector.select(self._seconds_to_wait()):
                     if key.fileobj is signals:
                         self._on_signals(signals.recv(64))
-                    else:
-                        selector.unregister(ready)
-                        self._on_report(os.read(ready, 1024))
+                        continue
+                    selector.unregister(key.fileobj)
+                    if key.fileobj is self._demo_listener:
+                        self._start_demo(self._demo_listener)
+                        continue
+                    self._on_report(os.read(ready, 1024))
+                    if self._demo_listener is not None:
+                        selector.register(self._demo_listener, selectors.EVENT_READ)
                 self._start_web_if_due()
             os.close(ready)
             self._stop_others()
@@ -91,8 +94,8 @@ class Supervisor:
         if not report:
             return
         self._web_due = time.monotonic()
-        if port := json.loads(report)["demo_port"]:
-            self._start_demo(port)
+        if port := int(report):
+            self._listen_for_demo(port)
 
     def _on_signals(self, numbers: bytes) -> None:
         for number in numbers:
@@ -150,23 +153,32 @@ class Supervisor:
         self._web_started_at = time.monotonic()
         self._web = self._start_half("web", self._web_environment)
 
-    def _start_demo(self, port: int) -> None:
-        if not listen.is_free(port):
+    def _listen_for_demo(self, port: int) -> None:
+        try:
+            self._demo_listener = socket.create_server(("127.0.0.1", port))
+        except OSError:
             _say(
                 f"The demo provider is not running: port {port} is taken. To choose another port, delete the file "
                 "demo-port in the data folder and create your demo endpoints again."
             )
-            return
+
+    def _start_demo(self, listener: socket.socket) -> None:
+        """Start the demo provider at its first connection, since most people never need its memory."""
         self._demo = subprocess.Popen(  # noqa: S603  (a fixed command line)
-            [sys.executable, "-m", "strake.demo_provider", str(port)],
+            [sys.executable, "-m", "strake.demo_provider", str(listener.fileno())],
             stdin=subprocess.PIPE,
             cwd=ROOT,
+            pass_fds=[listener.fileno()],
             start_new_session=True,
             preexec_fn=end_with_parent,
         )
+        listener.close()
+        self._demo_listener = None
 
     def _stop_others(self) -> None:
         """End the web half and the demo provider, after the proxy half."""
+        if self._demo_listener is not None:
+            self._demo_listener.close()
         if self._demo is not None and self._demo.stdin is not None:
             self._demo.stdin.close()  # it ends by itself
         if self._web is not None:
@@ -199,5 +211,12 @@ def _signals() -> Iterator[socket.socket]:
         sender.close()
 
 
+def _passed_descriptors(environment: Mapping[str, str]) -> Sequence[int]:
+    """The sockets of systemd, as in listen.py, whose imports are too many. The proxy half reports a wrong number."""
+    number = environment.get("LISTEN_FDS", "").strip()
+    is_for_us = environment.get("LISTEN_PID", "").strip() == str(os.getpid())
+    return range(3, 3 + int(number)) if is_for_us and number.isdecimal() and len(number) < 3 else ()
+
+
 def _say(text: str) -> None:
-    sys.stderr.write(f"{escape_unsafe(text)}\n")
+    sys.stderr.write(f"{text}\n")

@@ -6,7 +6,6 @@ import asyncio
 import os
 import resource
 import signal
-import sys
 from functools import cache
 from typing import Any, ClassVar, NoReturn
 
@@ -63,7 +62,10 @@ class Worker(UvicornWorker):
         super().init_process()
 
     def init_signals(self) -> None:
-        """Exit normally: after its shutdown uvicorn raises the signal again, and the default handler would kill."""
+        """Exit normally: after its shutdown uvicorn raises the signal again, and the default handler would kill.
+
+        At once, since before uvicorn's start an exception from a signal handler could be lost, or print a traceback.
+        """
         super().init_signals()
         signal.signal(signal.SIGTERM, _exit)
         signal.signal(signal.SIGINT, _exit)
@@ -77,4 +79,4 @@ class Worker(UvicornWorker):
 
 
 def _exit(*_: object) -> NoReturn:
-    sys.exit(0)
+    os._exit(0)

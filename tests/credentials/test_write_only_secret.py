@@ -106,7 +106,7 @@ def test_no_form_offers_sealed_fields(db: None) -> None:
 
 
 def test_admin_shows_no_sealed_fields() -> None:
-    admin.autodiscover()  # as strake/urls.py does
+    admin.autodiscover()  # as strake/page_urls.py does
     registered: Any = admin.site._registry[Credential]
     shown = [*registered.get_fields(None), *registered.get_list_display(None), *registered.get_readonly_fields(None)]
     assert not {"secret", "sealed", "wrapped_dek", "wrapped_dek_iv", "ciphertext", "iv"} & set(map(str, shown))

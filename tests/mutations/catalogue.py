@@ -197,8 +197,8 @@ BY_FILE: dict[str, list[Mutation]] = {
         Mutation(
             "P6",
             "the web half is not confined",
-            "                serve.confine(settings.STRAKE_HOME)  # before it starts threads\n",
-            "                pass\n",
+            "            serve.confine(settings.STRAKE_HOME)  # before it starts threads\n",
+            "            pass\n",
         ),
     ],
     "strake/processes/serve.py": [

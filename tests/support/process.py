@@ -57,6 +57,12 @@ def memory(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def measure(pid: int, field: str) -> float:
+    """Return one line of /proc/PID/smaps_rollup in megabytes, such as "Pss" or "Private_Dirty"."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
+
+
 # --- Files and time ------------------------------------------------------------------------------------------------
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-from typing import Any
+import socket
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
@@ -17,6 +17,9 @@ from accounts.sign_in import magic_links
 from strake.processes import serve
 from strake.processes.hardening import harden
 from strake.processes.runtime import Half
+
+if TYPE_CHECKING:
+    from strake.processes.gunicorn_server import GunicornServer
 
 
 class Command(OperatorCommand):
@@ -42,27 +45,29 @@ class Command(OperatorCommand):
         harden()
         try:
             listeners = serve.open_listeners(half)
-            if half == "web":
-                serve.confine(settings.STRAKE_HOME)  # before it starts threads
+        except serve.StartupError as error:
+            raise CommandError(str(error), returncode=error.exit_code) from None
+        if half == "web":
+            serve.confine(settings.STRAKE_HOME)  # before it starts threads
+        with serve.in_child(lambda: self._prepare(half, options)):
+            if options["ready_fd"] is not None:
+                os.close(options["ready_fd"])
+            server = _server(half, listeners)
+            server.wsgi()  # load the application meanwhile
+        server.run()
+
+    def _prepare(self, half: Half, options: dict[str, Any]) -> None:
+        """Check and prepare everything, and tell the supervisor."""
+        try:
             serve.check_configuration()
             serve.prepare_database()
         except serve.StartupError as error:
             raise CommandError(str(error), returncode=error.exit_code) from None
-        if half == "web":
-            from strake.processes.web_server import WebServer
-
-            WebServer(listeners).run()
-            return
-        from credentials.vault import keyring
-        from strake.processes.proxy_server import ProxyServer
-
         if options["ready_fd"] is not None:
             with os.fdopen(options["ready_fd"], "w") as report:
-                report.write(json.dumps({"demo_port": settings.STRAKE_DEMO_PORT}))
-        if settings.STRAKE_EMBEDDED:
+                report.write(str(settings.STRAKE_DEMO_PORT))
+        if settings.STRAKE_EMBEDDED and half == "proxy":
             self._print_address(None if options["no_link"] else options["email"])
-        keyring.release()  # the workers read it on their own, and the arbiter needs none
-        ProxyServer(listeners).run()
 
     def _print_address(self, email: str | None) -> None:
         """Print where Strake is, with a sign-in link for the first account, or for `email` if there is none."""
@@ -82,3 +87,13 @@ class Command(OperatorCommand):
         self.print(
             "  Sign in with this one-time link (for another: manage.py signin_link EMAIL):", "", f"    {link}", ""
         )
+
+
+def _server(half: Half, listeners: list[socket.socket]) -> GunicornServer:
+    if half == "web":
+        from strake.processes.web_server import WebServer
+
+        return WebServer(listeners)
+    from strake.processes.proxy_server import ProxyServer
+
+    return ProxyServer(listeners)

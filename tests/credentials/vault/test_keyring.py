@@ -382,14 +382,6 @@ def test_other_key_with_the_same_id_takes_the_place(file: Path) -> None:
     assert before == bytes(32)
 
 
-def test_releasing_overwrites_every_key(file: Path) -> None:
-    write(file, document("a", a=MASTER_KEY))
-    key = keyring.reload().key("a")
-    keyring.release()
-    assert key == bytes(32)
-    assert keyring.current().key("a") == MASTER_KEY
-
-
 def test_keys_in_unusual_spellings_are_read() -> None:
     text = document("a", a=MASTER_KEY, b=bytes(range(200, 232)))
     spelled = text.replace("/", "\\/").replace("A", "\\u0041", 1)

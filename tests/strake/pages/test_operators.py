@@ -24,7 +24,7 @@ from tests.support.factories import Connected
 from tests.support.pages import text
 from tests.support.populate import populate
 
-admin.autodiscover()  # as strake/urls.py does
+admin.autodiscover()  # as strake/page_urls.py does
 OWN_MODELS = sorted(
     (model for model in admin.site._registry if model._meta.app_label in {"accounts", "credentials", "proxy"}),
     key=lambda model: model._meta.label,

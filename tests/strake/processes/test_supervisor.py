@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -172,6 +173,29 @@ def test_further_sigterms_change_no_exit_code(own: Strake) -> None:
         ended.set()
         sender.join()
     assert own.stop() == 0
+
+
+def demo_processes(strake: Strake) -> list[int]:
+    children = Path(f"/proc/{strake.pid}/task/{strake.pid}/children").read_text().split()
+    return [int(pid) for pid in children if b"strake.demo_provider" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_demo_provider_starts_at_its_first_request(own: Strake) -> None:
+    assert not demo_processes(own)
+    url = f"http://127.0.0.1:{(own.home / 'data/demo-port').read_text().strip()}/v1/models"
+    for _ in range(2):
+        assert httpx.get(url, headers={"Authorization": "Bearer demo"}, timeout=60).status_code == HTTPStatus.OK
+    (demo,) = demo_processes(own)
+    assert own.stop() == 0
+    eventually(lambda: not is_alive(demo))
+
+
+def test_taken_port_of_the_demo_provider_is_said(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        (tmp_path / "strake/data").mkdir(parents=True)
+        (tmp_path / "strake/data/demo-port").write_text(str(other.getsockname()[1]))
+        with Strake(tmp_path / "strake") as strake:
+            assert "The demo provider is not running: port" in strake.log()
 
 
 def test_each_half_gets_its_own_secrets_only(tmp_path: Path) -> None:

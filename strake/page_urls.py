@@ -1,0 +1,37 @@
+"""Routes of pages. strake/urls.py adds the API."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.urls import include, path
+
+from strake.pages import docs, health, home, traffic
+
+admin.autodiscover()  # here, since the proxy half and commands need none of it
+
+urlpatterns = [
+    path("", home.front_page, name="front_page"),
+    path("healthz", home.healthz, name="healthz"),
+    path("security/", home.security, name="security"),
+    path("privacy/", home.privacy, name="privacy"),
+    path("docs/", docs.index, name="docs"),
+    path("docs/browsers/", docs.browsers, name="docs_browsers"),
+    path("docs/errors/", docs.errors, name="docs_errors"),
+    path("docs/ui/", docs.ui, name="docs_ui"),
+    path("docs/<slug:slug>/", docs.tool, name="docs_tool"),
+    path("", include("accounts.urls")),
+    path("", include("credentials.urls")),
+    path("activity/", traffic.activity, name="activity"),
+    path("endpoints/<slug:subdomain>/requests/", traffic.recent, name="recent_requests"),
+    path("endpoints/<slug:subdomain>/traffic/", traffic.traffic, name="endpoint_traffic"),
+    path("endpoints/<slug:subdomain>/test/", traffic.test_connection, name="connection_test"),
+    path("api/v1/docs/", docs.api, name="api_docs"),
+    path("admin/login/", home.admin_sign_in, name="admin_sign_in"),
+    path("admin/health/", admin.site.admin_view(health.page), name="health"),
+    path("admin/", admin.site.urls),
+]
+
+handler400 = "strake.pages.error_pages.bad_request"
+handler403 = "strake.pages.error_pages.permission_denied"
+handler404 = "strake.pages.error_pages.not_found"
+handler500 = "strake.pages.error_pages.server_error"
