@@ -1,7 +1,7 @@
-"""The ASGI application that serves proxy traffic.
+"""Serves proxy traffic: calls the view, sends what it returns, and records the request.
 
-Django's ASGI handler reads every request body into a temporary file before it calls a view, and switches between
-threads for its signals. This application passes the receive channel to the view, and sends what the view returns.
+Not through Django's ASGI handler, which reads every request body into a temporary file before it calls a view, and
+switches between threads for its signals.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from proxy.access.route_lookup import Lookup
 from proxy.errors import ProxyError, UpstreamInvalid, UpstreamUnreachable
 from proxy.http.error_response import error_response
 from proxy.http.request import ClientDisconnected, ProxyRequest
-from proxy.http.response import Response, send_response
+from proxy.http.response import PROTECTION, PROTECTION_LINES, Response, send_response
 from proxy.request_log.failures import FailureLog
 from proxy.request_log.recorder import RequestLog, milliseconds_since
 from proxy.request_log.writer import CLOSED, OPENED, Entry
-from proxy.server.asgi import Receive, Scope, Send
-from proxy.server.websocket import EXTENSION, WebSocketProtocol
+from proxy.server.exchange import Exchange
+from proxy.server.interfaces import WebSocket
 from proxy.upstream.connection import UpstreamBroken
 from proxy.upstream.pool import ConnectionPool
 from proxy.upstream.renewals import Renewals
-from proxy.views import authorize, forward
+from proxy.views import forward
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,11 @@ class ProxyApplication:
     pool: ConnectionPool
     renewals: Renewals
     request_log: RequestLog
+    max_body_bytes: int
 
     async def startup(self) -> None:
+        self._domain = settings.STRAKE_PROXY_DOMAIN
+        self.max_body_bytes = settings.STRAKE_MAX_BODY_MB * 1024 * 1024
         self.lookup = route_lookup.from_settings()
         self.rate_limits = _rate_limits()
         self.auth_throttle = AuthThrottle()
@@ -75,19 +78,21 @@ class ProxyApplication:
         await self.rate_limits.close()
         await self.lookup.close()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def handle(self, exchange: Exchange) -> None:
+        """Forward a request, or refuse it."""
         started = time.time()
         clock = time.perf_counter()
-        request = ProxyRequest(scope, receive)
+        request = ProxyRequest(exchange, self._domain)
         status, first_byte = 500, None
         try:
-            if scope["type"] == "websocket":
-                status = await self._serve_websocket(request, partial(self._opened, request, clock, started))
+            if exchange.websocket is not None:
+                opened = partial(self._opened, request, clock, started)
+                status = await self._serve_websocket(request, exchange.websocket, opened)
             else:
                 response = await self._respond(request)
                 status = response.status
-                first_byte = milliseconds_since(clock)
-                await send_response(response, send)
+                first_byte = int((time.perf_counter() - clock) * 1000)
+                await send_response(response, exchange, more_lines=PROTECTION_LINES)
         except ClientDisconnected:
             status = CLIENT_DISCONNECTED
         except asyncio.CancelledError:
@@ -104,8 +109,11 @@ class ProxyApplication:
             # that the client sees an incomplete response and not a short one.
             status = 502
         finally:
-            if request.flight is not None:
-                self.in_flight.leave(request.flight)
+            flight = request.flight
+            if flight is not None:
+                self.in_flight.leave(flight)
+                if flight.ended is not None:
+                    request.error = flight.ended.code
             self._log(request, status, clock, first_byte, started)
 
     def _opened(self, request: ProxyRequest, clock: float, started: float) -> None:
@@ -115,8 +123,6 @@ class ProxyApplication:
 
     def _log(self, request: ProxyRequest, status: int, clock: float, first_byte_ms: int | None, started: float) -> None:
         """Record a request that was forwarded or whose client left before. Count one that was refused."""
-        if request.ended is not None:
-            request.error = request.ended.code
         if request.error and not request.forwarded:
             route, refused = request.route, request.refused_token
             if refused is None and route is not None and route.token_id is not None:
@@ -138,38 +144,31 @@ class ProxyApplication:
             )
 
     async def _respond(self, request: ProxyRequest) -> Response:
-        response = await self._forward(request)
-        if request.origin and await cors.may_read(request, origins=self.origins):
-            cors.share(response.headers, request.origin)
-        return response
-
-    async def _forward(self, request: ProxyRequest) -> Response:
+        """Return the response of the provider, or that of an error."""
         try:
             if request.method == "OPTIONS":
                 preflight = await cors.answer_preflight(request, origins=self.origins, auth_throttle=self.auth_throttle)
                 if preflight is not None:
                     return preflight
-            return await forward(
-                request,
-                auth_throttle=self.auth_throttle,
-                lookup=self.lookup,
-                rate_limits=self.rate_limits,
-                in_flight=self.in_flight,
-                pool=self.pool,
-                renewals=self.renewals,
-            )
+            response = await forward(request, self)
         except asyncio.CancelledError:
             if request.client_disconnected or (reason := request.ended) is None:
                 raise
-            response = error_response(reason, request.dialect)
+            response = self._refusal(reason, request)
         except Exception as error:  # noqa: BLE001  (an error's message may quote the request)
-            response = self._error_response(error, request)
+            response = self._refusal(self._error(error, request), request)
+        if request.origin and await cors.may_read(request, origins=self.origins):
+            cors.share(response.headers, request.origin)
+        return response
+
+    def _refusal(self, error: ProxyError, request: ProxyRequest) -> Response:
+        response = error_response(error, request.dialect)
         if request.has_unread_body or request.ended is not None:
             response.headers.append((b"connection", b"close"))
         return response
 
-    def _error_response(self, error: Exception, request: ProxyRequest) -> Response:
-        """Return the response for an error. Logs errors that are not `ProxyError`: they are defects."""
+    def _error(self, error: Exception, request: ProxyRequest) -> ProxyError:
+        """Return the error to respond with. Logs errors that are not `ProxyError`: they are defects."""
         if isinstance(error, ClientDisconnected):
             raise error
         if isinstance(error, ProxyError):
@@ -180,30 +179,20 @@ class ProxyApplication:
             logger.error("proxy_failed kind=%s where=%s", type(error).__name__, _locations(error))
             error = ProxyError()
         request.error = error.code
-        return error_response(error, request.dialect)
+        return error
 
-    async def _serve_websocket(self, request: ProxyRequest, opened: Callable[[], None]) -> int:
+    async def _serve_websocket(self, request: ProxyRequest, client: WebSocket, opened: Callable[[], None]) -> int:
         """Serve a connection from its handshake to its end. Returns the status of the handshake's response."""
-        client: WebSocketProtocol = request.extensions[EXTENSION]
         try:
-            authorized = await authorize(
-                request,
-                auth_throttle=self.auth_throttle,
-                lookup=self.lookup,
-                rate_limits=self.rate_limits,
-                in_flight=self.in_flight,
-            )
-            return await websocket.forward(
-                request, client, authorized, pool=self.pool, renewals=self.renewals, opened=opened
-            )
+            return await websocket.forward(request, client, self, opened=opened)
         except asyncio.CancelledError:
-            request.client_disconnected = client.disconnected
+            request.exchange.client_left = client.disconnected
             if request.client_disconnected or (reason := request.ended) is None:
                 raise
             response = error_response(reason, request.dialect)
         except Exception as error:  # noqa: BLE001  (as above)
-            response = self._error_response(error, request)
-        client.respond(response.status, response.headers, cast(bytes, response.body))
+            response = error_response(self._error(error, request), request.dialect)
+        client.respond(response.status, response.headers + PROTECTION, cast(bytes, response.body))
         return response.status
 
 

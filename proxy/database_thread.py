@@ -11,6 +11,7 @@ from django.db import Error as DatabaseError
 from django.db import IntegrityError, close_old_connections
 
 from proxy.errors import StoreUnavailable
+from proxy.server.run import in_task
 
 MAX_WAITING = 500
 TIMEOUT_SECONDS = 5.0
@@ -32,6 +33,9 @@ class DatabaseThread:
         """
         if self._waiting >= MAX_WAITING:
             raise StoreUnavailable(retry_after=1)
+        return await in_task(self._run(work))
+
+    async def _run(self, work: Callable[[], Result]) -> Result:
         self._waiting += 1
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):

@@ -45,7 +45,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from proxy.server.asgi import Headers
+from proxy.http.names import Headers
 
 METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY"})
 

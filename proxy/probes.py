@@ -13,9 +13,9 @@ from credentials.errors import SealError
 from credentials.vault import keyring
 from proxy.access.route_lookup import Lookup
 from proxy.errors import StoreUnavailable
-from proxy.server.asgi import Scope, Send
+from proxy.server.exchange import Exchange
 
-LIVE, READY = "/livez", "/readyz"
+LIVE, READY = b"/livez", b"/readyz"
 PATHS = frozenset({LIVE, READY})
 
 # One byte that the master process shares with its workers, because it is mapped before the fork.
@@ -31,19 +31,16 @@ def is_stopping() -> bool:
     return _stopping[0] == 1
 
 
-async def respond(scope: Scope, send: Send, lookup: Lookup) -> None:
+async def respond(exchange: Exchange, lookup: Lookup) -> None:
     """Answer a probe with 200, or 503 and the reason, as one word of plain text."""
-    reason = "" if scope["path"] == LIVE else await _not_ready(lookup)
-    body = (reason or "ok").encode()
+    reason = "" if exchange.path == LIVE else await _not_ready(lookup)
     headers = [
         (b"content-type", b"text/plain"),
-        (b"content-length", b"%d" % len(body)),
         (b"cache-control", b"no-store"),
         (b"x-content-type-options", b"nosniff"),
     ]
     status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
-    await send({"type": "http.response.start", "status": status.value, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    exchange.respond(status, headers, (reason or "ok").encode())
 
 
 async def _not_ready(lookup: Lookup) -> str:

@@ -24,11 +24,14 @@ from accounts.addresses import IPAddress
 from accounts.sign_in.throttle import networks
 from proxy.errors import BodyTooLarge, UpstreamInvalid, UpstreamUnreachable
 from proxy.http import no_endpoint
-from proxy.http.headers import HOP_BY_HOP, nominated_names
+from proxy.http.headers import nominated_names
+from proxy.http.names import HOP_BY_HOP, Headers
 from proxy.http.request import ClientDisconnected, ProxyRequest
-from proxy.http.response import Response, send_response
-from proxy.server.asgi import Headers, Receive, Scope, Send
-from proxy.upstream.connection import UpstreamBroken, UpstreamConnection, encode_head
+from proxy.http.response import PROTECTION_LINES, Response, send_response
+from proxy.server.exchange import Exchange
+from proxy.server.run import in_task
+from proxy.upstream.connection import UpstreamBroken, UpstreamConnection
+from proxy.upstream.request_head import encode_head
 
 logger = logging.getLogger(__name__)
 
@@ -114,28 +117,33 @@ class Refused(Exception):
 
 
 class Relay:
-    """An ASGI application: the web processes behind `socket`. It serves HTTP only."""
+    """The web processes behind `socket`. It serves HTTP only."""
 
     def __init__(self, socket: Path) -> None:
         self._web = _WebConnections(socket)
         self._pages = _Pages()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = ProxyRequest(scope, receive)
+    async def handle(self, exchange: Exchange) -> None:
+        """Pass a request on, in a task: pages are rare, and need timeouts."""
+        try:
+            await in_task(self._handle(exchange))
+        except asyncio.CancelledError:
+            if not exchange.client_left:
+                raise
+
+    async def _handle(self, exchange: Exchange) -> None:
+        request = ProxyRequest(exchange)
         if no_endpoint.is_call(request):
-            await send_response(no_endpoint.response(request), send)
+            await send_response(no_endpoint.response(request), exchange, more_lines=PROTECTION_LINES)
             return
         try:
             with self._pages.counted(_network(request.address)):
-                await send_response(await self._respond(request), send)
+                await send_response(await self._respond(request), exchange)
         except Refused as refused:
-            await send_response(_refusal(refused.code, request), send)
+            await send_response(_refusal(refused.code, request), exchange)
         except (ClientDisconnected, UpstreamBroken):
             # After the head, returning before the end of the body makes the server break the connection off.
             pass
-        except asyncio.CancelledError:
-            if not request.client_disconnected:
-                raise
 
     def close(self) -> None:
         """Close every connection to the web processes. Requests in flight are broken off."""
@@ -145,8 +153,7 @@ class Relay:
         """Return the response of the web processes, once its head has arrived. Raises `Refused`."""
         body = await _read_body(request)
         headers = _for_web(request.headers, request.address)
-        target: bytes = request.extensions["strake.target"]
-        head = encode_head(request.method, target, headers, _KEEP_ALIVE, chunked=False)
+        head = encode_head(request.method, request.exchange.target, headers, _KEEP_ALIVE, chunked=False)
         data = b"".join((head, _KEEP_ALIVE[1], b"\r\n\r\n", body))
         is_safe = request.method in _SAFE_METHODS and not body
         if is_safe and (connection := self._web.take_idle()) is not None:
@@ -183,7 +190,8 @@ class _Body:
     def __init__(self, web: _WebConnections, connection: UpstreamConnection) -> None:
         self._web = web
         self._connection = connection
-        self.read = connection.read
+        self.take = connection.take
+        self.wait = connection.wait
 
     @property
     def finished(self) -> bool:

@@ -9,7 +9,7 @@ from credentials.errors import CannotOpen
 from credentials.vault.envelope import IV_BYTES, Binding, SealedRecord
 from credentials.vault.keyring import Keyring
 from credentials.vault.sealing import TAG_BYTES, wipe
-from credentials.vault.unwrapping import unwrap
+from credentials.vault.unwrapping import decrypt
 
 
 def open_key(sealed: SealedRecord, binding: Binding, ring: Keyring) -> bytearray:
@@ -19,8 +19,8 @@ def open_key(sealed: SealedRecord, binding: Binding, ring: Keyring) -> bytearray
     """
     if len(sealed.iv) != IV_BYTES or len(sealed.ciphertext) < TAG_BYTES:
         raise CannotOpen
-    data_key = unwrap(sealed.wrap, sealed.format, binding.credential_id, ring)
     associated_data = binding.data_associated_data(sealed.format)
+    data_key = decrypt(sealed.wrap, binding.wrap_associated_data(sealed.wrap.master_key_id), ring)
     key = bytearray(len(sealed.ciphertext) - TAG_BYTES)
     try:
         AESGCM(data_key).decrypt_into(sealed.iv, sealed.ciphertext, associated_data, key)

@@ -9,11 +9,12 @@ from http import HTTPStatus
 from proxy.access.bearer_auth import WEBSOCKET_PROTOCOL_PREFIX
 from proxy.errors import UpstreamIdle, UpstreamInvalid, WebSocketUnsupported
 from proxy.http import headers
+from proxy.http.names import NAMES, SUBPROTOCOL
 from proxy.http.request import ProxyRequest
-from proxy.server.websocket import WebSocketProtocol
-from proxy.upstream.pool import ConnectionPool, UpstreamResponse
-from proxy.upstream.renewals import Renewals
-from proxy.views import AuthorizedRequest, access_token, give_up, map_urls, resolve_target
+from proxy.http.response import PROTECTION
+from proxy.server.interfaces import WebSocket
+from proxy.upstream.pool import UpstreamResponse
+from proxy.views import Shared, access_token, authorize, give_up, map_urls, resolve_target
 
 HANDSHAKE_SECONDS = 20.0
 MAX_REFUSAL_BYTES = 1024 * 1024
@@ -21,15 +22,7 @@ MAX_REFUSAL_BYTES = 1024 * 1024
 _NO_WEBSOCKET = frozenset({404, 405, 501})
 
 
-async def forward(
-    request: ProxyRequest,
-    client: WebSocketProtocol,
-    authorized: AuthorizedRequest,
-    *,
-    pool: ConnectionPool,
-    renewals: Renewals,
-    opened: Callable[[], None],
-) -> int:
+async def forward(request: ProxyRequest, client: WebSocket, shared: Shared, *, opened: Callable[[], None]) -> int:
     """Forward a handshake and, if the provider accepts it, everything that follows until the connection ends.
 
     Calls `opened` when the provider has accepted the handshake.
@@ -37,30 +30,31 @@ async def forward(
     the provider does not speak WebSocket (clients like Codex then switch to HTTP at once), `UpstreamIdle` after
     `HANDSHAKE_SECONDS`, and otherwise what `proxy.views.forward` raises.
     """
-    derived = await access_token(request, authorized, renewals) if authorized.needs_token else None
-    with resolve_target(request, authorized, derived) as upstream:
+    route, ring = await authorize(request, shared)
+    derived = await access_token(request, route, ring, shared.renewals) if route.buys_token else None
+    with resolve_target(request, route, ring, derived) as upstream:
         _remove_tokens(request)
         request_headers = upstream.headers_of(request)
         request_headers[1:1] = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
-                response = await upstream.send(pool, "GET", request_headers, b"", upgrade=True)
+                response = await upstream.send(shared.pool, "GET", request_headers, b"", upgrade=True)
         except TimeoutError:
             raise UpstreamIdle from None
-        response_headers = headers.for_client(response.headers, upstream.secret, to_browser=False)
+        response_headers = headers.for_client(response.headers, response.kinds, upstream.secret, to_browser=False)
     if derived is not None and response.status == HTTPStatus.UNAUTHORIZED:
-        await give_up(derived, authorized, response, renewals)
-    response_headers = await map_urls(response_headers, request, authorized, response)
+        await give_up(derived, route, ring, response, shared.renewals)
+    response_headers = await map_urls(response_headers, request, route, response)
     try:
         if response.status == 101:
             if all((name.lower(), value.lower()) != (b"upgrade", b"websocket") for name, value in response.headers):
                 raise UpstreamInvalid
             opened()
-            await client.join(response_headers, *response.detach())
+            await client.join(response_headers + PROTECTION, *response.detach())
         elif response.status < 400 or response.status in _NO_WEBSOCKET:
             raise WebSocketUnsupported
         else:
-            client.respond(response.status, response_headers, await _read_refusal(response))
+            client.respond(response.status, response_headers + PROTECTION, await _read_refusal(response))
     finally:
         response.close()
     return response.status
@@ -78,9 +72,8 @@ async def _read_refusal(response: UpstreamResponse) -> bytes:
 
 def _remove_tokens(request: ProxyRequest) -> None:
     """Remove a handshake's Content-Length, and the subprotocols that carry a token."""
-    request.headers = [
-        (name, _without_tokens(value) if name == b"sec-websocket-protocol" else value)
-        for name, value in request.headers
+    request.passing = [
+        (name, _without_tokens(value) if NAMES[name].kinds & SUBPROTOCOL else value) for name, value in request.passing
     ]
     request.drop_headers(lambda header: header[0] == b"content-length" or header == (b"sec-websocket-protocol", b""))
 

@@ -16,7 +16,7 @@ from credentials.vault import wrap_protocol
 from credentials.vault.envelope import FORMATS
 from credentials.vault.local_wrapper import LocalKeyWrapper
 from credentials.vault.sealing import DATA_KEY_BYTES, wipe
-from proxy.server.asgi import Receive, Scope, Send
+from proxy.server.exchange import Exchange
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +35,10 @@ class _Refused(Exception):
         self.status = status
 
 
-async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer one request of the web half, as an ASGI application. Nothing about the request is logged."""
-    if scope["type"] != "http":
-        return  # A WebSocket handshake. The server closes its connection.
+async def respond(exchange: Exchange) -> None:
+    """Answer one request of the web half. Nothing about the request is logged."""
     try:
-        status, body = HTTPStatus.OK, await _answer(scope, receive)
+        status, body = HTTPStatus.OK, await _answer(exchange)
     except _Refused as refused:
         status, body = refused.status, b""
     except SealError as error:
@@ -48,27 +46,25 @@ async def respond(scope: Scope, receive: Receive, send: Send) -> None:
         status, body = HTTPStatus.SERVICE_UNAVAILABLE, b""
     headers = [
         (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
         (b"cache-control", b"no-store"),
         # The rest of a body that is too long is not read.
         (b"connection", b"close"),
     ]
-    await send({"type": "http.response.start", "status": int(status), "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    exchange.respond(status, headers, body)
 
 
-async def _answer(scope: Scope, receive: Receive) -> bytes:
+async def _answer(exchange: Exchange) -> bytes:
     """Raises `_Refused` or `SealError`."""
-    wrap = _WRAP_PATH.fullmatch(scope["raw_path"])
-    is_known = scope["raw_path"] == _KEYS_PATH if wrap is None else int(wrap[1]) in FORMATS
-    if scope["query_string"] or not is_known:
+    wrap = _WRAP_PATH.fullmatch(exchange.path)
+    is_known = exchange.path == _KEYS_PATH if wrap is None else int(wrap[1]) in FORMATS
+    if exchange.query or not is_known:
         raise _Refused(HTTPStatus.NOT_FOUND)
-    if scope["method"] != ("GET" if wrap is None else "POST"):
+    if exchange.method != ("GET" if wrap is None else "POST"):
         raise _Refused(HTTPStatus.METHOD_NOT_ALLOWED)
     # Read before anything is refused that a client of another version sends, so that it receives the status.
-    data_key = bytearray() if wrap is None else await _data_key(receive)
+    data_key = bytearray() if wrap is None else await _data_key(exchange)
     try:
-        if [header for header in scope["headers"] if header[0] == _VERSION[0]] != [_VERSION]:
+        if [header for header in exchange.headers if header[0] == _VERSION[0]] != [_VERSION]:
             raise _Refused(HTTPStatus.CONFLICT)
         if wrap is None:
             return wrap_protocol.encode_keys(_wrapper.keys())
@@ -77,14 +73,13 @@ async def _answer(scope: Scope, receive: Receive) -> bytes:
         wipe(data_key)
 
 
-async def _data_key(receive: Receive) -> bytearray:
+async def _data_key(exchange: Exchange) -> bytearray:
     """The body of the request. Raises `_Refused` if it has another length than a data key."""
     received = bytearray()
     complete = False
     while not complete:
-        message = await receive()
-        received += message.get("body", b"")
-        complete = not message.get("more_body", False)
+        received += await exchange.read()
+        complete = not exchange.more_body
         if len(received) > DATA_KEY_BYTES:
             wipe(received)
             raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)

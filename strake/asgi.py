@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+from collections.abc import Awaitable, Callable, Coroutine
 from http import HTTPStatus
+from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "strake.settings")
 
@@ -19,11 +21,15 @@ from proxy import probes, vitals, wrap_service
 from proxy.application import ProxyApplication
 from proxy.http.request import PATH_PREFIX
 from proxy.relay import Relay
-from proxy.server.asgi import Receive, Scope, Send
+from proxy.server.exchange import Exchange
 
 
 class Application:
-    """Routes requests, and starts and stops what a proxy process needs."""
+    """Routes requests, and starts and stops what a proxy process needs.
+
+    uvicorn knows it as an ASGI application, and calls it for its start and its end only: `proxy.server.protocol` passes
+    requests to `handle`.
+    """
 
     relay: Relay
 
@@ -31,34 +37,29 @@ class Application:
         self.proxy = ProxyApplication()
         self._suffix = f".{settings.STRAKE_PROXY_DOMAIN}".encode() if settings.STRAKE_PROXY_DOMAIN else b""
         self._wrap_socket = str(settings.STRAKE_WRAP_SOCKET)
-        self._proxy_socket = str(settings.STRAKE_PROXY_SOCKET)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-            return
-        listener = scope["server"][0]
-        if listener == self._wrap_socket:
-            await wrap_service.respond(scope, receive, send)
-        elif self._is_for_proxy(scope) or scope["type"] == "websocket":
-            await self.proxy(scope, receive, send)
-        elif scope["path"] in probes.PATHS:
-            await probes.respond(scope, send, self.proxy.lookup)
-        elif listener == self._proxy_socket:
-            await _not_found(send)  # the web half comes here as a client of endpoints, not for its own pages
-        else:
-            await self.relay(scope, receive, send)
+    def handle(self, exchange: Exchange) -> Coroutine[Any, Any, None]:
+        """Return the coroutine that responds to a request."""
+        if exchange.connection.is_internal and exchange.listener[0] == self._wrap_socket:
+            return wrap_service.respond(exchange) if exchange.websocket is None else _nothing()
+        if exchange.websocket is not None or self._is_for_proxy(exchange):
+            return self.proxy.handle(exchange)
+        if exchange.path in probes.PATHS:
+            return probes.respond(exchange, self.proxy.lookup)
+        if exchange.connection.is_internal:
+            return _not_found(exchange)  # the web half comes here as a client of endpoints, not for its own pages
+        return self.relay.handle(exchange)
 
-    def _is_for_proxy(self, scope: Scope) -> bool:
+    def _is_for_proxy(self, exchange: Exchange) -> bool:
         if not self._suffix:
-            return bool(scope["raw_path"].startswith(PATH_PREFIX))
-        for name, value in scope["headers"]:
+            return exchange.path[: len(PATH_PREFIX)] == PATH_PREFIX
+        for name, value in exchange.headers:
             if name == b"host":
-                host: bytes = value.partition(b":")[0].lower()
-                return host.endswith(self._suffix)
+                return value.partition(b":")[0].lower().endswith(self._suffix)
         return False
 
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Any]) -> None:
+        """Start and stop (https://asgi.readthedocs.io/en/latest/specs/lifespan.html)."""
         await receive()
         self.relay = Relay(settings.STRAKE_WEB_SOCKET)
         await self.proxy.startup()
@@ -75,10 +76,12 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-async def _not_found(send: Send) -> None:
-    headers = [(b"content-length", b"0"), (b"cache-control", b"no-store")]
-    await send({"type": "http.response.start", "status": HTTPStatus.NOT_FOUND.value, "headers": headers})
-    await send({"type": "http.response.body", "body": b""})
+async def _not_found(exchange: Exchange) -> None:
+    exchange.respond(HTTPStatus.NOT_FOUND, [(b"cache-control", b"no-store")], b"")
+
+
+async def _nothing() -> None:
+    """Leave a WebSocket handshake without a response. Its connection is closed."""
 
 
 application = Application()

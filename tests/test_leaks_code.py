@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 from django.conf import settings
 
-from proxy.upstream.pool import Origin
+from proxy.upstream.origin import Origin
 from proxy.views import UpstreamTarget
 
 ROOT: Path = settings.ROOT
@@ -32,7 +32,9 @@ MAY_USE = {
         "proxy/upstream/renewals.py",
         "proxy/views.py",
     },
-    "unwrap": {"credentials/vault/unwrapping.py", "proxy/unsealing.py"},
+    "unwrap": {"credentials/vault/unwrapping.py"},
+    "decrypt": {"credentials/vault/unwrapping.py", "proxy/access/upload_capability.py", "proxy/unsealing.py"},
+    "decrypt_into": {"credentials/vault/unwrapping.py", "proxy/unsealing.py"},
     "rewrap": {"credentials/vault/unwrapping.py", "credentials/vault/rotation.py"},
     "unwrapping": {"credentials/vault/rotation.py", "proxy/unsealing.py"},
     "AESGCM": {
@@ -75,7 +77,7 @@ def test_only_wrapping_reads_master_keys() -> None:
         for path, tree in SOURCES.items()
         for node in ast.walk(tree)
         if (isinstance(node, ast.Attribute) and node.attr == "_keys")
-        or (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "key")
+        or (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in {"key", "cipher"})
     }
     vault = ("keyring", "wrapping", "unwrapping")
     assert readers == {f"credentials/vault/{module}.py" for module in vault}
@@ -107,7 +109,12 @@ def calls(name: str) -> list[tuple[str, str, ast.stmt]]:
 
 
 def test_key_is_opened_into_a_local_variable() -> None:
+    """Directly, or through `_open`, which only returns it."""
     opened = [(path, function, statement) for path, function, statement in calls("open_key") if "unsealing" not in path]
+    returned = [statement for path, function, statement in opened if (path, function) == ("proxy/views.py", "_open")]
+    assert returned
+    assert all(isinstance(statement, ast.Return) for statement in returned)
+    opened = [one for one in opened if one[2] not in returned] + calls("_open")
     assert sorted((path, function) for path, function, _ in opened) == [
         ("proxy/upstream/renewals.py", "_ask"),
         ("proxy/views.py", "resolve_target"),
@@ -155,6 +162,21 @@ def test_opened_key_is_wiped_after_its_request(fails: bool) -> None:
     assert not any(secret)
     assert not any(header)
     assert not any(target)
+
+
+def test_request_is_checked_before_its_key_is_copied() -> None:
+    """A refused request leaves nothing to wipe."""
+    body = SOURCES["proxy/upstream/request_head.py"].body
+    (encode,) = (node for node in body if "encode_head" in vars(node).values())
+    refusals = [node.lineno for node in ast.walk(encode) if isinstance(node, ast.Raise)]
+    copies = [
+        node.lineno
+        for node in ast.walk(encode)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).endswith((".join", "bytes", "bytearray"))
+        and {"target", "key"} & {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+    ]
+    assert max(refusals) < min(copies)
 
 
 @pytest.mark.parametrize("path", ["credentials/vault/sealing.py", "proxy/unsealing.py", "proxy/views.py"])

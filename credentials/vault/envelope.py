@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from uuid import UUID
 
 from credentials.errors import CannotOpen
@@ -22,7 +23,7 @@ FORMATS = frozenset({FORMAT, FORMAT_WITH_EXTRAS})
 IV_BYTES = 12
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Binding:
     """Everything that a sealed key is bound to: its row, its owner, and the destination it may be sent to.
 
@@ -38,7 +39,7 @@ class Binding:
     header_template: str
     extras: str = ""
 
-    @property
+    @cached_property
     def format(self) -> int:
         """The format in which a key is sealed with this binding."""
         return FORMAT_WITH_EXTRAS if self.extras else FORMAT
@@ -47,9 +48,23 @@ class Binding:
         """The associated data of the encrypted provider key. Raises `CannotOpen` if another format binds this."""
         if format != self.format:
             raise CannotOpen
+        return self._data_associated_data
+
+    def wrap_associated_data(self, master_key_id: str) -> bytes:
+        """The associated data of the wrapped data key."""
+        if master_key_id not in self._of_master_key:
+            self._of_master_key[master_key_id] = wrap_associated_data(self.format, self.credential_id, master_key_id)
+        return self._of_master_key[master_key_id]
+
+    @cached_property
+    def _of_master_key(self) -> dict[str, bytes]:
+        return {}
+
+    @cached_property
+    def _data_associated_data(self) -> bytes:
         return _join(
             b"strake/credential",
-            format.to_bytes(2),
+            self.format.to_bytes(2),
             self.credential_id.bytes,
             self.endpoint_id.bytes,
             self.owner_id.bytes,

@@ -26,8 +26,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
+from time import monotonic
 from types import MappingProxyType
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from django.conf import settings
 
@@ -37,6 +38,8 @@ from credentials.vault.sealing import wipe
 logger = logging.getLogger(__name__)
 
 KEY_BYTES = 32
+LOOK_SECONDS = 0.05  # how often `recent` looks for a change of the file, at most
+Cipher = TypeVar("Cipher")
 MAX_DOCUMENT_BYTES = 64 * 1024
 CREDENTIALS = Path("/run/credentials")  # where systemd puts those of each unit, for its user only
 _CHECK_VALUE_CONTEXT = b"strake/master-key/check-value/v1"
@@ -59,10 +62,12 @@ class Keyring:
     ids: tuple[str, ...] = field(init=False)
     _keys: Mapping[str, bytearray] = field(repr=False)
     _own: dict[str, bytearray] = field(init=False, repr=False)  # what `_keys` shows
+    _ciphers: dict[str, Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_own", dict(self._keys))
         object.__setattr__(self, "_keys", MappingProxyType(self._own))
+        object.__setattr__(self, "_ciphers", {})
         object.__setattr__(self, "ids", tuple(self._keys))
 
     def key(self, key_id: str) -> bytearray:
@@ -72,12 +77,23 @@ class Keyring:
         except KeyError:
             raise UnknownMasterKey(key_id) from None
 
+    def cipher(self, key_id: str, make: Callable[[bytearray], Cipher]) -> Cipher:
+        """Return what `make` makes of a master key. It is made once, and kept as long as the key.
+
+        Raises `UnknownMasterKey`.
+        """
+        made: Cipher | None = self._ciphers.get(key_id)
+        if made is None:
+            made = self._ciphers[key_id] = make(self.key(key_id))
+        return made
+
     def check_value(self, key_id: str) -> bytes:
         """16 bytes that identify a key without revealing it. Raises `UnknownMasterKey`."""
         return hmac.digest(self.key(key_id), _CHECK_VALUE_CONTEXT + key_id.encode(), "sha256")[:16]
 
     def wipe(self, key_id: str) -> None:
         """Overwrite one master key. From then on, this keyring does not know it."""
+        self._ciphers.pop(key_id, None)  # OpenSSL overwrites it
         if (key := self._own.pop(key_id, None)) is not None:
             wipe(key)
 
@@ -218,6 +234,7 @@ def change_file(path: Path, change: Callable[[Keyring | None], str]) -> Keyring:
 _Version = tuple[str, int, int, int, int]
 _cached: tuple[_Version, Keyring] | None = None
 _refused: _Version | None = None
+_looked_at = 0.0
 _loading = threading.Lock()
 
 
@@ -229,12 +246,23 @@ def current() -> Keyring:
 
     A key that has left the file is overwritten in memory. Keyrings that callers still hold keep the other keys.
     """
-    version = _configured_version()
-    cached = _cached
-    if cached is not None and version in {cached[0], _refused}:
-        return cached[1]
+    global _looked_at
+    now = monotonic()
     with _loading:
-        return _load(version)
+        ring = _load(_configured_version())
+    _looked_at = now
+    return ring
+
+
+def recent(needs: str | None) -> Keyring:
+    """The keyring for opening what is wrapped under the master key `needs`, as `current` returns and raises.
+
+    A change may be noticed `LOOK_SECONDS` later, unless the key is missing. Do not wrap with it.
+    """
+    cached = _cached
+    if cached is not None and monotonic() - _looked_at < LOOK_SECONDS and needs in cached[1].ids:
+        return cached[1]
+    return current()
 
 
 def _load(version: _Version) -> Keyring:

@@ -40,4 +40,4 @@ def encrypt_key(key: ProviderKey, binding: Binding) -> Encrypted:
 
 def wipe(secret: bytearray) -> None:
     """Overwrite a secret in place. `bytes` and `str` cannot be overwritten, so keep secrets out of them."""
-    secret[:] = bytes(len(secret))
+    secret[:] = bytearray(len(secret))  # `bytes` would be copied to a `bytearray` first

@@ -33,15 +33,18 @@ def rewrap(wrapped: WrappedKey, format: int, credential_id: UUID, ring: Keyring)
 
 def unwrap(wrapped: WrappedKey, format: int, credential_id: UUID, ring: Keyring) -> bytearray:
     """The 32 bytes of a data key. The caller must `wipe` them. Raises `UnknownMasterKey` or `CannotOpen`."""
-    has_valid_lengths = (
-        len(wrapped.wrapped_dek_iv) == IV_BYTES and len(wrapped.wrapped_dek) == DATA_KEY_BYTES + TAG_BYTES
-    )
-    if format not in FORMATS or not has_valid_lengths:
+    if format not in FORMATS:
         raise CannotOpen
-    associated_data = wrap_associated_data(format, credential_id, wrapped.master_key_id)
+    return decrypt(wrapped, wrap_associated_data(format, credential_id, wrapped.master_key_id), ring)
+
+
+def decrypt(wrapped: WrappedKey, associated_data: bytes, ring: Keyring) -> bytearray:
+    """The 32 bytes of a data key, as `unwrap` returns and raises, for a caller that keeps the associated data."""
+    if len(wrapped.wrapped_dek_iv) != IV_BYTES or len(wrapped.wrapped_dek) != DATA_KEY_BYTES + TAG_BYTES:
+        raise CannotOpen
     data_key = bytearray(DATA_KEY_BYTES)
     try:
-        AESGCM(ring.key(wrapped.master_key_id)).decrypt_into(
+        ring.cipher(wrapped.master_key_id, AESGCM).decrypt_into(
             wrapped.wrapped_dek_iv, wrapped.wrapped_dek, associated_data, data_key
         )
     except InvalidTag:

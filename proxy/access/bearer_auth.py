@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from urllib.parse import unquote_to_bytes
 
 from accounts import tokens
 from credentials.destinations import FORBIDDEN_HEADERS
 from credentials.models import BEARER_TOKEN_PREFIX
 from proxy.errors import AmbiguousToken, InvalidToken, MissingToken
+from proxy.http.names import CREDENTIAL_HEADERS
 
-# The headers in which SDKs send a key. None of them is forwarded.
-CREDENTIAL_HEADERS = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"})
 WEBSOCKET_PROTOCOL_PREFIX = b"openai-insecure-api-key."
 # Not as keys: a browser or a server in between sends some of these by itself.
 _HOLD_NO_KEY = frozenset(name.encode() for name in FORBIDDEN_HEADERS)
@@ -30,8 +30,12 @@ _MISTYPED = (
 _WORD = re.compile(rb"(?<![0-9A-Za-z_-])strk_[0-9A-Za-z]{49}(?![0-9A-Za-z_-])")
 
 
-def find_token(headers: Sequence[tuple[bytes, bytes]], query: bytes) -> str:
-    """Return the only well-formed Strake token of a request. The look-up decides if it is known.
+def find_digest(
+    headers: Sequence[tuple[bytes, bytes]], query: bytes, knows: Callable[[bytes], bool] = lambda _: False
+) -> bytes:
+    """Return the digest of the only well-formed Strake token of a request. The look-up decides if it is known.
+
+    `knows` tells of a digest whether its token was found before. Then its checksum is not computed again.
 
     Some tools fill two positions, one with a stale or dummy value, so values without a well-formed token are ignored.
     A token counts as a word of a value: alone, behind any scheme, in quotes, or in the user name or password of Basic.
@@ -41,20 +45,18 @@ def find_token(headers: Sequence[tuple[bytes, bytes]], query: bytes) -> str:
     Raises `MissingToken` if every position is empty, `InvalidToken` if no value is well-formed, `AmbiguousToken` if
     there are two different tokens.
     """
-    found: str | None = None
-    candidates = list(_candidates(headers, query))
+    found: bytes | None = None
+    candidates = _candidates(headers, query)
     for value in candidates:
-        token = value.decode("latin-1")
-        if token == found:
-            continue
-        if not tokens.is_well_formed(token, BEARER_TOKEN_PREFIX):
+        digest = hashlib.sha256(value).digest()
+        if not knows(digest) and not tokens.is_well_formed(value.decode("latin-1"), BEARER_TOKEN_PREFIX):
             words = _words(value)
             if not words:
                 continue
-            token = _only(words)
+            digest = tokens.digest(_only(words))
         if found is None:
-            found = token
-        elif token != found:
+            found = digest
+        elif digest != found:
             raise AmbiguousToken
     if found is not None:
         return found
@@ -63,29 +65,30 @@ def find_token(headers: Sequence[tuple[bytes, bytes]], query: bytes) -> str:
         values = [unquote_to_bytes(parameter.partition(b"=")[2]) for parameter in query.split(b"&")]
         elsewhere += [word for value in values for word in _words(value, is_basic=False)]
     if elsewhere:
-        return _only(elsewhere)
+        return tokens.digest(_only(elsewhere))
     if not candidates:
         raise MissingToken
     raise InvalidToken(_MISTYPED if any(_PREFIX in value for value in candidates) else _OTHER_KEY)
 
 
-def _candidates(headers: Iterable[tuple[bytes, bytes]], query: bytes) -> Iterator[bytes]:
-    """Yield the non-empty value of every usual position."""
+def _candidates(headers: Iterable[tuple[bytes, bytes]], query: bytes) -> list[bytes]:
+    """Return the non-empty value of every usual position."""
+    found = []
     for name, value in headers:
         if name in CREDENTIAL_HEADERS:
             stripped = value.strip()
             if name == b"authorization" and stripped[:7].lower() == b"bearer ":
                 stripped = stripped[7:].lstrip()
             if stripped:
-                yield stripped
+                found.append(stripped)
         elif name == b"sec-websocket-protocol":
-            for protocol in value.split(b","):
-                if protocol.strip().startswith(WEBSOCKET_PROTOCOL_PREFIX):
-                    yield protocol.strip()[len(WEBSOCKET_PROTOCOL_PREFIX) :]
-    if b"key=" in query:
-        for parameter in query.split(b"&"):
-            if parameter.startswith(b"key=") and len(parameter) > 4:
-                yield unquote_to_bytes(parameter[4:])
+            protocols = [protocol.strip() for protocol in value.split(b",")]
+            length = len(WEBSOCKET_PROTOCOL_PREFIX)
+            found += [one[length:] for one in protocols if one.startswith(WEBSOCKET_PROTOCOL_PREFIX)]
+    if query:
+        keys = [parameter[4:] for parameter in query.split(b"&") if parameter.startswith(b"key=")]
+        found += [unquote_to_bytes(key) for key in keys if key]
+    return found
 
 
 def _words(value: bytes, *, is_basic: bool = True) -> list[str]:

@@ -13,18 +13,9 @@ from __future__ import annotations
 from django.conf import settings
 
 from proxy.errors import BrowserRefused
+from proxy.http.names import FROM_BROWSERS
 from proxy.http.request import ProxyRequest
 
-_READ = frozenset(
-    {
-        b"origin",
-        b"sec-fetch-dest",
-        b"sec-fetch-mode",
-        b"sec-fetch-site",
-        b"service-worker",
-        b"upgrade-insecure-requests",
-    }
-)
 # Sent by nothing but browsers, with navigations and with scripts of service workers.
 _REFUSED = frozenset({b"service-worker", b"upgrade-insecure-requests"})
 # By `fetch` and its relatives, in the modes whose responses a page may read. The first versions of browsers with these
@@ -38,9 +29,7 @@ def check(request: ProxyRequest) -> None:
 
     Raises `BrowserRefused` unless the request is a `fetch` by another site, or by no browser.
     """
-    found = {name: value for name, value in request.headers if name in _READ}
-    if not found:
-        return
+    found = {name: value for name, value in request.headers if name in FROM_BROWSERS}
     request.origin = found.get(b"origin", b"")
     # Not Sec-Fetch-Mode: the fetch of Node.js sends it, and nothing else of these.
     request.is_browser = b"sec-fetch-site" in found or b"sec-fetch-dest" in found

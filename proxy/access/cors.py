@@ -15,9 +15,9 @@ from proxy.access import browsers
 from proxy.access.auth_throttle import AuthThrottle
 from proxy.access.origin_lists import AllowedOrigins
 from proxy.errors import METHODS, BrowserRefused, InvalidToken, StoreUnavailable
+from proxy.http.names import Headers
 from proxy.http.request import ProxyRequest
-from proxy.http.response import PROTECTION, Response
-from proxy.server.asgi import Headers
+from proxy.http.response import Response
 
 # How long a browser may keep an answer. The request behind it is checked in any case, so this revokes nothing late.
 PREFLIGHT_SECONDS = 7200
@@ -62,7 +62,6 @@ def _preflight_headers(asked: dict[bytes, bytes]) -> Headers:
         (b"access-control-max-age", str(PREFLIGHT_SECONDS).encode()),
         (b"vary", b"Origin"),
         (b"cache-control", b"no-store"),
-        *PROTECTION,
     ]
     names = asked.get(_ASKED_HEADERS, b"").strip()
     if len(names) <= MAX_NAMES_BYTES and _NAMES.fullmatch(names):

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from time import monotonic
-from typing import NamedTuple
 from uuid import UUID
 
 from django.conf import settings
@@ -35,31 +34,48 @@ logger = logging.getLogger(__name__)
 CHECK_SECONDS = 0.5
 
 
-class Access(NamedTuple):
-    """What gives a request access: a token, as it was when the request started, and one sealed provider key."""
+# What gives a request access: a token by its id, with its digest when the request started, and one sealed provider key
+# by its initialisation vector. A plain tuple: every request makes one.
+Access = tuple[str, bytes, bytes]
 
-    token_id: str
-    digest: bytes
-    iv: bytes
+
+class _Count:
+    """The requests of one endpoint or one person."""
+
+    __slots__ = ("now",)
+
+    def __init__(self) -> None:
+        self.now = 0
+
+
+class _Group:
+    """The requests with the same access. One that is empty stays until the next check."""
+
+    __slots__ = ("access", "expires_at", "flights", "of_endpoint", "of_owner")
+
+    def __init__(self, access: Access, of_endpoint: _Count, of_owner: _Count) -> None:
+        self.access = access
+        self.of_endpoint = of_endpoint
+        self.of_owner = of_owner
+        self.flights: set[Flight] = set()
+        self.expires_at: datetime | None = None
 
 
 class Flight:
     """One request in flight. `ended` is the reason if its access has ended."""
 
-    __slots__ = ("_end", "access", "ended", "endpoint_id", "owner_id")
+    __slots__ = ("end_request", "ended", "group")
 
-    def __init__(self, access: Access, endpoint_id: UUID, owner_id: UUID, end: Callable[[], None]) -> None:
-        self.access = access
-        self.endpoint_id = endpoint_id
-        self.owner_id = owner_id
+    def __init__(self, group: _Group, end: Callable[[], None]) -> None:
+        self.group = group
         self.ended: ProxyError | None = None
-        self._end = end
+        self.end_request = end
 
     def end(self, reason: ProxyError) -> None:
         """End the request. Does nothing if it is ending."""
         if self.ended is None:
             self.ended = reason
-            self._end()
+            self.end_request()
 
 
 class InFlight:
@@ -70,12 +86,11 @@ class InFlight:
     """
 
     def __init__(self) -> None:
-        self._flights: dict[Access, set[Flight]] = {}
-        self._of_endpoint: dict[UUID, int] = {}
-        self._of_owner: dict[UUID, int] = {}
+        self._groups: dict[Access, _Group] = {}
+        self._of_endpoint: dict[UUID, _Count] = {}
+        self._of_owner: dict[UUID, _Count] = {}
         self._max_of_endpoint = settings.STRAKE_MAX_STREAMS
         self._max_of_owner = settings.STRAKE_MAX_STREAMS_PER_PERSON
-        self._expiries: dict[Access, datetime | None] = {}
         self._confirmed_at = monotonic()
 
     def enter(self, route: Route, digest: bytes, end: Callable[[], None]) -> Flight:
@@ -84,39 +99,49 @@ class InFlight:
         `digest` is the token's, and `end` ends the request. Raises `TooManyAtOnce` or `OwnerBusy`, and then counts
         nothing.
         """
-        endpoint_id, owner_id = route.endpoint_id, route.owner_id
-        of_endpoint = self._of_endpoint.get(endpoint_id, 0)
-        if of_endpoint >= self._max_of_endpoint or (route.max_streams is not None and of_endpoint >= route.max_streams):
+        access = (route.token_id or "", digest, route.iv)
+        group = self._groups.get(access) or self._new_group(access, route)
+        of_endpoint, of_owner = group.of_endpoint, group.of_owner
+        if of_endpoint.now >= self._max_of_endpoint or (
+            route.max_streams is not None and of_endpoint.now >= route.max_streams
+        ):
             raise TooManyAtOnce(retry_after=1)
-        of_owner = self._of_owner.get(owner_id, 0)
-        if of_owner >= self._max_of_owner:
+        if of_owner.now >= self._max_of_owner:
             raise OwnerBusy(retry_after=1)
-        access = Access(route.token_id or "", digest, route.iv or b"")
-        flight = Flight(access, endpoint_id, owner_id, end)
-        group = self._flights.get(access)
-        if group is None:
-            self._flights[access] = {flight}
-            self._expiries[access] = route.expires_at
-        else:
-            group.add(flight)
-        self._of_endpoint[endpoint_id] = of_endpoint + 1
-        self._of_owner[owner_id] = of_owner + 1
+        if not group.flights:
+            group.expires_at = route.expires_at
+        flight = Flight(group, end)
+        group.flights.add(flight)
+        of_endpoint.now += 1
+        of_owner.now += 1
         return flight
 
     def leave(self, flight: Flight) -> None:
-        group = self._flights[flight.access]
-        group.remove(flight)
-        if not group:
-            del self._flights[flight.access], self._expiries[flight.access]
-        _decrease(self._of_endpoint, flight.endpoint_id)
-        _decrease(self._of_owner, flight.owner_id)
+        group = flight.group
+        group.flights.remove(flight)
+        group.of_endpoint.now -= 1
+        group.of_owner.now -= 1
+        flight.end_request = _nothing  # a cycle with the request would wait for the garbage collector
 
     def counts(self) -> dict[UUID, int]:
         """Return the requests in flight by endpoint. Safe to call from any thread.
 
         `dict.copy` is one step for other threads. A loop over the dictionary raises if a request ends meanwhile.
         """
-        return self._of_endpoint.copy()
+        return {endpoint: count.now for endpoint, count in self._of_endpoint.copy().items() if count.now}
+
+    def _new_group(self, access: Access, route: Route) -> _Group:
+        of_endpoint = self._of_endpoint.setdefault(route.endpoint_id, _Count())
+        of_owner = self._of_owner.setdefault(route.owner_id, _Count())
+        group = self._groups[access] = _Group(access, of_endpoint, of_owner)
+        return group
+
+    def _forget_empty(self) -> None:
+        if any(not group.flights for group in self._groups.values()):
+            self._groups = {access: group for access, group in self._groups.items() if group.flights}
+            for counts in (self._of_endpoint, self._of_owner):
+                for key in [key for key, count in counts.items() if not count.now]:
+                    del counts[key]
 
     async def watch(self, lookup: Lookup) -> None:
         """End what has lost its access, until cancelled.
@@ -132,13 +157,14 @@ class InFlight:
                 logger.warning("in_flight_check_failed kind=%s", type(error).__name__)
 
     async def _check(self, lookup: Lookup) -> None:
-        accesses = list(self._flights)
+        self._forget_empty()
+        accesses = list(self._groups)
         if not accesses:
             self._confirmed_at = monotonic()  # whatever starts from now on is looked up first
             return
         started = monotonic()
         try:
-            states = await lookup.states(list({access.token_id for access in accesses}))
+            states = await lookup.states(list({token_id for token_id, _, _ in accesses}))
         except StoreUnavailable:
             is_over = started - self._confirmed_at >= settings.STRAKE_STORE_GRACE
             if is_over:
@@ -146,36 +172,38 @@ class InFlight:
             for access in accesses:
                 if is_over:
                     self._end(access, StoreUnavailable(retry_after=1))
-                elif _has_passed(self._expiries.get(access)):
+                elif (group := self._groups.get(access)) is not None and _has_passed(group.expires_at):
                     self._end(access, InvalidToken())
             return
         self._confirmed_at = started
         for access in accesses:
-            state = states.get(access.token_id)
+            state = states.get(access[0])
             if (reason := _reason(access, state)) is not None:
                 self._end(access, reason)
-            elif state is not None and access in self._expiries:
-                self._expiries[access] = state.expires_at
+            elif state is not None and (group := self._groups.get(access)) is not None:
+                group.expires_at = state.expires_at
 
     def _end(self, access: Access, reason: ProxyError) -> None:
-        for flight in list(self._flights.get(access, ())):
-            flight.end(reason)
+        if (group := self._groups.get(access)) is not None:
+            for flight in list(group.flights):
+                flight.end(reason)
 
 
 def _reason(access: Access, state: TokenState | None) -> ProxyError | None:
     """Return why a request may not go on, or None if it may."""
+    _, digest, iv = access
     if state is None:
         return UnknownEndpoint()
     if (
         state.revoked_at is not None
         or state.suspended_at is not None
-        or state.digest != access.digest
+        or state.digest != digest
         or _has_passed(state.expires_at)
     ):
         return InvalidToken()
     if state.paused_at is not None:
         return EndpointPaused()
-    if state.iv != access.iv:
+    if state.iv != iv:
         return KeyReplaced(retry_after=1)
     return None
 
@@ -184,9 +212,5 @@ def _has_passed(expiry: datetime | None) -> bool:
     return expiry is not None and expiry <= datetime.now(UTC)
 
 
-def _decrease(counts: dict[UUID, int], key: UUID) -> None:
-    count = counts[key] - 1
-    if count:
-        counts[key] = count
-    else:
-        del counts[key]
+def _nothing() -> None:
+    """End nothing: the request is over."""

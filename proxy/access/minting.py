@@ -13,12 +13,13 @@ from proxy.http.target import decodings
 # What a server may ignore in a decoded path: parameters, what looks like a query or a fragment, dots and spaces at the
 # end of a segment, and repeated slashes.
 _IGNORED = re.compile(rb";[^/]*|[?#].*|(?<![. ])[. ]+(?=/|\Z)|/+(?=/)", re.DOTALL)
+_PERCENT, _SEMICOLON, _DOT = b"%;."
 _MAX_SEGMENTS = 8  # of a pattern
 
 Pattern = tuple[bytes, ...]  # segments from the end, in lower case
 
 
-class _Rules(NamedTuple):
+class Rules(NamedTuple):
     """The paths that mint at one destination. `names` are the segments one of which every such path ends with."""
 
     base_path: bytes
@@ -26,22 +27,24 @@ class _Rules(NamedTuple):
     writes: tuple[Pattern, ...]
     any_method: tuple[Pattern, ...]
 
+    def forbid(self, method: str, path: bytes) -> bool:
+        """Return whether a request hands out a credential. `path` has been checked.
+
+        A path is compared in any spelling that a server may take for the documented one: another case,
+        percent-encoding, path parameters, repeated slashes, dots at the end of a segment.
+        """
+        if _PERCENT in path or _SEMICOLON in path or (_DOT in path and b"./" in path):
+            return any(_mints(self, method, _IGNORED.sub(b"", decoded)) for decoded in decodings(path))
+        return _mints(self, method, path)
+
 
 def mints(provider: str, destination_url: str, method: str, path: bytes) -> bool:
-    """Return whether a request to a destination hands out a credential. `path` has been checked.
-
-    A path is compared in any spelling that a server may take for the documented one: another case, percent-encoding,
-    path parameters, repeated slashes, dots at the end of a segment.
-    """
-    rules = _rules(provider, destination_url)
-    if rules is None:
-        return False
-    if b"%" in path or b";" in path or b"./" in path:
-        return any(_mints(rules, method, _IGNORED.sub(b"", decoded)) for decoded in decodings(path))
-    return _mints(rules, method, path)
+    """Return whether a request to a destination hands out a credential, as `Rules.forbid` decides."""
+    found = rules(provider, destination_url)
+    return found is not None and found.forbid(method, path)
 
 
-def _mints(rules: _Rules, method: str, path: bytes) -> bool:
+def _mints(rules: Rules, method: str, path: bytes) -> bool:
     path = path.lower().rstrip(b"/.")
     # Nearly every request ends here.
     if rules.names and rules.names.isdisjoint(path.replace(b":", b"/").rsplit(b"/", 3)):
@@ -64,7 +67,7 @@ def _ends_with(segments: list[bytes], pattern: Pattern) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _rules(provider: str, destination_url: str) -> _Rules | None:
+def rules(provider: str, destination_url: str) -> Rules | None:
     """The rules of one destination, or None if nothing mints there."""
     try:
         destination = destinations.parse(destination_url)
@@ -76,7 +79,7 @@ def _rules(provider: str, destination_url: str) -> _Rules | None:
     writes = tuple(_pattern(path) for paths in found for path in paths.writes)
     any_method = tuple(_pattern(path) for paths in found for path in paths.any_method)
     names = {_name(pattern) for pattern in writes + any_method}
-    return _Rules(
+    return Rules(
         destination.base_path.lower().encode(), frozenset(names if b"" not in names else ()), writes, any_method
     )
 

@@ -3,44 +3,75 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections import deque
-from collections.abc import Awaitable, Callable
 from datetime import datetime
 from time import monotonic
-from typing import Any, NamedTuple, TypeVar
-from urllib.parse import quote, urlencode
+from typing import Any
 
 import asyncpg
 
 from proxy.access import origin_lists, token_state
 from proxy.access.circuit_breaker import CircuitBreaker
-from proxy.access.route import Route, converters, list_from_json, route_from, statement
+from proxy.access.kept_routes import Kept, KeptRoutes
+from proxy.access.postgresql_connections import STORE_ERRORS, StatementPool, connect_arguments
+from proxy.access.route import Route, converters, list_from_json
+from proxy.access.route_versions import arguments, statement
 from proxy.access.token_state import TokenState, state_from
 from proxy.errors import StoreUnavailable
+from proxy.server.run import in_task
 
-# How long PostgreSQL may take to reply, or to accept a connection unless DATABASE_URL has a connect_timeout.
-TIMEOUT_SECONDS = 2.0
 PROBE_SECONDS = 0.25
-# How long no new connection is tried after one was refused while others work.
-CONNECT_PAUSE_SECONDS = 1.0
-MAX_CONNECTIONS = 8
-STORE_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-# As in libpq, any other error, such as a wrong password, is not worth a try at the next host.
-_NEXT_HOST_ERRORS = (OSError, asyncpg.CannotConnectNowError, asyncpg.TargetServerAttributeNotMatched)
+# The ids of transactions, which are versions of rows, cannot repeat within this time.
+KEEP_SECONDS = 3600.0
+# Statements on their way. Two take no more processor time than one, and a reply that is late delays fewer requests.
+MAX_BATCHES = 2
 
 _CONVERTERS = converters(allowed_paths=list_from_json, allowed_networks=list_from_json, allowed_origins=list_from_json)
+
+Key = tuple[str, bytes]  # the subdomain, and the token's digest
+
+
+class _Batch:
+    """The requests that one statement replies to, and what was kept for each when it was sent."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[Key, list[asyncio.Future[Route | None]]] = {}
+        self.kept: list[Kept[str] | None] = []
+        self.task: asyncio.Task[None] | None = None
+
+    def reply(self, key: Key, route: Route | None) -> None:
+        for future in self.waiting[key]:
+            if not future.done():
+                future.set_result(route)
+
+    def fail(self, key: Key, error: Exception) -> None:
+        for future in self.waiting[key]:
+            if not future.done():
+                future.set_exception(error)
+
+    def fail_all(self) -> None:
+        """Raise `StoreUnavailable` for everyone who still waits."""
+        for key in self.waiting:
+            self.fail(key, StoreUnavailable(retry_after=1))
 
 
 class PostgreSQLLookup:
     """Reads with asyncpg. For one row, psycopg's asynchronous connections take four times the processor time.
+
+    One statement looks up the routes of all requests that wait when it is sent. It returns only those that are not kept
+    as they are now (`proxy.access.route_versions`). A request that arrives later waits for the next one, so that each
+    learns what was committed before it arrived. Requests wait for plain futures, and batches run in tasks.
 
     A query that fails trips the circuit breaker. A connect that fails does so only if no other connection works.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
         """`config` is one of Django's DATABASES, as `strake.database_url` returns it."""
-        self._pool = StatementPool(statement("$%d"), connect_arguments(config))
+        self._kept: KeptRoutes[str] = KeptRoutes()
+        self.knows = self._kept.knows
+        self._forget_at = 0.0
+        self._next: _Batch | None = None  # that requests join
+        self._running: set[_Batch] = set()
+        self._pool = StatementPool(statement(), connect_arguments(config), on_connect=self._kept.clear)
         self._origins_sql = origin_lists.statement("$1")
         self._states_sql = token_state.statement("= ANY($1::varchar[])")
         self._breaker = CircuitBreaker("store", self._pool.add_connection, PROBE_SECONDS)
@@ -48,13 +79,71 @@ class PostgreSQLLookup:
     async def find(self, subdomain: str, digest: bytes) -> Route | None:
         if self._breaker.is_open:
             raise StoreUnavailable(retry_after=1)
+        if "," in subdomain:  # There is none, and `arguments` takes none.
+            return None
+        if self._next is None:
+            self._next = _Batch()
+            self._start_next()
+        found: asyncio.Future[Route | None] = asyncio.get_running_loop().create_future()
+        self._next.waiting.setdefault((subdomain, digest), []).append(found)
+        return await found
+
+    def _start_next(self) -> None:
+        """Send the next batch in the next turn of the event loop, unless enough are on their way."""
+        batch = self._next
+        if batch is not None and batch.task is None and len(self._running) < MAX_BATCHES:
+            self._running.add(batch)
+            batch.task = asyncio.get_running_loop().create_task(self._run(batch))
+
+    async def _run(self, batch: _Batch) -> None:
         try:
-            row = await self._pool.fetchrow(digest, subdomain)
+            rows = await self._pool.ask(lambda: self._arguments(batch))
         except STORE_ERRORS as error:
-            self._pool.fail()
-            self._breaker.trip(error)
-            raise StoreUnavailable(retry_after=1) from None
-        return None if row is None else route_from(row, _CONVERTERS)
+            self._fail(error)
+        except StoreUnavailable:
+            pass
+        else:
+            self._reply(batch, rows)
+        finally:
+            batch.fail_all()
+            if self._next is batch:
+                self._next = None
+            self._running.discard(batch)
+            self._start_next()
+
+    def _arguments(self, batch: _Batch) -> tuple[str, str, str]:
+        """Return the arguments of the statement, which is sent now: nobody joins the batch any more."""
+        if self._next is batch:
+            self._next = None
+        if monotonic() >= self._forget_at:
+            self._kept.clear()
+            self._forget_at = monotonic() + KEEP_SECONDS
+        batch.kept = [self._kept.get(*key) for key in batch.waiting]
+        return arguments(batch.waiting, ["" if kept is None else kept.version for kept in batch.kept])
+
+    def _reply(self, batch: _Batch, rows: list[asyncpg.Record]) -> None:
+        # A route that is kept and not among the rows has not changed. One that is not kept does not exist.
+        routes = [None if kept is None else kept.route for kept in batch.kept]
+        keys = list(batch.waiting) if rows else []
+        for number, version, *row in rows:
+            subdomain, digest = key = keys[number - 1]
+            routes[number - 1] = None
+            if version is not None:
+                try:
+                    routes[number - 1] = self._kept.keep(subdomain, digest, version, row, _CONVERTERS)
+                except (AttributeError, TypeError, ValueError) as error:  # others wait for the other rows
+                    batch.fail(key, error)
+        for key, route in zip(batch.waiting, routes, strict=True):
+            batch.reply(key, route)
+
+    def _fail(self, error: BaseException) -> None:
+        """Begin an outage: whoever waits fails now."""
+        if self._next is not None:
+            self._next.fail_all()
+            self._next = None
+        self._kept.clear()  # behind a connection pooler, the server may be another one afterwards
+        self._pool.fail()
+        self._breaker.trip(error)
 
     async def states(self, token_ids: list[str]) -> dict[str, TokenState]:
         rows = await self._fetch(self._states_sql, token_ids)
@@ -62,202 +151,25 @@ class PostgreSQLLookup:
         return {state.token_id: state for state in states}
 
     async def origins(self, subdomain: str) -> list[list[str]]:
-        return [list_from_json(text) for (text,) in await self._fetch(self._origins_sql, subdomain)]
+        # A new connection has timeouts, which need a task.
+        return [list_from_json(text) for (text,) in await in_task(self._fetch(self._origins_sql, subdomain))]
 
-    async def _fetch(self, sql: str, *arguments: object) -> list[asyncpg.Record]:
+    async def _fetch(self, sql: str, *arguments: object) -> list[Any]:
         if self._breaker.is_open:
             raise StoreUnavailable(retry_after=1)
         try:
             return await self._pool.fetch(sql, *arguments)
         except STORE_ERRORS as error:
-            self._pool.fail()
-            self._breaker.trip(error)
+            self._fail(error)
             raise StoreUnavailable(retry_after=1) from None
 
     async def close(self) -> None:
         self._breaker.stop()
+        for batch in self._running:
+            if batch.task is not None:
+                batch.task.cancel()
         await self._pool.close()
-
-
-Result = TypeVar("Result")
-
-
-class _Prepared(NamedTuple):
-    connection: asyncpg.Connection
-    statement: asyncpg.prepared_stmt.PreparedStatement
-
-
-class StatementPool:
-    """Up to `MAX_CONNECTIONS` connections, each with one statement prepared.
-
-    Not `asyncpg.Pool`, for two reasons. It creates a proxy and a task for every use, and resets the connection: at
-    least half as much processor time again as the query takes. And if the server refuses further connections, it fails
-    requests that could have waited for a connection that works.
-    """
-
-    def __init__(self, sql: str, hosts: list[dict[str, Any]]) -> None:
-        self._sql = sql
-        self._hosts = hosts
-        self._idle: list[_Prepared] = []
-        self._size = 0  # connected or connecting
-        # Each receives a connection, or None if it should look again.
-        self._waiters: deque[asyncio.Future[_Prepared | None]] = deque()
-        self._no_connect_before = 0.0
-        self._failures = 0
-
-    async def fetchrow(self, *arguments: object) -> asyncpg.Record | None:
-        """Run the statement and return its first row. Raises one of `STORE_ERRORS`, or `StoreUnavailable` by `fail`."""
-        return await self._run(lambda prepared: prepared.statement.fetchrow(*arguments, timeout=TIMEOUT_SECONDS))
-
-    async def fetch(self, sql: str, *arguments: object) -> list[asyncpg.Record]:
-        """Run another statement and return its rows. Raises as `fetchrow` does."""
-        return await self._run(lambda prepared: prepared.connection.fetch(sql, *arguments, timeout=TIMEOUT_SECONDS))
-
-    async def _run(self, query: Callable[[_Prepared], Awaitable[Result]]) -> Result:
-        prepared = await self._acquire()
-        try:
-            result = await query(prepared)
-        except BaseException:
-            # After an error, or if the client left, the rest of a response may still be on its way.
-            prepared.connection.terminate()
-            self._remove()
-            raise
-        self._release(prepared)
-        return result
-
-    async def add_connection(self) -> None:
-        """Connect once more, for a probe. Raises one of `STORE_ERRORS`."""
-        self._release(await self._connect())
-
-    def fail(self) -> None:
-        """Drop the idle connections, and raise `StoreUnavailable` for everyone who waits for one."""
-        self._failures += 1
-        for connection, _ in self._idle:
-            connection.terminate()
-        self._size -= len(self._idle)
-        self._idle.clear()
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_exception(StoreUnavailable(retry_after=1))
-        self._waiters.clear()
-
-    async def close(self) -> None:
-        for connection, _ in self._idle:
-            with contextlib.suppress(*STORE_ERRORS):
-                await connection.close(timeout=1)
-        self._idle.clear()
-
-    async def _acquire(self) -> _Prepared:
-        failures = self._failures
-        while self._failures == failures:
-            while self._idle:
-                prepared = self._idle.pop()
-                if not prepared.connection.is_closed():
-                    return prepared
-                self._size -= 1
-            if self._may_connect():
-                try:
-                    return await self._connect()
-                except STORE_ERRORS:
-                    if not self._size and self._failures == failures:
-                        raise
-                    self._no_connect_before = monotonic() + CONNECT_PAUSE_SECONDS
-            elif (handed_over := await self._wait()) is not None:
-                return handed_over
-        # Others found out first. Another attempt would wait for another timeout.
-        raise StoreUnavailable(retry_after=1)
-
-    def _may_connect(self) -> bool:
-        return not self._size or (self._size < MAX_CONNECTIONS and monotonic() >= self._no_connect_before)
-
-    async def _connect(self) -> _Prepared:
-        self._size += 1
-        try:
-            connection = await _connect_to_first(self._hosts)
-            try:
-                return _Prepared(connection, await connection.prepare(self._sql))
-            except BaseException:
-                connection.terminate()
-                raise
-        except BaseException:
-            self._remove()
-            raise
-
-    async def _wait(self) -> _Prepared | None:
-        waiter: asyncio.Future[_Prepared | None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                # Handed over in the same moment.
-                prepared = waiter.result()
-                if prepared is None:
-                    self._hand_over(None)
-                else:
-                    self._release(prepared)
-            raise
-
-    def _release(self, prepared: _Prepared) -> None:
-        if not self._hand_over(prepared):
-            self._idle.append(prepared)
-
-    def _remove(self) -> None:
-        """Forget a connection. Somebody who waits may connect in its place."""
-        self._size -= 1
-        self._hand_over(None)
-
-    def _hand_over(self, prepared: _Prepared | None) -> bool:
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(prepared)
-                return True
-        return False
 
 
 def _unchanged(time: datetime | None) -> datetime | None:
     return time
-
-
-# The pool, and options of libpq's that asyncpg would pass on to the server. It has `command_timeout` for their purpose.
-_LIBPQ_ONLY = {
-    "pool",
-    "keepalives",
-    "keepalives_idle",
-    "keepalives_interval",
-    "keepalives_count",
-    "tcp_user_timeout",
-}
-
-
-def connect_arguments(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return arguments for `asyncpg.connect`, one set for each attempt that libpq would make with Django's `config`."""
-    options = {name: value for name, value in config["OPTIONS"].items() if name not in _LIBPQ_ONLY}
-    timeout = float(options.pop("connect_timeout", TIMEOUT_SECONDS))
-    target = options.pop("target_session_attrs", "any")
-    shared = {
-        # asyncpg reads the TLS options from a DSN only. It passes the others, `application_name` and `options`, to the
-        # server, as libpq does.
-        "dsn": f"postgresql:///?{urlencode(options, quote_via=quote)}",
-        "user": config["USER"] or None,
-        "password": str(config["PASSWORD"]) or None,  # asyncpg refuses a subclass of str
-        "database": config["NAME"],
-        "timeout": timeout,
-        "command_timeout": TIMEOUT_SECONDS,
-    }
-    # One host at a time: asyncpg's timeout is for all hosts together, libpq's for each.
-    hosts = list(zip(config["HOST"].split(","), config["PORT"].split(","), strict=True))
-    return [
-        {**shared, "host": host, "port": int(port), "target_session_attrs": attribute}
-        for attribute in (["standby", "any"] if target == "prefer-standby" else [target])
-        for host, port in hosts
-    ]
-
-
-async def _connect_to_first(hosts: list[dict[str, Any]]) -> asyncpg.Connection:
-    *others, last = hosts
-    for arguments in others:
-        with contextlib.suppress(*_NEXT_HOST_ERRORS):
-            return await asyncpg.connect(**arguments)
-    return await asyncpg.connect(**last)

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import NamedTuple, Protocol
 
 from proxy.errors import RateLimited
-from proxy.server.asgi import Headers
+from proxy.http.names import Headers
 
 WINDOW_SECONDS = 60
 MAX_TOKENS = 10_000

@@ -6,18 +6,25 @@ import json
 from collections.abc import Callable
 from datetime import datetime
 from functools import cache
+from ipaddress import ip_network
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.db.models import FilteredRelation, Q
+from django.db.models import FilteredRelation, Q, QuerySet
 
-from credentials.errors import CannotOpen
+from credentials import providers
+from credentials.errors import InvalidDestination
 from credentials.models import Endpoint
 from credentials.vault.envelope import Binding, SealedRecord, WrappedKey, extras_of
+from proxy.access import minting
 from proxy.access.derived_token import DerivedRecord
+from proxy.access.path_patterns import PathPatterns
+from proxy.http import key_places
+from proxy.http.key_places import KeyPlaces
+from proxy.upstream.origin import Origin, destination
 
 
-class Route(NamedTuple):
+class Row(NamedTuple):
     """An endpoint, its credential, and the presented token.
 
     `token_id` is None if the endpoint has no such token, and so are the fields after it up to `allowed_networks`, and
@@ -66,47 +73,97 @@ class Route(NamedTuple):
     derived_failed_at: datetime | str | None
     derived_failure: str | None
 
-    @property
-    def derived(self) -> DerivedRecord | None:
-        """The access token of a cloud credential, or None if none was ever asked for."""
-        return None if self.derived_format is None else DerivedRecord.of(self[_FIRST_DERIVED:])
 
-    @property
-    def binding(self) -> Binding:
-        """What the key is bound to. Raises `CannotOpen`."""
-        return Binding(
-            self.credential_id,
-            self.endpoint_id,
-            self.owner_id,
-            self.provider,
-            self.destination_url,
-            self.header_name,
-            self.header_template,
-            self._extras(),
-        )
+class Route:
+    """A row, and what follows from it for every request. A look-up keeps it until the row changes.
 
-    def _extras(self) -> str:
-        """Raises `CannotOpen` if the row holds what no credential is saved with."""
-        if self.kind == "static" and self.places == "[]" and self.parameters == "{}":
-            return ""
-        try:
-            return extras_of(str(self.kind), json.loads(self.places), json.loads(self.parameters))
-        except (TypeError, ValueError):
-            raise CannotOpen from None
+    It never holds a key. `sealed` is None if no key is stored, `binding` if the row holds what no credential is saved
+    with, and `destination` if its URL was edited in the database: then nothing can be forwarded.
+    """
+
+    def __init__(self, row: Row) -> None:
+        self.endpoint_id = row.endpoint_id
+        self.owner_id = row.owner_id
+        self.owner_email = row.owner_email
+        self.provider = row.provider
+        self.destination_url = row.destination_url
+        self.credential_id = row.credential_id
+        self.kind = row.kind
+        self.buys_token = row.kind != "static"  # the stored secret is not sent itself, but buys what is
+        self.header_name = row.header_name
+        self.max_streams = row.max_streams
+        # The token.
+        self.token_id = row.token_id
+        self.is_ended = row.token_id is None or row.revoked_at is not None or row.suspended_at is not None
+        self.expires_at = row.expires_at
+        self.is_paused = row.paused_at is not None
+        self.requests_per_minute = row.requests_per_minute
+        self.networks = tuple(ip_network(network) for network in row.allowed_networks)
+        self.paths = PathPatterns(tuple(row.allowed_paths)) if row.allowed_paths else None
+        self.origins = frozenset(origin.encode("latin-1") for origin in row.allowed_origins)
+        self.minting = None if row.allow_minting else minting.rules(row.provider, row.destination_url)
+        # The key.
+        self.iv = row.iv or b""
+        self.master_key_id = row.master_key_id
+        self.sealed = _sealed(row)
+        self.binding = _binding(row)
+        self.places = _places(row)
+        self.derived = None if row.derived_format is None else DerivedRecord.of(row[_FIRST_DERIVED:])
+        self._parameters = row.parameters
+        # The destination.
+        self.destination = _destination(row)
+        preset = providers.PROVIDERS.get(row.provider)
+        self.dialect = preset.dialect if preset is not None else None
+        self.is_fixed = providers.has_fixed_destination(row.provider)
+        # Of connections: a new key has a new initialisation vector.
+        self.connection_id = row.credential_id.bytes + self.iv
 
     @property
     def parameter_values(self) -> dict[str, str]:
         """The parameters of a cloud credential. The seal vouches for them, so open the key first."""
-        values: dict[str, str] = json.loads(self.parameters)
+        values: dict[str, str] = json.loads(self._parameters)
         return values
 
-    @property
-    def sealed(self) -> SealedRecord:
-        """The sealed record. Raises `CannotOpen` if there is none."""
-        if self.format is None:
-            raise CannotOpen
-        wrap = WrappedKey(self.master_key_id, self.wrapped_dek, self.wrapped_dek_iv)
-        return SealedRecord(self.format, wrap, self.ciphertext, self.iv)
+
+def _sealed(row: Row) -> SealedRecord | None:
+    if row.format is None:
+        return None
+    return SealedRecord(
+        row.format, WrappedKey(row.master_key_id, row.wrapped_dek, row.wrapped_dek_iv), row.ciphertext, row.iv
+    )
+
+
+def _binding(row: Row) -> Binding | None:
+    extras = ""
+    if (row.kind, row.places, row.parameters) != ("static", "[]", "{}"):
+        try:
+            extras = extras_of(str(row.kind), json.loads(row.places), json.loads(row.parameters))
+        except (TypeError, ValueError):
+            return None
+    return Binding(
+        row.credential_id,
+        row.endpoint_id,
+        row.owner_id,
+        row.provider,
+        row.destination_url,
+        row.header_name,
+        row.header_template,
+        extras,
+    )
+
+
+def _places(row: Row) -> KeyPlaces | None:
+    try:
+        return key_places.parse(row.header_name, row.header_template, row.places)
+    except InvalidDestination:
+        return None
+
+
+def _destination(row: Row) -> tuple[Origin, bytes, bytes] | None:
+    try:
+        return destination(row.destination_url)
+    except InvalidDestination:
+        return None
 
 
 # Django's path from an endpoint to each field, in the order of the fields.
@@ -141,35 +198,41 @@ _PATHS = {
     "allowed_origins": "token__allowed_origins",
     **{f"derived_{field}": f"credential__derived_token__{field}" for field in DerivedRecord._fields},
 }
-_FIRST_DERIVED = Route._fields.index("derived_format")
+_FIRST_DERIVED = Row._fields.index("derived_format")
 
 Converters = tuple[tuple[int, Callable[[Any], Any]], ...]
 
 
-@cache
-def statement(placeholder: str) -> str:
-    """Return the SQL that reads one row in the order of `Route`. Its parameters are the digest, then the subdomain.
-
-    `placeholder` is the driver's parameter marker. `%d` in it is replaced with the parameter's number.
-    """
-    query = (
+def rows(**annotations: Any) -> QuerySet[Endpoint, Any]:
+    """Return the query of one row, in the order of `Row`, with these annotations before it. `compiled` completes it."""
+    return (
         Endpoint.objects.order_by()
-        .annotate(token=FilteredRelation("tokens", condition=Q(tokens__digest=b"digest")))
+        .annotate(token=FilteredRelation("tokens", condition=Q(tokens__digest=b"digest")), **annotations)
         .filter(subdomain="subdomain")
-        .values_list(*(_PATHS[field] for field in Route._fields))
-        .query
+        .values_list(*annotations, *(_PATHS[field] for field in Row._fields))
     )
-    sql, parameters = query.get_compiler(using="default").as_sql()
+
+
+def compiled(query: QuerySet[Endpoint, Any], *, digest: str, subdomain: str) -> str:
+    """Return the SQL of `rows`, with the SQL of the token's digest and of the subdomain that it looks for."""
+    sql, parameters = query.query.get_compiler(using="default").as_sql()
     if len(parameters) != 2 or bytes(getattr(parameters[0], "obj", parameters[0])) != b"digest":
         raise AssertionError("The look-up no longer takes the digest and the subdomain in this order.")
-    for number in (1, 2):
-        sql = sql.replace("%s", placeholder.replace("%d", str(number)), 1)
-    return str(sql)
+    return str(sql).replace("%s", digest, 1).replace("%s", subdomain, 1)
+
+
+@cache
+def statement(placeholder: str) -> str:
+    """Return the SQL that reads one row. Its parameters are the digest, then the subdomain.
+
+    `placeholder` is the driver's parameter marker.
+    """
+    return compiled(rows(), digest=placeholder, subdomain=placeholder)
 
 
 def converters(**by_field: Callable[[Any], Any]) -> Converters:
     """Prepare functions for `route_from`, each of which turns a driver's value into the value of a field."""
-    return tuple((Route._fields.index(field), convert) for field, convert in by_field.items())
+    return tuple((Row._fields.index(field), convert) for field, convert in by_field.items())
 
 
 def route_from(row: Any, convert: Converters) -> Route:
@@ -177,7 +240,7 @@ def route_from(row: Any, convert: Converters) -> Route:
     values = list(row)
     for index, function in convert:
         values[index] = function(values[index])
-    return Route(*values)
+    return Route(Row(*values))
 
 
 def list_from_json(text: str | None) -> list[str]:

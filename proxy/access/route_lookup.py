@@ -1,8 +1,8 @@
-"""One indexed read per request: endpoint, credential and token at once.
+"""One indexed read per request: endpoint, credential and token at once, or only whether they have changed.
 
-There is no cache, so the next request in any process refuses a revoked or rotated token. The statement is compiled once
-from Django's models, so they stay the only description of the tables. It runs on the event loop, and no connection is
-held while a response streams.
+Routes are kept, and used by a request that has just learned that their rows have not changed. So the next request in
+any process refuses a revoked or rotated token. The statements are compiled once from Django's models, so they stay the
+only description of the tables. They run on the event loop, and no connection is held while a response streams.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ class Lookup(Protocol):
 
         Returns None if there is no such endpoint. Raises `StoreUnavailable`, without waiting during an outage.
         """
+
+    def knows(self, digest: bytes) -> bool:
+        """Whether a token of this digest has been found before. Nothing is read for this."""
 
     async def states(self, token_ids: list[str]) -> dict[str, TokenState]:
         """Return the state of each token that exists. Raises `StoreUnavailable`, without waiting during an outage."""

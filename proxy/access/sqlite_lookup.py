@@ -15,13 +15,15 @@ from django.db import connections
 from credentials.vault.envelope import stored_bytes
 from proxy.access import origin_lists, token_state
 from proxy.access.circuit_breaker import CircuitBreaker
-from proxy.access.route import Route, converters, list_from_json, route_from, statement
+from proxy.access.kept_routes import KeptRoutes
+from proxy.access.route import Route, converters, list_from_json, statement
 from proxy.access.token_state import TokenState, state_from
 from proxy.errors import StoreUnavailable
 
 # How long a request waits for a lock, in steps. A checkpoint or a recovery takes less.
 _LOCK_PAUSES = (0.001, 0.004, 0.015, 0.03)
 PROBE_SECONDS = 0.25
+_VERSION_SQL = "PRAGMA data_version"
 
 
 def _utc(text: str | None) -> datetime | None:
@@ -54,6 +56,9 @@ class SQLiteLookup:
     """Reads on the event loop, which takes some ten microseconds: in WAL mode a reader waits for no writer.
 
     If a lock excludes readers all the same, a request waits for it without blocking the event loop, at most 50 ms.
+
+    Each request asks for SQLite's data version (https://sqlite.org/pragma.html#pragma_data_version). A route is kept,
+    and used while that is still the version before which it was read: nothing at all has been committed since.
     """
 
     def __init__(self) -> None:
@@ -61,11 +66,22 @@ class SQLiteLookup:
         self._states_sql = token_state.statement("IN (SELECT value FROM json_each(?))")
         self._origins_sql = origin_lists.statement("?")
         self._connection: sqlite3.Connection | None = None
+        self._cursor: Any = None  # of the connection, for the version
+        self._kept: KeptRoutes[int] = KeptRoutes()
+        self.knows = self._kept.knows
         self._breaker = CircuitBreaker("store", self._probe, PROBE_SECONDS)
 
     async def find(self, subdomain: str, digest: bytes) -> Route | None:
+        try:
+            version = self._cursor.execute(_VERSION_SQL).fetchone()[0]
+        except (AttributeError, sqlite3.Error):  # there is no connection, or a lock
+            version = (await self._read(_VERSION_SQL))[0][0]
+        kept = self._kept.get(subdomain, digest)
+        if kept is not None and kept.version == version:
+            return kept.route
         rows = await self._read(self._sql, (digest, subdomain))
-        return route_from(rows[0], _CONVERTERS) if rows else None
+        # Read after the version, so a change in between makes the next request read again.
+        return self._kept.keep(subdomain, digest, version, rows[0], _CONVERTERS) if rows else None
 
     async def states(self, token_ids: list[str]) -> dict[str, TokenState]:
         rows = await self._read(self._states_sql, (json.dumps(token_ids),))
@@ -75,7 +91,7 @@ class SQLiteLookup:
     async def origins(self, subdomain: str) -> list[list[str]]:
         return [list_from_json(text) for (text,) in await self._read(self._origins_sql, (subdomain,))]
 
-    async def _read(self, sql: str, parameters: tuple[object, ...]) -> list[Any]:
+    async def _read(self, sql: str, parameters: tuple[object, ...] = ()) -> list[Any]:
         if self._breaker.is_open:
             raise StoreUnavailable(retry_after=1)
         for pause in (*_LOCK_PAUSES, None):
@@ -107,12 +123,14 @@ class SQLiteLookup:
             connection = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
             connection.execute("PRAGMA query_only=ON")
             self._connection = connection
+            self._cursor = connection.cursor()
         return self._connection
 
     def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
-            self._connection = None
+            self._connection = self._cursor = None
+            self._kept.clear()  # another connection counts versions anew
 
 
 def _is_locked(error: sqlite3.Error) -> bool:

@@ -74,7 +74,7 @@ class SealedUpload(NamedTuple):
 
 def secret_in(path: bytes) -> str | None:
     """Return the secret of an upload's path, or None for a path that is forwarded. Raises `InvalidToken`."""
-    if not path.startswith(RESERVED):
+    if path[: len(RESERVED)] != RESERVED:
         return None
     secret = path.removeprefix(PATH_PREFIX).removesuffix(b"/").decode("latin-1")
     if not tokens.is_well_formed(secret, PREFIX):

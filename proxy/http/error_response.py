@@ -7,8 +7,8 @@ import json
 from credentials.providers import Dialect
 from proxy import cloud_errors, connect_failures, errors
 from proxy.errors import ProxyError
-from proxy.http.response import PROTECTION, Response
-from proxy.server.asgi import Headers
+from proxy.http.names import Headers
+from proxy.http.response import Response
 
 
 def error_response(error: ProxyError, dialect: Dialect) -> Response:
@@ -19,7 +19,6 @@ def error_response(error: ProxyError, dialect: Dialect) -> Response:
         (b"content-length", str(len(body)).encode()),
         (b"x-strake-error", error.code.encode()),
         (b"cache-control", b"no-store"),
-        *PROTECTION,
         *error.headers(),
     ]
     if not error.is_retryable:

@@ -15,7 +15,7 @@ from functools import cache
 from django.conf import settings
 
 from proxy.errors import Loop
-from proxy.server.asgi import Headers
+from proxy.http.names import Headers
 
 HEADER = b"x-strake-hop"
 # More installations behind one another are a mistake too.
@@ -38,8 +38,6 @@ def own_id() -> bytes:
 def passed(headers: Headers) -> list[bytes]:
     """Return the ids of the installations that a request has passed. Raises `Loop` if this one is among them."""
     values = [value for name, value in headers if name == HEADER]
-    if not values:
-        return []
     ids: list[bytes] = _ID.findall(b",".join(values))
     if own_id() in ids or len(ids) >= MAX_HOPS:
         raise Loop
@@ -48,4 +46,4 @@ def passed(headers: Headers) -> list[bytes]:
 
 def mark(headers: Headers, ids: list[bytes]) -> None:
     """Add the marker with the ids that a request has passed, and this installation's own, to headers that go out."""
-    headers.append((HEADER, b", ".join([*ids, own_id()])))
+    headers.append((HEADER, b", ".join([*ids, own_id()]) if ids else own_id()))

@@ -1,7 +1,4 @@
-"""Puts a provider key into several headers and query parameters, in memory that can be wiped.
-
-Few credentials need this. A key in one header takes the shorter way of `proxy.views.resolve_target`.
-"""
+"""Puts a provider key into headers and query parameters, in memory that can be wiped."""
 
 from __future__ import annotations
 
@@ -16,18 +13,15 @@ from credentials.errors import InvalidDestination
 from credentials.places import Place, Position
 from credentials.providers import BASE64_PLACEHOLDER, SECRET_PLACEHOLDER
 from credentials.vault.sealing import wipe
+from proxy.http.names import NAMES, NOT_FOR_UPSTREAM
 
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")  # RFC 3986 §2.3
 _HEX = b"0123456789ABCDEF"
 
 
-class KeyHeaders(NamedTuple):
-    """The name of the first header, and its value, to which `lines - 1` more headers are joined by line breaks."""
-
-    name: bytes
-    value: bytearray
-    lines: int
+# The name of the first header, its value, to which more headers are joined by line breaks, and how many there are.
+KeyHeaders = tuple[bytes, bytearray, int]
 
 
 class _Part(NamedTuple):
@@ -42,16 +36,15 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class KeyPlaces:
-    """Every place of a credential, and the names that nothing of a client may have."""
+    """Every place of a credential, and the names that nothing of a client may have.
+
+    `own_names` lacks the names of headers that never pass to a provider.
+    """
 
     headers: tuple[_Part, ...]
     parameters: tuple[_Part, ...]
-    header_names: frozenset[bytes]
+    own_names: frozenset[bytes]
     parameter_names: frozenset[bytes]
-
-    def sets_header(self, header: tuple[bytes, bytes]) -> bool:
-        """Whether this sets a header of that name, which must be lower case."""
-        return header[0].replace(b"_", b"-") in self.header_names
 
     def without_own_parameters(self, query: bytes) -> bytes:
         """Return a client's query without the parameters that this sets, in any spelling. The others stay as sent."""
@@ -72,8 +65,11 @@ class KeyPlaces:
         for part in self.headers:
             if pieces:
                 pieces += (b"\r\n", part.name, b": ")
-            pieces += _value(part, secret, encoded)
-        return KeyHeaders(self.headers[0].name, _joined(pieces, encoded), len(self.headers))
+            if part.holds_key and not part.is_base64:
+                pieces += (part.before, secret, part.after)
+            else:
+                pieces += _value(part, secret, encoded)
+        return self.headers[0].name, _joined(pieces, encoded), len(self.headers)
 
     def target(self, target: bytes, secret: bytearray) -> bytes | bytearray:
         """Return a target with the parameters at its end. It holds the key if it is a bytearray."""
@@ -105,10 +101,11 @@ def parse(header_name: str, header_template: str, further: str) -> KeyPlaces:
     if name:
         headers.append(Place(Position.HEADER, name, template))
     parameters = [place for place in more if place.position == Position.QUERY]
+    folded = [place.folded_name.encode() for place in headers]
     return KeyPlaces(
         tuple(_part(place) for place in headers),
         tuple(_part(place) for place in parameters),
-        frozenset(place.folded_name.encode() for place in headers),
+        frozenset(own for own in folded if not NAMES[own].kinds & NOT_FOR_UPSTREAM),
         frozenset(place.folded_name.encode() for place in parameters),
     )
 

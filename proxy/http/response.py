@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from proxy.server.asgi import Headers, Send
+from proxy.http.names import Headers
+from proxy.server.exchange import Exchange
 
 # On every response to a client of an endpoint. A browser that shows it runs and loads nothing, nobody frames it, and
 # other sites cannot load it.
@@ -15,15 +16,21 @@ PROTECTION: Headers = [
 ]
 
 
+PROTECTION_LINES = b"".join([b"%b: %b\r\n" % pair for pair in PROTECTION])
+
+
 class Stream(Protocol):
     """A response body that arrives in pieces."""
 
     @property
     def finished(self) -> bool:
-        """True if the whole body has been read."""
+        """True if the whole body has been taken."""
 
-    async def read(self) -> bytes:
-        """Return what has arrived, or wait for more. Returns b"" at the end. Raises if the body is cut short."""
+    def take(self) -> bytes:
+        """Return what has arrived, or b"" if nothing has. Raises if the body is cut short."""
+
+    async def wait(self) -> None:
+        """Wait until `take` returns something or raises, or `finished` is true."""
 
     def close(self) -> None:
         """Release the connection that the body arrives on."""
@@ -41,29 +48,29 @@ class Response(NamedTuple):
     reason: bytes | None = None
 
 
-async def send_response(response: Response, send: Send) -> None:
-    """Send a response, each piece of a stream as it arrives.
+async def send_response(response: Response, exchange: Exchange, *, more_lines: bytes = b"") -> None:
+    """Send a response, each piece of a stream as it arrives. `more_lines` are encoded headers to add.
 
-    `send` returns only when the client takes more, so a slow client slows the provider down. Always closes the stream.
-    Raises what `Stream.read` raises, typically `UpstreamBroken`.
+    Waits while the client takes no more, so a slow client slows the provider down. Always closes the stream. Raises
+    what `Stream.take` raises, typically `UpstreamBroken`.
     """
     body = response.body
-    start = {
-        "type": "http.response.start",
-        "status": response.status,
-        "headers": response.headers,
-        "strake.reason": response.reason,
-    }
     if isinstance(body, bytes):
-        await send(start)
-        await send({"type": "http.response.body", "body": body})
+        exchange.begin_response(response.status, response.headers, response.reason, more_lines=more_lines)
+        exchange.send(body, more=False)
         return
     try:
-        await send(start)
+        exchange.begin_response(response.status, response.headers, response.reason, more_lines=more_lines)
         while True:
-            chunk = await body.read()
+            chunk = body.take()
             finished = body.finished
-            await send({"type": "http.response.body", "body": chunk, "more_body": not finished})
+            if not chunk and not finished:
+                exchange.flush()
+                await body.wait()
+                continue
+            if exchange.connection.is_full:
+                await exchange.drained()
+            exchange.send(chunk, more=not finished)
             if finished:
                 return
     finally:

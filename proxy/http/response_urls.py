@@ -15,14 +15,10 @@ from proxy.access import upload_capability
 from proxy.access.route import Route
 from proxy.access.upload_capability import PATH_PREFIX, RESERVED, Upload
 from proxy.errors import BadPath, InvalidToken
+from proxy.http.names import LOCATIONS, UPLOAD_URLS, Headers
 from proxy.http.target import check_path
-from proxy.server.asgi import Headers
-from proxy.upstream.pool import Origin, destination
+from proxy.upstream.origin import Origin, destination
 
-_LOCATIONS = frozenset({b"azure-asyncoperation", b"content-location", b"location", b"operation-location"})
-# https://ai.google.dev/gemini-api/docs/files
-_UPLOAD_URLS = frozenset({b"x-goog-upload-control-url", b"x-goog-upload-url"})
-_ALL = _LOCATIONS | _UPLOAD_URLS | {b"link"}
 _UPLOAD_STATUS = b"x-goog-upload-status"
 _ENDED = frozenset({b"cancelled", b"final"})
 # Google's other APIs put an upload URL into Location: https://cloud.google.com/storage/docs/resumable-uploads
@@ -44,11 +40,6 @@ class _Site(NamedTuple):
     base_path: bytes
     endpoint_url: bytes
     prefix: bytes
-
-
-def contains_urls(headers: Headers) -> bool:
-    """Return whether `map_urls` has something to do."""
-    return not _ALL.isdisjoint([name.lower() for name, _ in headers])
 
 
 def target_on(url: bytes, origin: Origin) -> bytes:
@@ -96,7 +87,7 @@ def _mapped(name: bytes, value: bytes, site: _Site, uploads: dict[bytes, Upload]
     if _is_upload_url(name, value):
         upload = uploads.get(_on_site(value, site) or b"")
         return None if upload is None else site.endpoint_url + PATH_PREFIX + upload.secret.encode()
-    if name in _LOCATIONS:
+    if name in LOCATIONS:
         return _through_endpoint(value, site)
     if name == b"link":
         if any(_through_endpoint(target, site) is None for target in _LINK_TARGET.findall(value)):
@@ -141,7 +132,7 @@ def _is_origin(absolute: re.Match[bytes], origin: Origin) -> bool:
 
 
 def _is_upload_url(name: bytes, value: bytes) -> bool:
-    return name in _UPLOAD_URLS or (name == b"location" and _UPLOAD_ID.search(value) is not None)
+    return name in UPLOAD_URLS or (name == b"location" and _UPLOAD_ID.search(value) is not None)
 
 
 def _ids(url: bytes) -> set[bytes]:

@@ -14,6 +14,7 @@ from proxy.errors import BadPath
 # Fast path for nearly every request: plain segments that do not begin with a dot.
 _PLAIN = re.compile(rb"(?:/[A-Za-z0-9\-_~!$&'()*+,=:@][A-Za-z0-9\-._~!$&'()*+,=:@]*)+/?\Z")
 # RFC 3986 §3.3, pchar and "/", and what https://url.spec.whatwg.org/#path-percent-encode-set leaves besides.
+_SLASH, _PERCENT = ord("/"), ord("%")
 _NOT_ALLOWED = re.compile(rb"[^A-Za-z0-9\-._~!$&'()*+,;=:@%/\[\]|^]")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
@@ -54,7 +55,7 @@ def check_path(path: bytes) -> None:
 
 def has_encoded_slash(path: bytes) -> bool:
     """True if a checked path contains an encoded slash: `%2f`, or the same encoded again."""
-    return b"%" in path and any(decoded.count(b"/") > path.count(b"/") for decoded in decodings(path))
+    return _PERCENT in path and any(decoded.count(b"/") > path.count(b"/") for decoded in decodings(path))
 
 
 def decodings(path: bytes) -> Iterator[bytes]:
@@ -94,6 +95,6 @@ def build_target(base_path: bytes, path: bytes, query: bytes) -> bytes:
     Without a path, the target is the destination as its owner entered it: `/mcp` and not `/mcp/`.
     """
     target = base_path + path or b"/"
-    if path and not path.startswith(b"/"):
+    if path and path[0] != _SLASH:
         raise BadPath
     return target + b"?" + query if query else target

@@ -22,7 +22,8 @@ class FairQueue:
     def __init__(self, size: int) -> None:
         self._size = size
         self._count = 0
-        self._queues: dict[UUID, deque[Entry]] = {}
+        # By the number of the endpoint's id: the hash of a UUID is computed in Python.
+        self._queues: dict[int, deque[Entry]] = {}
         self._ranking: _Ranking | None = None
 
     def __len__(self) -> int:
@@ -30,23 +31,24 @@ class FairQueue:
 
     def add(self, entry: Entry) -> UUID | None:
         """Add an entry. Returns the endpoint that lost one for it, or None."""
-        queue = self._queues.get(entry.endpoint_id)
+        endpoint = entry.endpoint_id.int
+        queue = self._queues.get(endpoint)
         if queue is None:
-            queue = self._queues[entry.endpoint_id] = deque()
+            queue = self._queues[endpoint] = deque()
         queue.append(entry)
         self._count += 1
         if self._ranking is not None:
-            self._ranking.move(entry.endpoint_id, len(queue) - 1, len(queue))
+            self._ranking.move(endpoint, len(queue) - 1, len(queue))
         return self._drop() if self._count > self._size else None
 
     def take(self, count: int) -> list[Entry]:
         """Remove and return up to `count` entries, one endpoint after the other."""
         taken: list[Entry] = []
         while self._queues and len(taken) < count:
-            endpoint_id, queue = next(iter(self._queues.items()))
+            endpoint, queue = next(iter(self._queues.items()))
             before = len(queue)
             taken += [queue.popleft() for _ in range(min(before, count - len(taken)))]
-            self._shrunk(endpoint_id, before)
+            self._shrunk(endpoint, before)
         self._count -= len(taken)
         if self._count < self._size // 2:
             self._ranking = None
@@ -55,53 +57,53 @@ class FairQueue:
     def put_back(self, entries: Sequence[Entry]) -> list[UUID]:
         """Return entries that `take` returned to the front. Returns the endpoints that lost one, once for each."""
         for entry in reversed(entries):
-            queue = self._queues.setdefault(entry.endpoint_id, deque())
+            queue = self._queues.setdefault(entry.endpoint_id.int, deque())
             queue.appendleft(entry)
             if self._ranking is not None:
-                self._ranking.move(entry.endpoint_id, len(queue) - 1, len(queue))
+                self._ranking.move(entry.endpoint_id.int, len(queue) - 1, len(queue))
         self._count += len(entries)
         return [self._drop() for _ in range(self._count - self._size)]
 
     def _drop(self) -> UUID:
         if self._ranking is None:
             self._ranking = _Ranking(self._queues)
-        endpoint_id = self._ranking.longest()
-        queue = self._queues[endpoint_id]
-        queue.popleft()
+        endpoint = self._ranking.longest()
+        queue = self._queues[endpoint]
+        dropped = queue.popleft()
         self._count -= 1
-        self._shrunk(endpoint_id, len(queue) + 1)
-        return endpoint_id
+        self._shrunk(endpoint, len(queue) + 1)
+        return dropped.endpoint_id
 
-    def _shrunk(self, endpoint_id: UUID, before: int) -> None:
-        after = len(self._queues[endpoint_id])
+    def _shrunk(self, endpoint: int, before: int) -> None:
+        after = len(self._queues[endpoint])
         if not after:
-            del self._queues[endpoint_id]
+            del self._queues[endpoint]
         if self._ranking is not None:
-            self._ranking.move(endpoint_id, before, after)
+            self._ranking.move(endpoint, before, after)
 
 
 class _Ranking:
     """Endpoints by the length of their queue. Every step that lowers the maximum was paid for by an added entry."""
 
-    def __init__(self, queues: Mapping[UUID, deque[Entry]]) -> None:
-        self._by_length: dict[int, dict[UUID, None]] = {}
+    def __init__(self, queues: Mapping[int, deque[Entry]]) -> None:
+        self._by_length: dict[int, dict[int, None]] = {}
         self._max = 0
-        for endpoint_id, queue in queues.items():
-            self.move(endpoint_id, 0, len(queue))
+        for endpoint, queue in queues.items():
+            self.move(endpoint, 0, len(queue))
 
-    def longest(self) -> UUID:
+    def longest(self) -> int:
         """Return an endpoint whose queue is the longest. There must be one."""
         return next(iter(self._by_length[self._max]))
 
-    def move(self, endpoint_id: UUID, before: int, after: int) -> None:
+    def move(self, endpoint: int, before: int, after: int) -> None:
         """Rank an endpoint whose queue had the length `before` and now has `after`. 0 means none."""
         if before:
             same = self._by_length[before]
-            del same[endpoint_id]
+            del same[endpoint]
             if not same:
                 del self._by_length[before]
         if after:
-            self._by_length.setdefault(after, {})[endpoint_id] = None
+            self._by_length.setdefault(after, {})[endpoint] = None
         self._max = max(self._max, after)
         while self._max and self._max not in self._by_length:
             self._max -= 1

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from uuid import UUID
 
 from django.db.backends.utils import CursorWrapper
 
 from proxy.request_log.encoding import json_array
 from proxy.request_log.entries import Entry, Rollup
 
+# Records that differ only in their times come as one group, with each record as text of fixed widths: SQLite reads that
+# three times faster than JSON.
 _INSERT_RECORDS = """
+WITH records AS MATERIALIZED (
+    SELECT json_extract(value, '$[0]') AS endpoint_id, json_extract(value, '$[1]') AS token_id,
+        json_extract(value, '$[2]') AS status, json_extract(value, '$[3]') AS error,
+        json_extract(value, '$[4]') AS phase, json_extract(value, '$[5]') AS times
+    FROM json_each(%s)
+)
 INSERT INTO proxy_requestrecord (endpoint_id, token_id, status, error, phase, latency_ms, first_byte_ms, at)
-SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
-    json_extract(value, '$[3]'), json_extract(value, '$[4]'), json_extract(value, '$[5]'),
-    json_extract(value, '$[6]'), json_extract(value, '$[7]')
-FROM json_each(%s)
+SELECT endpoint_id, token_id, status, error, phase,
+    substr(value, 1, 10) + 0, nullif(substr(value, 11, 10) + 0, -1), substr(value, 21)
+FROM records, json_each(records.times)
 """
 _ADD_ROLLUPS = """
 INSERT INTO proxy_rollup (endpoint_id, token_id, hour, status_class, count, latency_max_ms, latency_histogram)
@@ -42,10 +50,19 @@ WHERE id = %s AND (last_used_at IS NULL OR last_used_at < %s)
 
 
 def insert_records(cursor: CursorWrapper, batch: Sequence[Entry]) -> None:
-    rows = [
-        (one.endpoint_id.hex, one.token_id, one.status, one.error, one.phase, one.latency_ms, one.first_byte_ms, at)
-        for one, at in ((one, _text(one.at)) for one in batch)
-    ]
+    groups: dict[tuple[str, int, str, str], tuple[UUID, list[str]]] = {}
+    second, text = 0, ""
+    for endpoint_id, token_id, status, latency_ms, first_byte_ms, at, error, phase in batch:
+        microseconds = round(at * 1_000_000)
+        if microseconds // 1_000_000 != second:  # formatting a time costs more than all else here
+            second = microseconds // 1_000_000
+            text = _text(second)
+        group = groups.get((token_id, status, error, phase))
+        if group is None:
+            group = groups[token_id, status, error, phase] = (endpoint_id, [])
+        first = -1 if first_byte_ms is None else first_byte_ms
+        group[1].append(f"{latency_ms:10d}{first:10d}{text}.{microseconds % 1_000_000:06d}")
+    rows = [(endpoint_id.hex, *key, times) for key, (endpoint_id, times) in groups.items()]
     cursor.execute(_INSERT_RECORDS, [json_array(rows)])
 
 

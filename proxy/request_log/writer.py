@@ -63,7 +63,7 @@ _last_use = _LastUse()
 
 def write(batch: list[Entry]) -> None:
     """Write entries, their rollups and the tokens' last use in one transaction. Raises Django's database errors."""
-    batch = [_clamped(entry) for entry in batch]
+    batch = [entry if entry.latency_ms <= _MAX_MS else _clamped(entry) for entry in batch]
     rollups, used = _rollups(batch), _last_use.due(batch)
     statements = postgresql if connection.vendor == "postgresql" else sqlite
     with _cursor() as cursor:
@@ -140,32 +140,41 @@ def abort() -> None:
 
 def _clamped(entry: Entry) -> Entry:
     """Limit durations to what the columns hold, which is 24 days."""
-    if entry.latency_ms <= _MAX_MS:
-        return entry
     first_byte = None if entry.first_byte_ms is None else min(entry.first_byte_ms, _MAX_MS)
     return entry._replace(latency_ms=_MAX_MS, first_byte_ms=first_byte)
 
 
+class _Total:
+    """A rollup in the making."""
+
+    __slots__ = ("count", "endpoint_id", "histogram", "longest")
+
+    def __init__(self, endpoint_id: UUID) -> None:
+        self.endpoint_id = endpoint_id
+        self.count = 0
+        self.longest = 0
+        self.histogram: dict[int, int] = {}
+
+
 def _rollups(batch: list[Entry]) -> list[Rollup]:
-    counts: dict[tuple[UUID, str, int, int], int] = {}
-    histograms: dict[tuple[UUID, str, int, int], dict[int, int]] = {}
-    longest: dict[tuple[UUID, str, int, int], int] = {}
-    for entry in batch:
-        if entry.phase == CLOSED:
+    totals: dict[tuple[str, int, int], _Total] = {}
+    for endpoint_id, token_id, status, latency_ms, first_byte_ms, at, error, phase in batch:
+        if phase == CLOSED:
             continue  # counted when it was opened
-        key = (entry.endpoint_id, entry.token_id, int(entry.at // 3600), entry.status // 100)
-        if key not in counts:
-            counts[key], histograms[key], longest[key] = 0, {}, 0
-        counts[key] += 1
+        key = (token_id, int(at // 3600), status // 100)
+        total = totals.get(key)
+        if total is None:
+            total = totals[key] = _Total(endpoint_id)
+        total.count += 1
         # A request that failed before the provider answered has no latency.
-        if entry.first_byte_ms is not None and not entry.error:
-            histogram, milliseconds = histograms[key], bucket(entry.latency_ms)
+        if first_byte_ms is not None and not error:
+            histogram, milliseconds = total.histogram, bucket(latency_ms)
             histogram[milliseconds] = histogram.get(milliseconds, 0) + 1
-            longest[key] = max(longest[key], entry.latency_ms)
+            if latency_ms > total.longest:
+                total.longest = latency_ms
     return [
-        Rollup(endpoint_id.hex, token_id, hour, status_class, count, longest[key], histograms[key])
-        for key, count in counts.items()
-        for endpoint_id, token_id, hour, status_class in (key,)
+        Rollup(total.endpoint_id.hex, token_id, hour, status_class, total.count, total.longest, total.histogram)
+        for (token_id, hour, status_class), total in totals.items()
     ]
 
 

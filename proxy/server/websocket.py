@@ -9,38 +9,38 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.server import ServerState
 
-from proxy.server.asgi import Application, Headers, Scope
+from proxy.http.names import Headers
+from proxy.server.application import Application
+from proxy.server.exchange import Exchange
 from proxy.upstream.tunnel import Tunnel
 
 MAX_EARLY_BYTES = 64 * 1024
-EXTENSION = "strake.websocket"
 
 
 class WebSocketProtocol(asyncio.Protocol):
-    """Calls the application with the handshake's scope, whose `extensions` hold this object under `EXTENSION`.
+    """Runs the application with the exchange of the handshake, whose `websocket` is this object.
 
-    The application calls `respond` or `join` instead of sending ASGI messages. `scope` is that of the HTTP request that
-    asks for the upgrade.
+    The application calls `respond` or `join`, and nothing of the exchange, to respond.
     """
 
-    def __init__(
-        self, application: Application, scope: Scope, transport: asyncio.Transport, server: ServerState
-    ) -> None:
-        self.transport = transport
-        self._server = server
+    def __init__(self, application: Application, exchange: Exchange, server: ServerState, *, received: bytes) -> None:
+        """Take the transport over. `received` is what has arrived behind the handshake."""
+        self.transport = exchange.transport
+        self._connections = cast("set[Any]", server.connections)
         self._early = b""
         self._tunnel: Tunnel | None = None
         self._draining = False
-        scope["type"] = "websocket"
-        scope["extensions"][EXTENSION] = self
-        server.connections.add(self)  # type: ignore[arg-type]
-        self._task = asyncio.get_running_loop().create_task(self._run(application, scope))
+        exchange.websocket = self
+        self._connections.add(self)
+        self._task = asyncio.get_running_loop().create_task(self._run(application, exchange))
         server.tasks.add(self._task)
         self._task.add_done_callback(server.tasks.discard)
+        self.transport.set_protocol(self)
+        self.data_received(received)
 
     # --- Called by the event loop and by uvicorn ----------------------------------------------------------------------
 
@@ -54,7 +54,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._server.connections.discard(self)  # type: ignore[arg-type]
+        self._connections.discard(self)
         self._task.cancel()
 
     def shutdown(self) -> None:
@@ -98,11 +98,11 @@ class WebSocketProtocol(asyncio.Protocol):
             tunnel.drain()
         await tunnel.run()
 
-    async def _run(self, application: Application, scope: Scope) -> None:
+    async def _run(self, application: Application, exchange: Exchange) -> None:
         try:
-            await application(scope, _unused, _unused)
+            await application.handle(exchange)
         finally:
-            self._server.connections.discard(self)  # type: ignore[arg-type]
+            self._connections.discard(self)
             self.transport.close()
 
 
@@ -113,7 +113,3 @@ def _encode_head(status: int, headers: Headers) -> bytes:
         reason = ""
     lines = b"".join(b"%b: %b\r\n" % pair for pair in headers)
     return b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, reason.encode(), lines)
-
-
-async def _unused(*_: object) -> Any:
-    raise NotImplementedError("Respond to a WebSocket handshake through its extension.")

@@ -7,26 +7,23 @@ its strict mode: a response that could be framed in two ways (RFC 9112 §6) is a
 from __future__ import annotations
 
 import asyncio
-import re
 import select
 from collections.abc import AsyncIterator
 from time import monotonic
-from typing import Any
 
 import httptools
 
-from credentials.vault.sealing import wipe
 from proxy import transports
 from proxy.connect_failures import UpstreamWrongScheme
 from proxy.errors import UpstreamInvalid, UpstreamUnreachable
-from proxy.server.asgi import Headers
+from proxy.server.run import Signal
+from proxy.upstream.received import ReceivedResponse
 from proxy.upstream.remainder import Remainder
 
 BUFFER_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 256 * 1024
 # The least that is sent at once before the provider can have answered. Only what is larger can fail to leave.
 SEND_BYTES = 16 * 1024
-_REASON = re.compile(rb"[\t -~\x80-\xff]*\Z")  # RFC 9112 §4
 _TLS_RECORDS = (b"\x15\x03", b"\x16\x03")  # an alert, a handshake: what a TLS server says to plain HTTP
 
 
@@ -34,57 +31,44 @@ class UpstreamBroken(Exception):
     """The response was cut short after its head had been forwarded, so the client must see a cut response too."""
 
 
-class UpstreamConnection(asyncio.Protocol):
-    """A connection that carries one exchange after another: `begin`, `head`, then `read` until `finished`.
+class UpstreamConnection(ReceivedResponse, asyncio.Protocol):
+    """A connection that carries one exchange after another: `begin`, `head`, then `take` and `wait` until `finished`.
 
-    After `head`, `status`, `reason` and `headers` (raw pairs, as sent) are those of the final response. `last_activity`
-    is a reading of `time.monotonic`.
+    After `head`, `status`, `reason` and `headers` (raw pairs, as sent) are those of the final response, and `kinds` is
+    what the headers are (`proxy.http.names`). `last_activity` is a reading of `time.monotonic`.
 
     A provider may answer before it has read the whole request, and close: a 413 or 401, say. Its kernel then resets the
     connection, and sending fails while the answer is still unread. So after such a failure, what has arrived is read.
     """
 
     __slots__ = (
+        "_arrived",
         "_behind_head",
-        "_bodyless",
-        "_buffered",
-        "_chunks",
         "_drained",
         "_error",
-        "_finished_receiving",
         "_head_bytes",
-        "_head_complete",
         "_loop",
         "_lost",
-        "_parser",
         "_poll",
         "_read_paused",
         "_remainder",
-        "_until_eof",
         "_upgrade",
         "_upload",
-        "_waiter",
-        "headers",
-        "keep_alive",
         "last_activity",
-        "reason",
-        "status",
         "transport",
     )
 
     transport: asyncio.Transport
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
         self._loop = loop
-        self._parser: Any = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._arrived = Signal(loop)  # a head, a part of a body, or the end
         self._drained: asyncio.Future[None] | None = None
         self._upload: asyncio.Task[None] | None = None
         self._error: Exception | None = None
         self._read_paused = False
-        self._finished_receiving = True
         self._lost = False
-        self.keep_alive = True
         self.last_activity = monotonic()
 
     # --- Called by the pool ------------------------------------------------------------------------------------------
@@ -95,20 +79,11 @@ class UpstreamConnection(asyncio.Protocol):
         `bodyless` responses (to HEAD) have no body, whatever they declare. `upgrade`: the request asks for another
         protocol.
         """
-        self._parser = httptools.HttpResponseParser(self)
-        self._bodyless = bodyless
+        self.expect(bodyless=bodyless)
         self._upgrade = upgrade
         self._behind_head: bytes | None = None
-        self._head_complete = False
-        self._until_eof = False
         self._upload = None
         self._head_bytes = 0
-        self._chunks: list[bytes] = []
-        self._buffered = 0
-        self._finished_receiving = False
-        self.keep_alive = False
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.reason = b""
         self.last_activity = monotonic()
         if len(data) > SEND_BYTES:
             self._remainder.keep()
@@ -125,33 +100,36 @@ class UpstreamConnection(asyncio.Protocol):
 
         Raises `UpstreamUnreachable`, `UpstreamInvalid`, or the error passed to `fail`.
         """
-        while not self._head_complete:
+        while not self.head_complete:
             if self._error is not None:
                 raise self._error
-            await self._wait()
+            await self._arrived
         if self.status == 101 and not self._upgrade:
             raise UpstreamInvalid  # the request asked for no upgrade
 
-    async def read(self) -> bytes:
-        """Return the part of the body that has arrived, or wait for some. Returns b"" at the end.
+    def take(self) -> bytes:
+        """Return the part of the body that has arrived, or b"".
 
         Raises `UpstreamBroken`, or the error passed to `fail`.
         """
-        while not self._chunks:
-            if self._finished_receiving:
-                return b""
-            if self._error is not None:
+        chunks = self.chunks
+        if not chunks:
+            if self._error is not None and not self.finished_receiving:
                 raise self._error
-            await self._wait()
-        chunks = self._chunks
+            return b""
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        self._chunks = []
-        self._buffered = 0
+        chunks.clear()
+        self.buffered = 0
         if self._read_paused:
             self._read_paused = False
             self.last_activity = monotonic()
             self.transport.resume_reading()
         return data
+
+    async def wait(self) -> None:
+        """Wait until `take` returns something or raises, or the response is `finished`."""
+        while not self.chunks and not self.finished_receiving and self._error is None:
+            await self._arrived
 
     def detach(self) -> tuple[asyncio.Transport, bytes]:
         """After a 101, return the transport, with reading paused, and the bytes received after the head.
@@ -163,15 +141,11 @@ class UpstreamConnection(asyncio.Protocol):
         return self.transport, self._behind_head
 
     @property
-    def finished(self) -> bool:
-        """Whether the whole response has been read."""
-        return self._finished_receiving and not self._chunks
-
-    @property
     def is_reusable(self) -> bool:
         """Whether another exchange may follow: this one is over in both directions, and the provider keeps it open."""
         upload = self._upload
-        return self.keep_alive and self.finished and (upload is None or (upload.done() and not upload.cancelled()))
+        received = self.finished_receiving and not self.chunks
+        return self.keep_alive and received and (upload is None or (upload.done() and not upload.cancelled()))
 
     def is_readable(self) -> bool:
         """Whether an idle connection has received data or was closed, even before the event loop has noticed."""
@@ -180,14 +154,14 @@ class UpstreamConnection(asyncio.Protocol):
     @property
     def is_waiting(self) -> bool:
         """Whether the exchange waits for the provider, rather than for the client."""
-        return self._waiter is not None and not self._read_paused
+        return self._arrived.is_awaited and not self._read_paused
 
     def fail(self, error: Exception) -> None:
         """Abort the exchange: `head` and `read` raise `error`."""
         if self._error is None:
             self._error = error
         self.abort()
-        self._wake()
+        self._arrived.set()
 
     def abort(self) -> None:
         """Reset the connection, and stop sending. A provider in the middle of a response stops generating it."""
@@ -209,42 +183,42 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.last_activity = monotonic()
-        if self._finished_receiving:
+        if self.finished_receiving:
             self.abort()  # data that belongs to no request would be taken for the next response
             return
         if not self._parse(data):
             return
         if self._remainder.is_kept and self._has_sent_all():
             self._remainder.drop()
-        if self._buffered > BUFFER_BYTES and not self._read_paused and not self._finished_receiving:
+        if self.buffered > BUFFER_BYTES and not self._read_paused and not self.finished_receiving:
             self._read_paused = True
             self.transport.pause_reading()
-        self._wake()
+        self._arrived.set()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._lost = True
         self._read_paused = False
         self.keep_alive = False
         is_sending = self._upload is not None and not self._upload.done()
-        if not self._finished_receiving and error is not None and self._error is None:
+        if not self.finished_receiving and error is not None and self._error is None:
             for data in self._remainder.read():
-                if not self._parse(data) or self._finished_receiving:
+                if not self._parse(data) or self.finished_receiving:
                     break
-        if not self._finished_receiving:
+        if not self.finished_receiving:
             # Without a length, an answer ends with the connection. If it is an early refusal, by a reset.
-            ends_here = self._head_complete and self._until_eof
+            ends_here = self.head_complete and self.until_eof
             if ends_here and self._error is None and (error is None or (is_sending and self.status >= 400)):
-                self._finished_receiving = True
+                self.finished_receiving = True
             elif self._error is None:
                 kind = type(error).__name__ if error is not None else "closed"
-                self._error = UpstreamBroken() if self._head_complete else UpstreamUnreachable(kind)
+                self._error = UpstreamBroken() if self.head_complete else UpstreamUnreachable(kind)
         elif self._error is None:
             self._error = UpstreamUnreachable()
         if self._upload is not None:
             self._upload.cancel()
         self._remainder.drop()
-        self._wake()
         self.resume_writing()
+        self._arrived.set()
 
     def pause_writing(self) -> None:
         if self._drained is None:
@@ -256,75 +230,24 @@ class UpstreamConnection(asyncio.Protocol):
                 self._drained.set_result(None)
             self._drained = None
 
-    # --- Parser callbacks --------------------------------------------------------------------------------------------
-
-    def on_message_begin(self) -> None:
-        if self._head_complete:
-            raise UpstreamInvalid  # a second response to one request
-
-    def on_status(self, reason: bytes) -> None:
-        self.reason += reason
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._head_complete:  # otherwise it is a trailer
-            self.headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        parser = self._parser
-        self.status = status = parser.get_status_code()
-        if not 100 <= status <= 599:
-            raise UpstreamInvalid  # servers in front read such a status line differently, or not at all
-        if 100 <= status < 200 and status != 101:
-            self.reason = b""
-            return  # an interim response
-        if not _REASON.match(self.reason):
-            self.reason = b""
-        codings = [value for name, value in self.headers if name.lower() == b"transfer-encoding"]
-        if codings and [coding.strip().lower() for coding in codings] != [b"chunked"]:
-            raise UpstreamInvalid  # a transfer coding is for one hop only, so Strake would have to decode it
-        if status in {101, 204}:  # without a body, they must not declare its length (RFC 9110 §8.6)
-            self.headers = [pair for pair in self.headers if pair[0].lower() != b"content-length"]
-        self._head_complete = True
-        self.keep_alive = parser.should_keep_alive()
-        if status == 101:
-            self.keep_alive = False
-        elif self._bodyless:
-            self._finished_receiving = True
-        elif not self.keep_alive:
-            names = {name.lower() for name, _ in self.headers}
-            self._until_eof = not names & {b"content-length", b"transfer-encoding"}
-
-    def on_body(self, data: bytes) -> None:
-        if self._finished_receiving:
-            self.keep_alive = False  # a body in a response to HEAD
-            return
-        self._chunks.append(data)
-        self._buffered += len(data)
-
-    def on_message_complete(self) -> None:
-        if self._head_complete:
-            self._finished_receiving = True
-        else:
-            self.headers = []
-
     # --- Internals ---------------------------------------------------------------------------------------------------
 
     def _parse(self, data: bytes) -> bool:
         """Feed the parser. Returns False after a failure of the exchange."""
-        if not self._head_complete:
+        if not self.head_complete:
             self._head_bytes += len(data)
         try:
-            self._parser.feed_data(data)
+            self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgraded:
             self._behind_head = data[upgraded.args[0] :]
             if not self._lost:
                 self.transport.pause_reading()
         except httptools.HttpParserError:
             self.keep_alive = False
-            if not self._finished_receiving:
-                self.fail(UpstreamBroken() if self._head_complete else self._not_http(data))
+            if not self.finished_receiving:
+                self.fail(UpstreamBroken() if self.head_complete else self._not_http(data))
                 return False
-        if not self._head_complete and self._head_bytes > MAX_HEAD_BYTES:
+        if not self.head_complete and self._head_bytes > MAX_HEAD_BYTES:
             self.fail(UpstreamInvalid())
             return False
         return True
@@ -339,8 +262,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     async def _send_body(self, body: AsyncIterator[bytes | bytearray], *, chunked: bool) -> None:
         async for chunk in body:
-            if chunk:
-                await self._write(b"%x\r\n%b\r\n" % (len(chunk), bytes(chunk)) if chunked else chunk)
+            if not chunk:
+                continue
+            if chunked:
+                await self._write(b"%x\r\n" % len(chunk))
+            await self._write(chunk)
+            if chunked:
+                await self._write(b"\r\n")
         if chunked:
             await self._write(b"0\r\n\r\n")
 
@@ -357,42 +285,3 @@ class UpstreamConnection(asyncio.Protocol):
     def _upload_done(self, upload: asyncio.Task[None]) -> None:
         if not upload.cancelled() and (error := upload.exception()) is not None:
             self.fail(error if isinstance(error, Exception) else UpstreamUnreachable())
-
-    async def _wait(self) -> None:
-        waiter = self._waiter = self._loop.create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-
-def encode_head(
-    method: str,
-    target: bytes | bytearray,
-    headers: Headers,
-    key_header: tuple[bytes, bytearray],
-    *,
-    chunked: bool,
-    key_lines: int = 1,
-) -> bytes | bytearray:
-    """Encode a request up to the value of its last header, which holds the key and `key_lines` headers in all.
-
-    A `target` that is a bytearray holds it too. Then the caller must wipe the result. Raises `UpstreamInvalid`.
-    """
-    lines = [b"%b: %b\r\n" % pair for pair in headers]
-    lines += [b"Transfer-Encoding: chunked\r\n"] if chunked else []
-    name, key = key_header
-    empty: bytes | bytearray = bytearray() if isinstance(target, bytearray) else b""
-    head = empty.join((method.encode(), b" ", target, b" HTTP/1.1\r\n", *lines, name, b": "))
-    # Reject other line breaks: they would start another header or request.
-    breaks = len(lines) + 1
-    if head.count(b"\n") == head.count(b"\r") == breaks and key.count(b"\n") == key.count(b"\r") == key_lines - 1:
-        return head
-    if isinstance(head, bytearray):
-        wipe(head)
-    raise UpstreamInvalid

@@ -53,7 +53,7 @@ class IdleConnections:
         while bucket.idle:
             connection, expires_at = bucket.idle.pop()
             self._count -= 1
-            if connection.is_reusable and expires_at > now and not connection.is_readable():
+            if connection.keep_alive and expires_at > now and not connection.is_readable():
                 return connection
             connection.abort()
         return None

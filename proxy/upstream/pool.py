@@ -14,14 +14,12 @@ import asyncio
 import re
 import socket
 from collections.abc import AsyncIterator, Hashable
-from functools import lru_cache
 from time import monotonic
-from typing import NamedTuple
 
 import aiohappyeyeballs
 from django.conf import settings
 
-from credentials import cloud_tokens, destinations, egress_proxy, egress_tls, providers
+from credentials import cloud_tokens, egress_proxy, egress_tls, providers
 from credentials.egress import EgressPolicy, ForbiddenAddress, Reason
 from credentials.egress_allowlist import EgressAllowlist
 from credentials.egress_proxy import EgressProxy
@@ -36,12 +34,14 @@ from proxy.errors import (
     UpstreamIdle,
     UpstreamReserved,
 )
-from proxy.server.asgi import Headers
-from proxy.upstream.connection import UpstreamConnection, encode_head
+from proxy.http.names import KEEP_ALIVE, Headers
+from proxy.upstream.connection import UpstreamConnection
 from proxy.upstream.connects import Connects
 from proxy.upstream.egress_proxy import open_tunnel
 from proxy.upstream.idle import IdleConnections
+from proxy.upstream.origin import Origin
 from proxy.upstream.remainder import SSLObject
+from proxy.upstream.request_head import encode_head
 
 CONNECT_SECONDS = 10.0
 MAX_CONNECTS = 1024
@@ -54,14 +54,6 @@ SWEEP_SECONDS = 1.0
 # Servers may ignore the body of these (RFC 9110 §9.3), and then take it for the next request.
 _METHODS_WITHOUT_BODY = frozenset({"DELETE", "GET", "HEAD", "OPTIONS"})
 _KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:^|[,;\s])timeout\s*=\s*\"?([0-9]{1,6})", re.IGNORECASE)
-
-
-class Origin(NamedTuple):
-    """Part of the key of idle connections. None is used for another name, even on the same address."""
-
-    scheme: str
-    host: str
-    port: int
 
 
 class ConnectionPool:
@@ -121,7 +113,7 @@ class ConnectionPool:
         data = bytearray().join((head, key_header[1], b"\r\n\r\n", body if isinstance(body, bytes) else b""))
         try:
             key: Hashable | None = (origin, credential_id)
-            connection = self._idle.take(key) or await self._connect(origin, owner_id, owner_email)
+            connection = self._idle.take(key) or await self._connected(origin, owner_id, owner_email)
             self._active.add(connection)
             try:
                 connection.begin(data, bodyless=method == "HEAD", upgrade=upgrade)
@@ -132,10 +124,11 @@ class ConnectionPool:
                 self.discard(connection)
                 raise
         finally:
+            start, length = len(head), len(key_header[1])
             if isinstance(head, bytearray):
-                data[: len(head)] = bytes(len(head))
+                data[:start] = bytearray(start)
                 wipe(head)
-            data[len(head) : len(head) + len(key_header[1])] = bytes(len(key_header[1]))
+            data[start : start + length] = bytearray(length)
         if body and method in _METHODS_WITHOUT_BODY:
             key = None
         return UpstreamResponse(self, connection, key, owner_id)
@@ -143,8 +136,7 @@ class ConnectionPool:
     def release(self, connection: UpstreamConnection, key: Hashable, owner_id: Hashable) -> None:
         """Keep a connection for the next request with this key. Its exchange must be over."""
         self._active.discard(connection)
-        connection.last_activity = monotonic()
-        seconds = _keepalive_seconds(connection.headers)
+        seconds = _keepalive_seconds(connection.headers) if connection.kinds & KEEP_ALIVE else KEEPALIVE_SECONDS
         if seconds > 0:
             self._idle.add(key, owner_id, connection, seconds=seconds)
         else:
@@ -161,6 +153,16 @@ class ConnectionPool:
         for connection in self._active:
             connection.abort()
         self._active.clear()
+
+    async def _connected(self, origin: Origin, owner_id: Hashable, owner_email: str) -> UpstreamConnection:
+        """Open a connection in a task, which timeouts need. Raises as `send` does."""
+        task = self._loop.create_task(self._connect(origin, owner_id, owner_email))
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if task.done() and not task.cancelled() and task.exception() is None:
+                task.result().abort()  # it was opened in the same moment
+            raise
 
     async def _connect(self, origin: Origin, owner_id: Hashable, owner_email: str) -> UpstreamConnection:
         """Open a connection. Raises as `send` does."""
@@ -226,9 +228,12 @@ class ConnectionPool:
 
 
 class UpstreamResponse:
-    """A response whose body is read as it arrives. Always close it: providers bill for what they generate."""
+    """A response whose body is read as it arrives, by `take` and `wait` as `UpstreamConnection` has them, or by `read`.
 
-    __slots__ = ("_connection", "_key", "_owner_id", "_pool", "headers", "reason", "status")
+    Always close it: providers bill for what they generate.
+    """
+
+    __slots__ = ("_connection", "_key", "_owner_id", "_pool", "headers", "kinds", "reason", "status", "take", "wait")
 
     def __init__(
         self, pool: ConnectionPool, connection: UpstreamConnection, key: Hashable | None, owner_id: Hashable
@@ -237,8 +242,11 @@ class UpstreamResponse:
         self.status: int = connection.status
         self.reason: bytes = connection.reason
         self.headers = connection.headers
+        self.kinds = connection.kinds
         self._pool: ConnectionPool | None = pool
         self._connection = connection
+        self.take = connection.take
+        self.wait = connection.wait
         self._key = key
         self._owner_id = owner_id
 
@@ -248,11 +256,10 @@ class UpstreamResponse:
         return self._connection.finished
 
     async def read(self) -> bytes:
-        """Return the part of the body that has arrived, or wait for some. Returns b"" at the end.
-
-        Raises `UpstreamBroken` or `UpstreamIdle`.
-        """
-        return await self._connection.read()
+        """Return the part of the body that has arrived, or wait for some. Returns b"" at the end. Raises as `take`."""
+        while not (data := self._connection.take()) and not self._connection.finished:
+            await self._connection.wait()
+        return data
 
     def detach(self) -> tuple[asyncio.Transport, bytes]:
         """After a 101, return the transport, with reading paused, and the bytes received after the head.
@@ -281,14 +288,3 @@ def _keepalive_seconds(headers: Headers) -> float:
         if len(name) == 10 and name.lower() == b"keep-alive" and (found := _KEEP_ALIVE_TIMEOUT.search(value)):
             return min(KEEPALIVE_SECONDS, int(found[1]) - KEEPALIVE_MARGIN_SECONDS)
     return KEEPALIVE_SECONDS
-
-
-@lru_cache(maxsize=4096)
-def destination(url: str) -> tuple[Origin, bytes, bytes]:
-    """Parse a stored destination URL. Raises `InvalidDestination`. Cached, since every request needs it.
-
-    Returns its origin, the value of the Host header, and the base path without a trailing slash.
-    """
-    parsed = destinations.parse(url)
-    origin = Origin(parsed.scheme, parsed.host, parsed.port)
-    return origin, parsed.netloc.encode(), parsed.base_path.encode()

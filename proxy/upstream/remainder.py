@@ -32,31 +32,29 @@ class Remainder:
     cannot fail.
     """
 
-    __slots__ = ("_fileno", "_spare", "_ssl_object")
+    __slots__ = ("_fileno", "_spare", "_ssl_object", "is_kept")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._fileno: int = transport.get_extra_info("socket").fileno()
         self._ssl_object: SSLObject | None = transport.get_extra_info("ssl_object")
         self._spare = -1
+        self.is_kept = False  # whether there is a duplicate of the descriptor, to `drop`
 
     @property
     def is_tls(self) -> bool:
         return self._ssl_object is not None
 
-    @property
-    def is_kept(self) -> bool:
-        """Whether there is a duplicate of the descriptor, to `drop`."""
-        return self._spare >= 0
-
     def keep(self) -> None:
         """Make `read` possible after the transport has closed. The connection must be open."""
         if self._ssl_object is not None and self._spare < 0:
             self._spare = os.dup(self._fileno)
+            self.is_kept = True
 
     def drop(self) -> None:
         if self._spare >= 0:
             os.close(self._spare)
             self._spare = -1
+            self.is_kept = False
 
     def read(self) -> Iterator[bytes]:
         """Yield what has arrived, decrypted, without waiting for more."""

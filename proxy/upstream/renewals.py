@@ -20,7 +20,7 @@ from django.db import IntegrityError
 
 from credentials import cloud_tokens, vault
 from credentials.cloud_tokens import AccessToken, TokenRequest
-from credentials.errors import CannotOpen, CloudTokenError, InvalidDestination, SealError
+from credentials.errors import CloudTokenError, InvalidDestination, SealError
 from credentials.vault import keyring
 from credentials.vault.envelope import Binding, SealedRecord, derived_binding
 from credentials.vault.keyring import Keyring
@@ -39,7 +39,8 @@ from proxy.errors import (
 )
 from proxy.unsealing import open_key
 from proxy.upstream.connection import UpstreamBroken
-from proxy.upstream.pool import ConnectionPool, UpstreamResponse, destination
+from proxy.upstream.origin import destination
+from proxy.upstream.pool import ConnectionPool, UpstreamResponse
 
 logger = logging.getLogger(__name__)
 
@@ -76,11 +77,9 @@ class Renewals:
         Raises `CloudSecretRefused`, `TokenServerUnavailable`, `NeedsKeyAgain`, `StoreUnavailable` or
         `UnknownEndpoint`.
         """
-        try:
-            _ = route.sealed
-            binding = derived_binding(route.binding, route.iv)
-        except CannotOpen:
-            raise NeedsKeyAgain from None
+        if route.sealed is None or route.binding is None:
+            raise NeedsKeyAgain
+        binding = derived_binding(route.binding, route.iv)
         now = datetime.now(UTC)
         found = route.derived
         if found is not None and found.works(route.iv, ring.ids, now):
@@ -153,6 +152,8 @@ class Renewals:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _renew(self, claimed: Claim, route: Route, ring: Keyring) -> DerivedRecord:
+        if route.binding is None:
+            raise NeedsKeyAgain
         issued_at = datetime.now(UTC)  # before the request, so that no token is thought to last longer than it does
         try:
             obtained = await self._ask(route, ring)
@@ -172,6 +173,8 @@ class Renewals:
 
     async def _ask(self, route: Route, ring: Keyring) -> AccessToken:
         """Ask the token server once. Raises `CloudTokenError` or `NeedsKeyAgain`."""
+        if route.sealed is None or route.binding is None:
+            raise NeedsKeyAgain
         try:
             secret = open_key(route.sealed, route.binding, ring)
         except SealError:

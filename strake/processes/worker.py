@@ -19,9 +19,11 @@ from strake.processes import runtime
 class FrontProtocol(HTTPProtocol):
     """A connection from outside, or on one of the two sockets for the web half, which let in nobody else."""
 
+    __slots__ = ()
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if self.server is None or self.server[0] not in _INTERNAL_SOCKETS:
+        if self.listener[0] not in _INTERNAL_SOCKETS:
             return
         self.is_internal = True
         if runtime.peer_uid(transport.get_extra_info("socket")) not in _allowed_uids():

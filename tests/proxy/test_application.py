@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import uuid4
@@ -16,6 +15,7 @@ from proxy.application import ProxyApplication
 from proxy.http.request import ProxyRequest
 from proxy.http.response import Response
 from proxy.request_log.writer import Entry
+from tests.support.exchanges import connect, get
 
 
 class EndlessStream:
@@ -27,60 +27,31 @@ class EndlessStream:
         self.closed = False
         self._chunks = [b"chunk"]
 
-    async def read(self) -> bytes:
-        if self._chunks:
-            return self._chunks.pop()
+    def take(self) -> bytes:
+        return self._chunks.pop() if self._chunks else b""
+
+    async def wait(self) -> None:
         await asyncio.Event().wait()
-        raise AssertionError
 
     def close(self) -> None:
         self.closed = True
 
 
 class Call:
-    """A call of the application that forwards an endless stream."""
+    """A call of the application that forwards an endless stream, whose first chunk has been sent."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.stream = EndlessStream()
         self.recorded: list[Entry] = []
-        self.disconnect: Callable[[], None] = lambda: None
-        self._received = asyncio.Event()
         monkeypatch.setattr(module, "forward", self._forward)
         application = ProxyApplication()
-        shared = {
-            "lookup": None,
-            "rate_limits": None,
-            "pool": None,
-            "in_flight": InFlight(),
-            "auth_throttle": None,
-            "renewals": None,
-        }
-        vars(application).update(shared, request_log=SimpleNamespace(add=self.recorded.append))
-        scope = {
-            "type": "http",
-            "method": "GET",
-            "raw_path": b"/p/abcdefghijkl/x",
-            "query_string": b"",
-            "headers": [],
-            "extensions": {"strake.response": SimpleNamespace(on_disconnect=self._on_disconnect)},
-        }
-        self.task = asyncio.create_task(self._run(application, scope))
+        shared = {"in_flight": InFlight(), "_domain": "", "request_log": SimpleNamespace(add=self.recorded.append)}
+        vars(application).update(shared)
+        self.connection, self.transport = connect(application.handle)
+        self.connection.data_received(get(b"/p/abcdefghijkl/x"))
+        assert self.transport.written.endswith(b"\r\n\r\n5\r\nchunk\r\n")
 
-    def _on_disconnect(self, callback: Callable[[], None]) -> None:
-        self.disconnect = callback
-
-    async def first_chunk(self) -> None:
-        async with asyncio.timeout(60):
-            await self._received.wait()
-
-    async def _run(self, application: ProxyApplication, scope: Any) -> None:
-        await application(scope, cast(Any, None), self._send)
-
-    async def _send(self, message: Any) -> None:
-        if message["type"] == "http.response.body":
-            self._received.set()
-
-    async def _forward(self, request: ProxyRequest, **_: object) -> Response:
+    async def _forward(self, request: ProxyRequest, _: object) -> Response:
         request.route = cast(Any, SimpleNamespace(endpoint_id=uuid4(), token_id=str(uuid4())))
         return Response(200, [], self.stream)
 
@@ -88,18 +59,19 @@ class Call:
 async def test_stream_cut_by_the_server_keeps_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server cancels requests that outlast its shutdown timeout. Their clients have not disconnected."""
     call = Call(monkeypatch)
-    await call.first_chunk()
-    call.task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call.task
+    [running] = call.connection.tasks
+    running.cancel()
+    await asyncio.sleep(0.01)
     assert [entry.status for entry in call.recorded] == [200]
     assert call.stream.closed
+    assert call.transport.is_closing()
+    assert not call.transport.written.endswith(b"0\r\n\r\n")
 
 
 async def test_stream_whose_client_disconnects_is_a_499(monkeypatch: pytest.MonkeyPatch) -> None:
     call = Call(monkeypatch)
-    await call.first_chunk()
-    call.disconnect()
-    await call.task
+    call.connection.connection_lost(None)
+    await asyncio.sleep(0.01)
     assert [entry.status for entry in call.recorded] == [499]
     assert call.stream.closed
+    assert not call.connection.tasks

@@ -203,8 +203,13 @@ def test_page_names_the_tester(endpoint: Connected, press: Press, monkeypatch: p
     assert press(endpoint.endpoint, token).startswith("200 It works")
 
 
-def test_endpoint_on_its_own_host(endpoint: Connected, settings: Any) -> None:
+@pytest.fixture
+def own_hosts(settings: Any) -> None:
     settings.STRAKE_PROXY_DOMAIN = "proxy.example"
+
+
+@pytest.mark.usefixtures("own_hosts")  # first: the proxy reads it when it starts
+def test_endpoint_on_its_own_host(endpoint: Connected) -> None:
     assert call(endpoint).works
 
 

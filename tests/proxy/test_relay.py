@@ -25,7 +25,7 @@ from proxy import relay as module
 from proxy.relay import Relay
 from tests.support import raw
 from tests.support.raw import PATIENCE, Response, ask, connected, exchange, read, read_head
-from tests.support.serving import run_lifespan, serving
+from tests.support.serving import serving
 from tests.support.upstream import Exchange, Upstream, download, endless, eventually, head, silence
 from tests.support.upstream import raw as raw_script
 
@@ -52,19 +52,10 @@ def web_socket(tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def serving_relay(relay: Relay, listening: socket.socket) -> Iterator[None]:
-    async def nothing() -> None:
-        pass
-
     async def close() -> None:
         relay.close()
 
-    async def application(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            await run_lifespan(receive, send, startup=nothing, shutdown=close)
-        else:
-            await relay(scope, receive, send)
-
-    with serving(application, listening, lifespan=True):
+    with serving(relay.handle, listening, shutdown=close):
         yield
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self, cast
 from unittest.mock import AsyncMock
-from uuid import UUID
 
 import openai
 import pytest
@@ -29,12 +28,14 @@ from accounts import tokens
 from credentials.models import BEARER_TOKEN_PREFIX
 from proxy import websocket
 from proxy.errors import UpstreamIdle, UpstreamInvalid
+from proxy.http.names import Headers
 from proxy.http.request import ProxyRequest
-from proxy.server.asgi import Headers
 from proxy.upstream import tunnel
-from proxy.upstream.pool import ConnectionPool, Origin
+from proxy.upstream.origin import Origin
+from proxy.upstream.pool import ConnectionPool
 from proxy.upstream.renewals import Renewals
 from proxy.views import UpstreamTarget
+from tests.support import exchanges, routes
 from tests.support.raw import exchange, get
 from tests.support.running import KEY, Endpoint, Strake
 from tests.support.upstream import Exchange, Upstream, early, eventually, fixed, raw, silence, stop_reading, until
@@ -551,21 +552,17 @@ async def forward_handshake(upstream: Upstream, client: Client, monkeypatch: pyt
     """Forward a handshake without the rest of Strake, so that a test can shorten its limits."""
     key = bytearray(KEY.encode())
     origin = Origin("http", "127.0.0.1", upstream.port)
-    route = SimpleNamespace(provider="custom", credential_id=UUID(int=1), iv=b"", owner_id=1, owner_email="")
+    route = routes.route(provider="custom", destination_url=upstream.url)
     target = UpstreamTarget(
-        *(origin, b"127.0.0.1", b"/v1/realtime", (b"authorization", key.copy()), key), route=cast(Any, route), hops=[]
+        *(origin, b"127.0.0.1", b"/v1/realtime", (b"authorization", key.copy()), key), route=route, hops=[]
     )
     monkeypatch.setattr(websocket, "resolve_target", lambda *_: target)
-    request = ProxyRequest({"raw_path": b"/p/abcdefghijkl/x", "query_string": b"", "headers": []}, AsyncMock())
-    authorized = SimpleNamespace(token="strk_x", upload=None, needs_token=False)
+    monkeypatch.setattr(websocket, "authorize", AsyncMock(return_value=(route, None)))
+    request = ProxyRequest(exchanges.exchange_of(exchanges.get(b"/p/abcdefghijkl/x")))
     pool = ConnectionPool()
+    shared: Any = SimpleNamespace(pool=pool, renewals=Renewals(pool))
     try:
-        await websocket.forward(
-            *(request, cast(Any, client), cast(Any, authorized)),
-            pool=pool,
-            renewals=Renewals(pool),
-            opened=lambda: None,
-        )
+        await websocket.forward(request, cast(Any, client), shared, opened=lambda: None)
     finally:
         pool.close()
 

@@ -7,7 +7,6 @@ import logging
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import httpx
@@ -19,6 +18,8 @@ from credentials.vault.envelope import FORMAT
 from credentials.vault.local_wrapper import LocalKeyWrapper
 from credentials.vault.wrap_protocol import KeyIds, Wrapped
 from proxy import wrap_service
+from strake.asgi import Application
+from tests.support.exchanges import connect
 from tests.support.serving import serving
 from tests.support.vault import BINDING, KNOWN, MASTER_KEY, OTHER_MASTER_KEY, document, ring
 
@@ -139,10 +140,15 @@ def test_other_protocol_versions_get_409(client: httpx.Client, versions: list[st
     assert client.get("/keys", headers=headers).status_code == 409
 
 
-def test_websocket_is_refused(wrap_socket: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as connection:
+def test_websocket_is_refused(tmp_path: Path, settings: Settings) -> None:
+    """By what serves this socket and others."""
+    path = settings.STRAKE_WRAP_SOCKET = tmp_path / "wrap.sock"
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(path))
+    listening.listen()
+    with serving(Application().handle, listening), socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(60)
-        connection.connect(str(wrap_socket))
+        connection.connect(str(path))
         connection.sendall(
             b"GET /keys HTTP/1.1\r\nHost: wrap\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
@@ -186,25 +192,11 @@ async def test_received_data_key_is_overwritten(monkeypatch: pytest.MonkeyPatch,
 
     monkeypatch.setattr(LocalKeyWrapper, "wrap", wrap)
     monkeypatch.setattr(wrap_service, "wipe", wipe)
-    sent: list[Any] = []
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "raw_path": WRAP.encode(),
-        "query_string": b"",
-        "headers": [(name.encode(), value.encode()) for name, value in VERSION.items()],
-    }
-    messages: list[dict[str, Any]] = [
-        {"type": "http.request", "body": body[:20], "more_body": True},
-        {"type": "http.request", "body": body[20:]},
-    ]
-
-    async def receive() -> dict[str, Any]:
-        return messages.pop(0)
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    await wrap_service.respond(scope, receive, send)
-    assert sent[0]["status"] == {32: 200, 31: 400, 33: 413}[len(body)]
+    protocol, transport = connect(wrap_service.respond, client=None)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in VERSION.items())
+    head = f"POST {WRAP} HTTP/1.1\r\nHost: wrap\r\nContent-Length: {len(body)}\r\n{lines}\r\n"
+    protocol.data_received(head.encode() + body[:20])
+    assert not transport.written
+    protocol.data_received(body[20:])
+    assert transport.written.startswith(b"HTTP/1.1 %d " % {32: 200, 31: 400, 33: 413}[len(body)])
     assert received == [bytes(len(body))]

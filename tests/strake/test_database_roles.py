@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from psycopg.errors import InsufficientPrivilege
 
+from proxy.access import route_versions
 from strake import database_roles
 from tests.support.database_roles import Database, migrated
 from tests.support.postgres import ROLE, SUPERUSER, Cluster
@@ -227,6 +228,15 @@ def test_web_role_cannot_write_what_no_page_writes(database: Database, statement
 
 
 # --- The proxy half ------------------------------------------------------------------------------------------------
+
+
+def test_proxy_role_can_look_a_route_up(database: Database) -> None:
+    """System columns need rights too."""
+    ((subdomain,),) = database.execute(ROLE, "SELECT subdomain FROM credentials_endpoint")
+    with database.connect(database.proxy) as connection:
+        connection.execute(f"PREPARE look_up (text, text, text) AS {route_versions.statement()}".encode())
+        rows = connection.execute(f"EXECUTE look_up ('{subdomain}', '00', '')".encode()).fetchall()
+    assert len(rows) == 1
 
 
 @pytest.mark.parametrize("table", sorted(WEB.keys() - PROXY.keys()))

@@ -19,7 +19,7 @@ from django.db.backends.postgresql.base import DatabaseWrapper
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.access.postgresql_lookup import _connect_to_first, connect_arguments
+from proxy.access.postgresql_connections import _connect_to_first, connect_arguments
 from strake.database_url import DEADLINES, OPTIONS, database_config
 from tests.support.postgres import PASSWORD, Cluster
 from tests.support.running import Strake

@@ -12,6 +12,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -288,6 +289,55 @@ def test_running_process_reads_a_changed_file(file: Path) -> None:
     assert keyring.current() is first
     write(file, document("second", second=OTHER_MASTER_KEY, **{"2026_11_a": MASTER_KEY}))
     assert keyring.current().primary_id == "second"
+
+
+class Clock:
+    """Stands in for `time.monotonic`."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of a process that looks for a change every 50 ms."""
+    monkeypatch.setattr(keyring, "LOOK_SECONDS", 0.05)
+    clock = Clock()
+    monkeypatch.setattr(keyring, "monotonic", clock)
+    return clock
+
+
+def test_change_is_looked_for_now_and_then(file: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = Mock(wraps=keyring._configured_version)
+    monkeypatch.setattr(keyring, "_configured_version", look)
+    first = keyring.current()
+    write(file, document("second", second=OTHER_MASTER_KEY, **{"2026_11_a": MASTER_KEY}))
+    for _ in range(100):
+        assert keyring.recent("2026-11-a") is first
+    assert look.call_count == 1
+    clock.now += 0.051
+    assert keyring.recent("2026-11-a").primary_id == "second"
+    for _ in range(100):
+        clock.now += 0.01
+        keyring.recent("second")
+    assert 18 <= look.call_count <= 23
+
+
+def test_missing_key_is_looked_for_at_once(file: Path, clock: Clock) -> None:
+    """A request whose key was wrapped a moment ago does not fail."""
+    keyring.current()
+    write(file, document("second", second=OTHER_MASTER_KEY))
+    assert keyring.recent("second").ids == ("second",)
+    assert keyring.recent("of no file").ids == ("second",)
+
+
+def test_forgotten_keyring_is_looked_for_at_once(file: Path, clock: Clock) -> None:
+    keyring.current()
+    write(file, document("second", second=OTHER_MASTER_KEY))
+    keyring.forget()
+    assert keyring.recent("2026-11-a").ids == ("second",)
 
 
 @pytest.mark.parametrize("damage", ["missing", "malformed", "exposed"])

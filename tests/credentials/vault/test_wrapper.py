@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pytest_django import Settings
@@ -24,28 +23,28 @@ from credentials.vault.models import MasterKeyCheck
 from credentials.vault.socket_wrapper import SocketKeyWrapper
 from credentials.vault.wrap_protocol import KeyIds, Wrapped
 from proxy import wrap_service
+from proxy.server.exchange import Exchange
 from proxy.unsealing import open_key
 from tests.support import factories
-from tests.support.serving import serving
+from tests.support.serving import Handler, serving
 from tests.support.vault import BINDING, KNOWN, MASTER_KEY, OTHER_MASTER_KEY, document, ring
 
 DATA_KEY = bytes(range(7, 39))
 ROW_ID = BINDING.credential_id
 MESSAGE = "The vault can't be reached. Nothing was saved."
-Application = Callable[..., Any]
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[[Application], Path]]:
-    """`serve(application)` runs it on a Unix socket and returns its path."""
+def serve(tmp_path: Path) -> Iterator[Callable[[Handler], Path]]:
+    """`serve(handle)` runs it on a Unix socket and returns its path."""
     with ExitStack() as stack:
 
-        def start(application: Application) -> Path:
+        def start(handle: Handler) -> Path:
             path = tmp_path / "wrap.sock"
             listening = socket.socket(socket.AF_UNIX)
             listening.bind(str(path))
             listening.listen()
-            stack.enter_context(serving(application, listening))
+            stack.enter_context(serving(handle, listening))
             return path
 
         yield start
@@ -56,16 +55,16 @@ def two_keys(settings: Settings) -> None:
     settings.STRAKE_MASTER_KEYS = document("new", new=OTHER_MASTER_KEY, old=MASTER_KEY)
 
 
-def answering(body: bytes, status: int = 200, *, calls: list[str] | None = None) -> Application:
-    """An application with one answer."""
+def answering(body: bytes, status: int = 200, *, calls: list[str] | None = None) -> Handler:
+    """A handler with one answer."""
 
-    async def application(scope: Any, receive: Any, send: Any) -> None:
+    async def handle(exchange: Exchange) -> None:
         if calls is not None:
-            calls.append(scope["path"])
-        await send({"type": "http.response.start", "status": status, "headers": []})
-        await send({"type": "http.response.body", "body": body})
+            calls.append(exchange.path.decode())
+        exchange.begin_response(status, [])
+        exchange.send(body, more=False)
 
-    return application
+    return handle
 
 
 # --- The local keyring ---------------------------------------------------------------------------------------------
@@ -88,7 +87,7 @@ def test_configured_wrapper_is_created_once(settings: Settings) -> None:
 # --- The socket ----------------------------------------------------------------------------------------------------
 
 
-def test_socket_wrapper_wraps_as_the_local_one(two_keys: None, serve: Callable[[Application], Path]) -> None:
+def test_socket_wrapper_wraps_as_the_local_one(two_keys: None, serve: Callable[[Handler], Path]) -> None:
     client = SocketKeyWrapper(serve(wrap_service.respond))
     wrapped = client.wrap(FORMAT, ROW_ID, bytearray(DATA_KEY))
     assert wrapped.key.master_key_id == "new"
@@ -98,7 +97,7 @@ def test_socket_wrapper_wraps_as_the_local_one(two_keys: None, serve: Callable[[
 
 
 @pytest.fixture
-def through_the_socket(settings: Settings, serve: Callable[[Application], Path]) -> Iterator[None]:
+def through_the_socket(settings: Settings, serve: Callable[[Handler], Path]) -> Iterator[None]:
     """Seal as the web half does, with the proxy half's service in a thread."""
     settings.STRAKE_KEY_WRAPPER = "credentials.vault.socket_wrapper.SocketKeyWrapper"
     settings.STRAKE_WRAP_SOCKET = serve(wrap_service.respond)
@@ -153,12 +152,12 @@ def test_socket_without_a_server_is_unavailable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [204, 301, 400, 404, 405, 409, 500, 503])
-def test_every_other_status_is_unavailable(serve: Callable[[Application], Path], status: int) -> None:
+def test_every_other_status_is_unavailable(serve: Callable[[Handler], Path], status: int) -> None:
     assert_unavailable(SocketKeyWrapper(serve(answering(b"", status))))
 
 
 def test_other_protocol_version_is_unavailable(
-    serve: Callable[[Application], Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    serve: Callable[[Handler], Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = serve(wrap_service.respond)
     monkeypatch.setattr(wrap_protocol, "VERSION", "2")
@@ -186,13 +185,13 @@ MALFORMED: list[object] = [
 ]
 
 
-def test_malformed_answer_is_unavailable(serve: Callable[[Application], Path]) -> None:
+def test_malformed_answer_is_unavailable(serve: Callable[[Handler], Path]) -> None:
     answer = b""
 
-    async def application(scope: Any, receive: Any, send: Any) -> None:
-        await answering(answer)(scope, receive, send)
+    async def handle(exchange: Exchange) -> None:
+        await answering(answer)(exchange)
 
-    path = serve(application)
+    path = serve(handle)
     for malformed in MALFORMED:
         text = malformed if isinstance(malformed, str) else json.dumps(malformed)
         answer = text.encode(errors="surrogateescape")
@@ -204,7 +203,7 @@ def test_well_formed_answers_are_accepted() -> None:
     assert wrap_protocol.decode_keys(json.dumps(GOOD_KEYS).encode()) == KeyIds("a", ("a", "b"))
 
 
-def test_answer_that_is_too_long_is_unavailable(serve: Callable[[Application], Path]) -> None:
+def test_answer_that_is_too_long_is_unavailable(serve: Callable[[Handler], Path]) -> None:
     padded = json.dumps(GOOD_KEYS).encode() + b" " * socket_wrapper.MAX_ANSWER_BYTES
     assert_unavailable(SocketKeyWrapper(serve(answering(padded))))
 
@@ -263,9 +262,7 @@ def test_vault_that_does_not_accept_is_unavailable(tmp_path: Path) -> None:
 # --- The ids of the master keys ------------------------------------------------------------------------------------
 
 
-def test_key_ids_are_kept_for_some_seconds(
-    serve: Callable[[Application], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_key_ids_are_kept_for_some_seconds(serve: Callable[[Handler], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket_wrapper, "KEEP_SECONDS", 3600.0)
     calls: list[str] = []
     client = SocketKeyWrapper(serve(answering(json.dumps(GOOD_KEYS).encode(), calls=calls)))
@@ -277,9 +274,7 @@ def test_key_ids_are_kept_for_some_seconds(
     assert calls == ["/keys"] * 2
 
 
-def test_failure_to_get_key_ids_is_kept_too(
-    serve: Callable[[Application], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failure_to_get_key_ids_is_kept_too(serve: Callable[[Handler], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise a page with many endpoints would wait for each of them."""
     monkeypatch.setattr(socket_wrapper, "KEEP_SECONDS", 3600.0)
     calls: list[str] = []

@@ -167,13 +167,13 @@ def test_real_key_is_sent_in_the_configured_header(
 def test_token_is_found_among_subprotocols() -> None:
     token = tokens.mint(BEARER_TOKEN_PREFIX)
     line = f"realtime, openai-insecure-api-key.{token}, openai-beta.realtime-v1".encode()
-    assert bearer_auth.find_token([(b"sec-websocket-protocol", line)], b"") == token
+    assert bearer_auth.find_digest([(b"sec-websocket-protocol", line)], b"") == tokens.digest(token)
 
 
 @pytest.mark.parametrize("value", [b"", b"realtime", b"openai-insecure-api-key.dummy"])
 def test_subprotocols_without_a_token_are_refused(value: bytes) -> None:
     with pytest.raises((InvalidToken, MissingToken)):
-        bearer_auth.find_token([(b"sec-websocket-protocol", value)], b"")
+        bearer_auth.find_digest([(b"sec-websocket-protocol", value)], b"")
 
 
 def test_different_subprotocol_token_is_ambiguous() -> None:
@@ -183,4 +183,4 @@ def test_different_subprotocol_token_is_ambiguous() -> None:
         (b"sec-websocket-protocol", b"openai-insecure-api-key." + other.encode()),
     ]
     with pytest.raises(AmbiguousToken):
-        bearer_auth.find_token(headers, b"")
+        bearer_auth.find_digest(headers, b"")

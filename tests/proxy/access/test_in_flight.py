@@ -30,12 +30,14 @@ def enter(
     ended: list[Any] | None = None,
     expires_at: datetime | None = None,
 ) -> Flight:
-    """Enter a request with a token `ctok_1`. `ended` gets an item when it is ended."""
+    """Enter a request with a token of the endpoint, or else with `ctok_1`. `ended` gets an item when it is ended."""
+    if owner_id is not None:
+        endpoint_id = endpoint_id or uuid4()
     route = SimpleNamespace(
         endpoint_id=endpoint_id or uuid4(),
         owner_id=owner_id or uuid4(),
         max_streams=max_streams,
-        token_id="ctok_1",
+        token_id="ctok_1" if endpoint_id is None else f"ctok_{endpoint_id}",
         iv=b"iv",
         expires_at=expires_at,
     )
@@ -61,7 +63,7 @@ def limited(**limits: int) -> Iterator[InFlight]:
         yield InFlight()
 
 
-def test_requests_are_counted_by_endpoint() -> None:
+async def test_requests_are_counted_by_endpoint() -> None:
     one, other = uuid4(), uuid4()
     with limited(STRAKE_MAX_STREAMS=2) as in_flight:
         flights = [enter(in_flight, endpoint_id=one) for _ in range(2)]
@@ -74,9 +76,10 @@ def test_requests_are_counted_by_endpoint() -> None:
         for flight in flights:
             in_flight.leave(flight)
     assert in_flight.counts() == {}
-    assert not in_flight._flights
+    await in_flight._check(cast(Any, Store()))
+    assert not in_flight._groups
+    assert not in_flight._of_endpoint
     assert not in_flight._of_owner
-    assert not in_flight._expiries
 
 
 @pytest.mark.parametrize(("installation", "own", "passes"), [(5, 2, 2), (2, 5, 2), (3, 3, 3), (4, None, 4), (9, 1, 1)])
@@ -159,7 +162,7 @@ async def test_expiry_counts_while_the_store_is_down() -> None:
 async def test_newest_expiry_counts() -> None:
     in_flight = InFlight()
     flight = enter(in_flight, expires_at=LATER)
-    (access,) = in_flight._flights
+    (group,) = in_flight._groups.values()
     await in_flight._check(cast(Any, Store(LIVE._replace(expires_at=None))))
-    assert in_flight._expiries == {access: None}
+    assert group.expires_at is None
     assert flight.ended is None

@@ -9,7 +9,6 @@ import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from proxy.access.path_patterns import PathPatterns
 from proxy.errors import EndpointPaused, InvalidToken, NetworkNotAllowed, PathNotAllowed
 from tests.support.load import Client, Sample
 from tests.support.raw import ask, connected, get, read_head, reset
+from tests.support.routes import route
 from tests.support.running import Endpoint, Strake
 from tests.support.upstream import Upstream, endless, eventually, fixed, silence, sse
 
@@ -31,21 +31,8 @@ RunStrake = Callable[..., Strake]
 def check(
     *, method: str = "POST", path: str = "/v1/chat/completions", address: str = "192.0.2.1", **fields: Any
 ) -> None:
-    """Call `policy.check` for a route with these fields."""
-    row = {
-        "token_id": "ctok_a",
-        "revoked_at": None,
-        "suspended_at": None,
-        "expires_at": None,
-        "paused_at": None,
-        "allowed_networks": [],
-        "allowed_paths": [],
-        "allow_minting": False,
-        "provider": "openai",
-        "destination_url": "https://api.openai.com",
-        **fields,
-    }
-    policy.check(SimpleNamespace(**row), method=method, path=path.encode(), address=parse_address(address))  # type: ignore[arg-type]
+    """Call `policy.check` for a row with these fields."""
+    policy.check(route(**fields), method=method, path=path.encode(), address=parse_address(address))
 
 
 # --- The rules -----------------------------------------------------------------------------------------------------

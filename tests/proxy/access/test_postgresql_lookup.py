@@ -13,8 +13,9 @@ import httpx
 import psycopg
 import pytest
 
-from proxy.access import postgresql_lookup
-from proxy.access.postgresql_lookup import MAX_CONNECTIONS, PostgreSQLLookup, StatementPool, connect_arguments
+from proxy.access import postgresql_connections, postgresql_lookup
+from proxy.access.postgresql_connections import MAX_CONNECTIONS, StatementPool, connect_arguments
+from proxy.access.postgresql_lookup import MAX_BATCHES, PostgreSQLLookup
 from proxy.errors import StoreUnavailable
 from strake.database_url import database_config
 from tests.support.load import Load, loading
@@ -25,7 +26,7 @@ from tests.support.upstream import Upstream, eventually, until
 pytestmark = pytest.mark.postgres
 
 NAME = "look-up-under-test"
-NOTHING = "SELECT 1 WHERE $1::bytea IS NULL AND $2::text IS NULL"
+NOTHING = "SELECT 1 WHERE $1::text IS NULL AND $2::text IS NULL AND $3::text IS NULL"
 SLEEP = "SELECT pg_sleep($1::float8)"
 
 
@@ -48,10 +49,10 @@ MakeLookup = Callable[..., PostgreSQLLookup]
 @pytest.fixture
 async def make_lookup(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeLookup]:
     """Creates look-ups whose statement needs no tables, and which find nothing."""
-    monkeypatch.setattr(postgresql_lookup, "statement", lambda _: NOTHING)
-    monkeypatch.setattr(postgresql_lookup, "TIMEOUT_SECONDS", 60)
+    monkeypatch.setattr(postgresql_lookup, "statement", lambda: NOTHING)
+    monkeypatch.setattr(postgresql_connections, "TIMEOUT_SECONDS", 60)
     monkeypatch.setattr(postgresql_lookup, "PROBE_SECONDS", 0.05)
-    monkeypatch.setattr(postgresql_lookup, "CONNECT_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(postgresql_connections, "CONNECT_PAUSE_SECONDS", 0.1)
     created: list[PostgreSQLLookup] = []
 
     def make(url: str, **options: str) -> PostgreSQLLookup:
@@ -65,6 +66,13 @@ async def make_lookup(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeLook
 
 async def find_many(lookup: PostgreSQLLookup, count: int) -> list[BaseException | object]:
     return await asyncio.gather(*(lookup.find("abcdefghijkl", bytes(32)) for _ in range(count)), return_exceptions=True)
+
+
+async def ask_many(lookup: PostgreSQLLookup, count: int) -> list[BaseException | object]:
+    """Each of these uses a connection, as `origins` and `states` do. Look-ups share one."""
+    asking = (lookup._pool.ask(lambda: ("", "", "")) for _ in range(count))
+    results: list[BaseException | object] = await asyncio.gather(*asking, return_exceptions=True)
+    return results
 
 
 @contextlib.contextmanager
@@ -98,19 +106,26 @@ async def test_one_request_at_a_time_uses_one_connection(make_lookup: MakeLookup
     assert await asyncio.to_thread(backends, postgres_url) == first
 
 
-async def test_requests_share_at_most_eight_connections(make_lookup: MakeLookup, postgres_url: str) -> None:
+async def test_look_ups_share_two_connections(make_lookup: MakeLookup, postgres_url: str) -> None:
     lookup = make_lookup(postgres_url)
-    assert await find_many(lookup, 100) == [None] * 100
+    for _ in range(5):
+        assert await find_many(lookup, 100) == [None] * 100
+    assert 1 <= len(await asyncio.to_thread(backends, postgres_url)) <= MAX_BATCHES
+
+
+async def test_queries_share_at_most_eight_connections(make_lookup: MakeLookup, postgres_url: str) -> None:
+    lookup = make_lookup(postgres_url)
+    assert await ask_many(lookup, 100) == [[]] * 100
     first = await asyncio.to_thread(backends, postgres_url)
     assert 1 < len(first) <= MAX_CONNECTIONS
     for _ in range(5):
-        assert await find_many(lookup, 100) == [None] * 100
+        assert await ask_many(lookup, 100) == [[]] * 100
     assert await asyncio.to_thread(backends, postgres_url) == first
 
 
 async def test_close_closes_every_connection(make_lookup: MakeLookup, postgres_url: str) -> None:
     lookup = make_lookup(postgres_url)
-    await find_many(lookup, 20)
+    await ask_many(lookup, 20)
     assert await asyncio.to_thread(backends, postgres_url)
     await lookup.close()
     await asyncio.to_thread(eventually, lambda: not backends(postgres_url))
@@ -128,10 +143,11 @@ async def test_full_server_ends_no_connection_that_works(make_lookup: MakeLookup
         assert len(others) == 8
         for _ in range(5):
             assert await find_many(lookup, 200) == [None] * 200
+            assert await ask_many(lookup, 200) == [[]] * 200
         assert await asyncio.to_thread(backends, superuser_url) == first
     async with asyncio.timeout(60):  # until the lookup has noticed that there is room again
         while not first < await asyncio.to_thread(backends, superuser_url):
-            assert await find_many(lookup, 200) == [None] * 200
+            assert await ask_many(lookup, 200) == [[]] * 200
 
 
 async def test_full_server_without_a_connection_is_an_outage(
@@ -174,7 +190,7 @@ def test_requests_succeed_while_the_server_is_full(
 
 async def test_server_that_ends_connections_is_an_outage(make_lookup: MakeLookup, postgres_url: str) -> None:
     lookup = make_lookup(postgres_url)
-    await find_many(lookup, 20)
+    await ask_many(lookup, 20)
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s", [NAME])
     await asyncio.to_thread(eventually, lambda: not backends(postgres_url))
@@ -202,16 +218,16 @@ async def test_wrong_password_is_an_outage(make_lookup: MakeLookup, postgres_url
 @pytest.fixture
 async def sleeping(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StatementPool]:
     """A pool whose statement takes as many seconds as its argument says."""
-    monkeypatch.setattr(postgresql_lookup, "TIMEOUT_SECONDS", 120)
+    monkeypatch.setattr(postgresql_connections, "TIMEOUT_SECONDS", 120)
     pool = StatementPool(SLEEP, connect_arguments(config_of(postgres_url)))
     yield pool
     await pool.close()
 
 
 async def test_cancelled_queries_free_their_connections(sleeping: StatementPool, postgres_url: str) -> None:
-    leaving = [asyncio.create_task(sleeping.fetchrow(100.0)) for _ in range(MAX_CONNECTIONS)]
+    leaving = [asyncio.create_task(sleeping.ask(lambda: (100.0,))) for _ in range(MAX_CONNECTIONS)]
     await asyncio.to_thread(eventually, lambda: len(backends(postgres_url)) == MAX_CONNECTIONS)
-    waiting = [asyncio.create_task(sleeping.fetchrow(0.0)) for _ in range(3 * MAX_CONNECTIONS)]
+    waiting = [asyncio.create_task(sleeping.ask(lambda: (0.0,))) for _ in range(3 * MAX_CONNECTIONS)]
     await asyncio.sleep(0)
     for task in (*leaving, *waiting[::3]):
         task.cancel()
@@ -224,7 +240,7 @@ async def test_cancelled_queries_free_their_connections(sleeping: StatementPool,
 
 async def test_cancelled_waiter_passes_its_connection_on(sleeping: StatementPool) -> None:
     prepared = [await sleeping._acquire() for _ in range(MAX_CONNECTIONS)]
-    leaves, stays = (asyncio.create_task(sleeping.fetchrow(0.0)) for _ in range(2))
+    leaves, stays = (asyncio.create_task(sleeping.ask(lambda: (0.0,))) for _ in range(2))
     await asyncio.sleep(0)
     sleeping._release(prepared[0])
     leaves.cancel()
@@ -237,9 +253,9 @@ async def test_cancelled_waiter_passes_its_connection_on(sleeping: StatementPool
 
 async def test_failure_reaches_every_waiter(sleeping: StatementPool) -> None:
     prepared = [await sleeping._acquire() for _ in range(MAX_CONNECTIONS)]
-    waiting = [asyncio.create_task(sleeping.fetchrow(0.0)) for _ in range(5)]
+    waiting = [asyncio.create_task(sleeping.ask(lambda: (0.0,))) for _ in range(5)]
     await asyncio.sleep(0)
-    # As `fetchrow` and `find` do after a query that failed: removing the connection wakes a waiter.
+    # As `ask` and `find` do after a query that failed: removing the connection wakes a waiter.
     prepared.pop().connection.terminate()
     sleeping._remove()
     sleeping.fail()
@@ -256,7 +272,7 @@ async def test_failure_reaches_requests_that_connect(postgres_url: str) -> None:
         silent.listen()  # the kernel accepts, and nobody replies
         arguments = connect_arguments(config_of(postgres_url))[0]
         pool = StatementPool(SLEEP, [arguments | {"port": silent.getsockname()[1], "timeout": 3}])
-        connecting = [asyncio.create_task(pool.fetchrow(0.0)) for _ in range(5)]
+        connecting = [asyncio.create_task(pool.ask(lambda: (0.0,))) for _ in range(5)]
         await asyncio.sleep(0.1)
         pool.fail()
         results = await asyncio.gather(*connecting, return_exceptions=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.access.postgresql_lookup import TIMEOUT_SECONDS
+from proxy.access.postgresql_connections import TIMEOUT_SECONDS
 from tests.support.load import Load, Sample, loading, percentile
 from tests.support.postgres import Cluster, cluster
 from tests.support.raw import ask, get

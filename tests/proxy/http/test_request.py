@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from proxy.http.request import ProxyRequest
 from proxy.http.target import build_target
+from tests.support.exchanges import exchange_of, get
 
 
-async def address_of(*headers: tuple[bytes, bytes], internal: object = None, client: Any = ("192.0.2.1", 1)) -> str:
-    scope = {
-        "query_string": b"",
-        "raw_path": b"/p/abcdefghijkl/x",
-        "headers": list(headers),
-        "client": client,
-        "extensions": {} if internal is None else {"strake.internal": internal},
-    }
-    return str(ProxyRequest(scope, cast(Any, None)).address)
+async def address_of(*headers: tuple[bytes, bytes], internal: bool = False) -> str:
+    return str(ProxyRequest(exchange_of(get(b"/p/abcdefghijkl/x", *headers), is_internal=internal)).address)
 
 
-@pytest.mark.parametrize("internal", [None, False])
-async def test_client_cannot_name_its_address(internal: object) -> None:
-    assert await address_of((b"x-strake-client", b"198.51.100.1"), internal=internal) == "192.0.2.1"
+async def test_client_cannot_name_its_address() -> None:
+    assert await address_of((b"x-strake-client", b"198.51.100.1")) == "192.0.2.1"
 
 
 async def test_client_behind_a_proxy_cannot_name_its_address(settings: Any) -> None:
@@ -39,7 +32,7 @@ async def test_client_behind_a_proxy_cannot_name_its_address(settings: Any) -> N
 async def test_web_process_names_the_address(value: bytes, address: str, settings: Any) -> None:
     settings.STRAKE_TRUSTED_PROXIES = 1
     headers = [(b"x-strake-client", value), (b"x-forwarded-for", b"203.0.113.1")]
-    assert await address_of(*headers, internal=True, client=("192.0.2.1", 1)) == address
+    assert await address_of(*headers, internal=True) == address
 
 
 async def test_web_process_without_an_address_has_none() -> None:
@@ -55,9 +48,6 @@ async def test_bare_url_of_an_own_host_is_the_destination(
 ) -> None:
     """Clients send "/" for a URL without a path."""
     settings.STRAKE_PROXY_DOMAIN = "proxy.example"
-    raw_path, _, query = target.partition(b"?")
-    headers = [(b"host", b"abcdefghijkl.proxy.example:8000")]
-    scope: dict[str, Any] = {"query_string": query, "raw_path": raw_path, "headers": headers, "extensions": {}}
-    request = ProxyRequest(scope, cast(Any, None))
+    request = ProxyRequest(exchange_of(get(target, host=b"abcdefghijkl.proxy.example:8000")))
     assert (request.subdomain, request.path) == ("abcdefghijkl", path)
     assert build_target(b"/mcp", request.path, request.query) == upstream

@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from proxy.http.response_urls import _Site, _through_endpoint
-from proxy.upstream.pool import destination
+from proxy.upstream.origin import destination
 from tests.support.running import KEY, Endpoint, Strake
 from tests.support.upstream import Exchange, Upstream, fixed
 

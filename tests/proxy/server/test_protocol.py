@@ -7,22 +7,21 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
+from proxy.server.exchange import ClientDisconnected, Exchange
 from proxy.server.protocol import HTTPProtocol
 from tests.support.raw import PATIENCE, ask, connected, exchange, read
+from tests.support.serving import Handler
 from tests.support.upstream import eventually
 
-Serve = Callable[[Any], tuple[str, int]]
+Serve = Callable[[Handler], tuple[str, int]]
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-async def hello(scope: Any, receive: Any, send: Any) -> None:
-    headers = [(b"content-length", b"5")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b"hello"})
+async def hello(exchange: Exchange) -> None:
+    exchange.respond(200, [], b"hello")
 
 
 @pytest.mark.usefixtures("impatient")
@@ -77,39 +76,40 @@ def test_slow_heads_do_not_block_other_requests(serve: Serve, monkeypatch: pytes
         assert ask(address, REQUEST).status == 200
 
 
-def test_disconnect_is_reported_once_before_the_end(serve: Serve) -> None:
-    reported: list[str] = []
+def test_disconnect_cancels_once_before_the_end(serve: Serve) -> None:
+    cancelled: list[tuple[bytes, bool]] = []
     begun, may_end, ended = threading.Event(), threading.Event(), threading.Event()
 
-    async def application(scope: Any, receive: Any, send: Any) -> None:
-        path = scope["path"]
-        scope["extensions"]["strake.response"].on_disconnect(lambda: reported.append(path))
-        if path == "/wait":
-            begun.set()
+    async def handle(exchange: Exchange) -> None:
+        try:
+            if exchange.path == b"/wait":
+                begun.set()
+                await asyncio.get_running_loop().create_future()
+            await hello(exchange)
+        except asyncio.CancelledError:
+            cancelled.append((exchange.path, exchange.client_left))
             await asyncio.to_thread(may_end.wait, 60)
-        await hello(scope, receive, send)
-        if path == "/wait":
             ended.set()
 
-    address = serve(application)
-    assert exchange(address, REQUEST.replace(b"/ ", b"/done "), silence=0.05).status == 200
+    address = serve(handle)
+    assert ask(address, REQUEST.replace(b"/ ", b"/done ")).status == 200
     with connected(address) as connection:
         connection.sendall(REQUEST.replace(b"/ ", b"/wait "))
         assert begun.wait(60)
-    eventually(lambda: reported)
+    eventually(lambda: cancelled)
     may_end.set()
     assert ended.wait(60)
-    assert reported == ["/wait"]
+    assert cancelled == [(b"/wait", True)]
 
 
 @pytest.mark.parametrize("when", ["before the head", "after the head"])
 def test_application_error_is_logged_by_type_only(when: str, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
-    async def application(scope: Any, receive: Any, send: Any) -> None:
+    async def handle(exchange: Exchange) -> None:
         if when == "after the head":
-            await send({"type": "http.response.start", "status": 200, "headers": []})
+            exchange.begin_response(200, [])
         raise ValueError("canary-7f3a")
 
-    response = exchange(serve(application), REQUEST, silence=PATIENCE)
+    response = exchange(serve(handle), REQUEST, silence=PATIENCE)
     assert response.closed
     assert response.status == (500 if when == "before the head" else 200)
     assert not response.raw.endswith(b"0\r\n\r\n")
@@ -118,48 +118,53 @@ def test_application_error_is_logged_by_type_only(when: str, serve: Serve, caplo
     assert "canary" not in caplog.text
 
 
-def test_line_break_in_response_header_is_not_sent(serve: Serve) -> None:
-    async def application(scope: Any, receive: Any, send: Any) -> None:
-        headers = [(b"x-a", b"1\r\nx-injected: 2")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+@pytest.mark.parametrize(
+    "pair", [(b"x-b", b"1\r\nx-injected: 2"), (b"x-b", b"1\nx-injected: 2"), (b"x-b: 1\r\nx-injected", b"2")]
+)
+def test_line_break_in_response_header_is_not_sent(pair: tuple[bytes, bytes], serve: Serve) -> None:
+    async def handle(exchange: Exchange) -> None:
+        exchange.respond(200, [(b"x-a", b"1"), pair], b"hello")
 
-    assert b"x-injected" not in exchange(serve(application), REQUEST).raw
+    assert b"x-injected" not in exchange(serve(handle), REQUEST).raw
 
 
 @pytest.mark.parametrize("body", [b"hell", b"hello!"])
 def test_body_of_wrong_length_breaks_the_response_off(body: bytes, serve: Serve) -> None:
-    async def application(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
-        await send({"type": "http.response.body", "body": body})
+    async def handle(exchange: Exchange) -> None:
+        exchange.begin_response(200, [(b"content-length", b"5")])
+        exchange.send(body, more=False)
 
-    response = exchange(serve(application), REQUEST, silence=PATIENCE)
+    response = exchange(serve(handle), REQUEST, silence=PATIENCE)
     assert response.closed
     assert len(response.body) < 5
 
 
 @pytest.mark.usefixtures("impatient")
 def test_missing_body_times_out(serve: Serve) -> None:
-    async def application(scope: Any, receive: Any, send: Any) -> None:
-        while (await receive())["type"] == "http.request":
-            pass
+    async def handle(exchange: Exchange) -> None:
+        while exchange.more_body:
+            await exchange.read()
 
     raw = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc"
-    assert exchange(serve(application), raw).closed
+    assert exchange(serve(handle), raw).closed
 
 
 def test_refused_client_gets_no_second_response(serve: Serve) -> None:
     """The body turns out to be malformed while the application waits for it."""
-    types: list[str] = []
+    raised: list[type[BaseException]] = []
 
-    async def application(scope: Any, receive: Any, send: Any) -> None:
-        types.append((await receive())["type"])
-        await hello(scope, receive, send)
+    async def handle(exchange: Exchange) -> None:
+        try:
+            await exchange.read()
+        except BaseException as error:  # noqa: BLE001  (it is the object of the test)
+            raised.append(type(error))
+        await hello(exchange)
 
     head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-    response = exchange(serve(application), head, b"0x3\r\nabc\r\n", pause=0.1)
+    response = exchange(serve(handle), head, b"0x3\r\nabc\r\n", pause=0.1)
     assert (response.status, response.count) == (400, 1)
-    eventually(lambda: types)
-    assert types == ["http.disconnect"]
+    eventually(lambda: raised)
+    assert raised == [ClientDisconnected]
 
 
 # --- What a request that cannot be parsed is told ------------------------------------------------------------------

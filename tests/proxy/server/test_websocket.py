@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from proxy.server.websocket import EXTENSION, MAX_EARLY_BYTES
+from proxy.server.exchange import Exchange
+from proxy.server.websocket import MAX_EARLY_BYTES
 from proxy.upstream import tunnel
 from tests.support.raw import connected, read, read_head
+from tests.support.serving import Handler
 
-Serve = Callable[[Any], tuple[str, int]]
+Serve = Callable[[Handler], tuple[str, int]]
 HANDSHAKE = (
     b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -32,14 +34,15 @@ class Echo(asyncio.Protocol):
         self.transport.write(data)
 
 
-async def join_echo(scope: Any, receive: Any, send: Any) -> None:
+async def join_echo(exchange: Exchange) -> None:
     """Join the client with a peer that sends back every byte."""
     near, far = socket.socketpair()
     loop = asyncio.get_running_loop()
     await loop.create_unix_connection(Echo, sock=far)
     upstream, _ = await loop.create_unix_connection(asyncio.Protocol, sock=near)
     upstream.pause_reading()
-    await scope["extensions"][EXTENSION].join([], upstream, b"")
+    assert exchange.websocket is not None
+    await exchange.websocket.join([], upstream, b"")
 
 
 def test_quiet_connection_stays_open(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,23 +69,24 @@ def test_idle_connection_is_closed(serve: Serve, settings: Any) -> None:
 
 
 def test_handshake_is_parsed_like_any_request(serve: Serve) -> None:
-    scopes: list[Any] = []
+    exchanges: list[Exchange] = []
 
-    async def application(scope: Any, receive: Any, send: Any) -> None:
-        scopes.append(scope)
-        scope["extensions"][EXTENSION].respond(403, [(b"x-a", b"1")], b"no")
+    async def handle(exchange: Exchange) -> None:
+        exchanges.append(exchange)
+        assert exchange.websocket is not None
+        exchange.websocket.respond(403, [(b"x-a", b"1")], b"no")
 
     target = b"/a%20b?c=%20d"
-    with connected(serve(application)) as connection:
+    with connected(serve(handle)) as connection:
         connection.sendall(HANDSHAKE.replace(b"/x", target))
         response = read(connection)
     assert (response.status, response.all("x-a"), response.body, response.closed) == (403, [b"1"], b"no", True)
-    [scope] = scopes
-    assert (scope["type"], scope["method"], scope["http_version"]) == ("websocket", "GET", "1.1")
-    assert (scope["raw_path"], scope["query_string"]) == (b"/a%20b", b"c=%20d")
-    assert scope["extensions"]["strake.target"] == target
-    assert scope["headers"][0] == (b"host", b"a")
-    assert scope["headers"][2] == (b"upgrade", b"websocket")
+    [exchange] = exchanges
+    assert (exchange.method, exchange.is_http_1_0, exchange.more_body) == ("GET", False, False)
+    assert (exchange.path, exchange.query, exchange.target) == (b"/a%20b", b"c=%20d", target)
+    assert exchange.headers[0] == (b"host", b"a")
+    assert exchange.headers[2] == (b"upgrade", b"websocket")
+    assert [name for name, _ in exchange.passing] == [b"Sec-WebSocket-Version", b"Sec-WebSocket-Key"]
 
 
 @pytest.mark.parametrize("pieces", [1, 2])
@@ -91,12 +95,12 @@ def test_too_much_early_data_resets_the_connection(pieces: int, serve: Serve) ->
 
     over = threading.Event()
 
-    async def application(scope: Any, receive: Any, send: Any) -> None:
+    async def handle(exchange: Exchange) -> None:
         await asyncio.to_thread(over.wait, 90)
 
     early = b"x" * (MAX_EARLY_BYTES + 1)
     sent = [HANDSHAKE + early] if pieces == 1 else [HANDSHAKE, early]
-    with connected(serve(application)) as connection:
+    with connected(serve(handle)) as connection:
         for piece in sent:
             connection.sendall(piece)
             time.sleep(0.1)

@@ -15,7 +15,8 @@ from proxy.connect_failures import UpstreamConnectTimeout
 from proxy.errors import TooManyConnects, TooManyNames
 from proxy.upstream import pool as pool_module
 from proxy.upstream.connects import Connects
-from proxy.upstream.pool import ConnectionPool, Origin
+from proxy.upstream.origin import Origin
+from proxy.upstream.pool import ConnectionPool
 from tests.support.upstream import Upstream
 
 

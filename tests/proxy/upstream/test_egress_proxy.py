@@ -21,7 +21,8 @@ from credentials.providers import KeyCheck, Provider
 from proxy.connect_failures import ProxyFailed, ProxyRefused, ProxyUnreachable
 from proxy.errors import ProxyError, UpstreamForbidden, UpstreamUnreachable
 from proxy.upstream.egress_proxy import open_tunnel
-from proxy.upstream.pool import ConnectionPool, Origin
+from proxy.upstream.origin import Origin
+from proxy.upstream.pool import ConnectionPool
 from tests.support.certificates import Authority
 from tests.support.forward_proxy import ForwardProxy
 from tests.support.services import free_port

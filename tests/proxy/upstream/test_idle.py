@@ -11,7 +11,8 @@ import pytest
 
 from proxy.upstream import idle as idle_module
 from proxy.upstream import pool as pool_module
-from proxy.upstream.pool import ConnectionPool, Origin
+from proxy.upstream.origin import Origin
+from proxy.upstream.pool import ConnectionPool
 from tests.support.upstream import Upstream, fixed
 
 CREDENTIALS: list[Hashable] = [("alice's", b"iv 1"), ("mallory's", b"iv 2")]

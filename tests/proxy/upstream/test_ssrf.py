@@ -25,7 +25,8 @@ from credentials.errors import KeyUnchecked
 from credentials.resolver import Resolver
 from proxy.errors import UpstreamForbidden, UpstreamReserved, UpstreamUnreachable
 from proxy.upstream import pool as pool_module
-from proxy.upstream.pool import ConnectionPool, Origin
+from proxy.upstream.origin import Origin
+from proxy.upstream.pool import ConnectionPool
 from tests.support.certificates import Authority
 from tests.support.running import KEY, Strake
 from tests.support.upstream import Upstream, eventually, fixed

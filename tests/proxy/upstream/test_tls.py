@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from proxy.errors import UpstreamForbidden, UpstreamUnreachable
-from proxy.upstream.pool import ConnectionPool, Origin
+from proxy.upstream.origin import Origin
+from proxy.upstream.pool import ConnectionPool
 from tests.support.certificates import Authority
 from tests.support.upstream import Upstream
 
