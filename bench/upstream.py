@@ -36,7 +36,7 @@ def response(body: bytes) -> bytes:
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
-_RESPONSE = response(_BODY)
+RESPONSE = response(_BODY)
 _PACE = re.compile(rb'"user": ?"(\d+) events, ([\d.]+) s"')
 _EVENT = (
     b'data: {"id": "chatcmpl-bench", "object": "chat.completion.chunk", "created": 1763942400, "model": "gpt-4o", '
@@ -91,7 +91,7 @@ class Provider(asyncio.Protocol):
             self.transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % self.download_left)
             self.resume_writing()
         else:
-            self.transport.write(_RESPONSE)
+            self.transport.write(RESPONSE)
 
     def _length(self, head: bytes, start: int) -> int | None:
         if b"transfer-encoding: chunked" in head:

@@ -113,6 +113,10 @@ def _strace_missing() -> str:
     return "" if shutil.which("strace") else "strace is not installed"
 
 
+def _valgrind_missing() -> str:
+    return "" if shutil.which("valgrind") else "valgrind is not installed"
+
+
 def _tinyproxy_missing() -> str:
     return "" if shutil.which("tinyproxy") else "tinyproxy is not installed"
 
@@ -133,6 +137,7 @@ SERVICES = {
     "npm": _npm_missing,
     "systemd": _systemd_missing,
     "strace": _strace_missing,
+    "valgrind": _valgrind_missing,
     "namespaces": _namespaces_missing,
     "tinyproxy": _tinyproxy_missing,
 }
@@ -364,6 +369,12 @@ def _held_outbox(monkeypatch: pytest.MonkeyPatch) -> None:
 def _unpurged_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cache deletes expired entries once a minute, which would be one query more in some test."""
     monkeypatch.setattr(DatabaseCache, "_last_purge", float("inf"))
+
+
+@pytest.fixture(autouse=True)
+def _watched_keyring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests change the keys more often than a process looks."""
+    monkeypatch.setattr(keyring, "LOOK_SECONDS", 0.0)
 
 
 @pytest.fixture(autouse=True)
