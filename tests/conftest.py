@@ -12,6 +12,7 @@ import shutil
 import ssl
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -201,13 +202,27 @@ def postgres_url(postgres_cluster: Cluster) -> Iterator[str]:
     name = f"strake_test_{secrets.token_hex(6)}"
     with psycopg.connect(postgres_cluster.url, autocommit=True) as connection:
         while _left_databases:
-            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(_left_databases.pop())))
+            _drop(connection, _left_databases.pop())
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         yield postgres_cluster.url_of(name)
     _left_databases.append(name)
 
 
 _left_databases: list[str] = []
+
+
+def _drop(connection: psycopg.Connection, name: str) -> None:
+    """Drop a database. While autovacuum works in it, which is no user's process, nobody but a superuser may."""
+    end = time.monotonic() + 60
+    while True:
+        try:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        except psycopg.errors.InsufficientPrivilege:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+        else:
+            return
 
 
 @pytest.fixture

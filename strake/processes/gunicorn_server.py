@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from strake.logs import ServerLogger
 from strake.processes.hardening import end_with_parent, harden
 
 _M_ARENA_MAX = -8  # <malloc.h>
+_STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
 
 def _pre_fork(arbiter: Any, worker: Any) -> None:
@@ -45,6 +47,25 @@ def _post_fork(arbiter: Any, worker: Any) -> None:
     harden()
 
 
+def accept_signals(worker: Any) -> None:
+    """Let a worker receive signals, once it has loaded the application. `StoppableArbiter` holds them back before."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+
+
+class StoppableArbiter(Arbiter):
+    """gunicorn's master process. A worker that is told to stop right after its fork does stop.
+
+    Until a worker has its own handlers, it has the master's, which would lose the signal. The master sends it once.
+    """
+
+    def spawn_worker(self) -> Any:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+        try:
+            return super().spawn_worker()  # in the worker, this does not return
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+
+
 _COMMON: Mapping[str, Any] = {
     # Load before the fork, so that a mistake in the configuration is reported once and not once per worker.
     "preload_app": True,
@@ -58,6 +79,7 @@ _COMMON: Mapping[str, Any] = {
     "control_socket_disable": True,
     "pre_fork": _pre_fork,
     "post_fork": _post_fork,
+    "post_worker_init": accept_signals,
 }
 
 
@@ -67,7 +89,7 @@ class GunicornServer(BaseApplication):
     `load_application` returns the ASGI or WSGI application.
     """
 
-    arbiter_class: type[Arbiter] = Arbiter
+    arbiter_class: type[Arbiter] = StoppableArbiter
 
     def __init__(
         self, listeners: Sequence[socket.socket], config: Mapping[str, Any], load_application: Callable[[], Any]

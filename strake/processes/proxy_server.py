@@ -11,12 +11,11 @@ from typing import Any
 
 import uvicorn
 from django.conf import settings
-from gunicorn.arbiter import Arbiter
 
 from credentials import egress_tls
 from proxy import probes
 from proxy.access import route_lookup
-from strake.processes.gunicorn_server import GunicornServer
+from strake.processes.gunicorn_server import GunicornServer, StoppableArbiter
 from strake.processes.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -25,7 +24,7 @@ logger = logging.getLogger(__name__)
 GRACEFUL_SECONDS = 60
 
 
-class DrainingArbiter(Arbiter):
+class DrainingArbiter(StoppableArbiter):
     """gunicorn's master process. On SIGTERM `/readyz` fails first, so that a load balancer sends no more connections.
 
     Accepting goes on for `STRAKE_DRAIN_SECONDS`. Then gunicorn stops: it closes the sockets and lets streams finish.

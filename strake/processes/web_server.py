@@ -14,7 +14,7 @@ from django.conf import settings
 from accounts import outbox
 from credentials.vault.heartbeats import Heartbeat, Vitals
 from strake import pruning
-from strake.processes.gunicorn_server import GunicornServer
+from strake.processes.gunicorn_server import GunicornServer, accept_signals
 
 GRACEFUL_SECONDS = 30
 # Keys that people pasted stay somewhere in a worker's memory, because strings cannot be overwritten. So a worker is
@@ -57,6 +57,7 @@ _heartbeat = Heartbeat("web", Vitals)
 
 def _start(worker: Any) -> None:
     """gunicorn calls this in each worker, after it has loaded the application."""
+    accept_signals(worker)
     _heartbeat.start()
     outbox.start()
     pruning.start()
