@@ -1,4 +1,4 @@
-"""The ASGI application of the proxy half: forwards proxy traffic, and relays everything else to the web half."""
+"""The application of the proxy half: forwards proxy traffic, and relays everything else to the web half."""
 
 from __future__ import annotations
 

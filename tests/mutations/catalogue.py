@@ -728,8 +728,8 @@ BY_FILE: dict[str, list[Mutation]] = {
         Mutation(
             "P23",
             "a full request log drops the records of others",
-            "endpoint_id = self._ranking.longest()",
-            "endpoint_id = next(iter(self._queues))",
+            "endpoint = self._ranking.longest()",
+            "endpoint = next(iter(self._queues))",
         ),
     ],
     "proxy/access/auth_throttle.py": [
