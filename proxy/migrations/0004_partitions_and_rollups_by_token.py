@@ -110,6 +110,8 @@ def partition(apps, schema_editor):
     run(connection, MAINTAIN.format(schema=connection.ops.quote_name(schema)))
 
     def swap(cursor):
+        # First, so that no other server takes an id behind the one that the new table begins with.
+        cursor.execute("LOCK TABLE proxy_requestrecord IN ACCESS EXCLUSIVE MODE")
         cursor.execute("SELECT nextval(pg_get_serial_sequence('proxy_requestrecord', 'id'))")
         [next_id] = cursor.fetchone()
         cursor.execute(SWAP.format(until=until, next_id=next_id))
