@@ -44,6 +44,7 @@ ACTIONS = {
     "token.rotated": "Token rotated",
     "token.revoked": "Token revoked",
     "master_key.created": "Master key created",
+    "master_key.promoted": "Master key made the primary",
     "master_key.rotated": "Master key rotated",
     "master_key.retired": "Master key retired",
     "master_key.removed": "Master key removed from the keyring",
