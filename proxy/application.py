@@ -22,6 +22,7 @@ from proxy.access.in_flight import InFlight
 from proxy.access.origin_lists import AllowedOrigins
 from proxy.access.rate_limits import LocalRateLimits, RateLimits
 from proxy.access.route_lookup import Lookup
+from proxy.descriptors import DescriptorWatch
 from proxy.errors import ProxyError, UpstreamInvalid, UpstreamUnreachable
 from proxy.http.error_response import error_response
 from proxy.http.request import ClientDisconnected, ProxyRequest
@@ -64,6 +65,7 @@ class ProxyApplication:
         self.origins = AllowedOrigins(self.lookup)
         self.in_flight = InFlight()
         self._watch = asyncio.create_task(self.in_flight.watch(self.lookup))
+        self._descriptors = asyncio.create_task(DescriptorWatch().run())
         self.pool = ConnectionPool()
         self.renewals = Renewals(self.pool)
         self.request_log = RequestLog()
@@ -72,6 +74,7 @@ class ProxyApplication:
 
     async def shutdown(self) -> None:
         self._watch.cancel()
+        self._descriptors.cancel()
         await self.renewals.close()
         self.pool.close()
         await self.request_log.stop()
