@@ -102,6 +102,7 @@ DEBUG = False
 
 DATABASE_URL = env.secret("DATABASE_URL") or ""
 REDIS_URL = env.secret("REDIS_URL") or ""
+STRAKE_DATABASE_CONNECTIONS = env.number("STRAKE_DATABASE_CONNECTIONS", 8, low=2, high=100)
 STRAKE_PLAINTEXT_HOSTS = env.words("STRAKE_PLAINTEXT_HOSTS")  # for strake/deploy_checks.py
 if not STRAKE_EMBEDDED and not (DATABASE_URL and REDIS_URL):
     raise ImproperlyConfigured(
@@ -111,8 +112,15 @@ if not STRAKE_EMBEDDED and not (DATABASE_URL and REDIS_URL):
 if DATABASE_URL:
     DATABASES = {"default": database_config(DATABASE_URL)}
     DATABASES["default"]["CONN_MAX_AGE"] = 0
+    # A connection from the pool may have ended with a restart of the server.
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = True
     # After an outage, connect again for the next query, not in growing intervals.
-    DATABASES["default"]["OPTIONS"]["pool"] = {"min_size": 1, "max_size": 8, "timeout": 5, "reconnect_timeout": 5}
+    DATABASES["default"]["OPTIONS"]["pool"] = {
+        "min_size": 1,
+        "max_size": STRAKE_DATABASE_CONNECTIONS,
+        "timeout": 5,
+        "reconnect_timeout": 5,
+    }
 else:
     DATABASES = {
         "default": {
