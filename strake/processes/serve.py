@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ from strake.processes import landlock, listen
 from strake.processes.hardening import end_with_parent
 from strake.processes.listen import UnixAddress
 from strake.processes.runtime import Half
+
+_LOOK_SECONDS = 1.0
 
 
 class StartupError(Exception):
@@ -97,16 +100,16 @@ def check_configuration() -> None:
         )
 
 
-def prepare_database() -> None:
-    """Migrate the embedded database. Any other is migrated by its operator. Raises `StartupError`."""
-    from django.db.migrations.executor import MigrationExecutor
+def prepare_database(wait_seconds: float = 0) -> None:
+    """Migrate the embedded database. Any other is migrated by its operator, for whom this waits. Raises `StartupError`.
 
+    The database may be newer than this code: the migrations of a version work with the version before.
+    """
     try:
         connection.ensure_connection()
         if settings.STRAKE_EMBEDDED and settings.STRAKE_PROCESS != "web":
             call_command("migrate", verbosity=0, interactive=False)
-        loader = MigrationExecutor(connection).loader
-        pending = set(loader.disk_migrations) - set(loader.applied_migrations)
+        is_up_to_date = _is_migrated(wait_seconds)
     except DatabaseError as error:
         reason = str(error).strip().partition("\n")[0]
         if settings.DATABASE_URL:
@@ -116,8 +119,29 @@ def prepare_database() -> None:
             is_locked = "locked" in reason
             advice = "Another process is writing to it. Try again." if is_locked else "Restore it from your backup."
         raise StartupError(f"{name} cannot be used: {reason}. {advice}", exit_code=os.EX_TEMPFAIL) from None
-    if pending:
-        raise StartupError("The database is not up to date. Run: manage.py migrate", exit_code=os.EX_CONFIG)
+    if not is_up_to_date:
+        raise StartupError(
+            "The database is not up to date. Run: manage.py migrate. A server waits for that if it is started with "
+            "--wait-for-migrations.",
+            exit_code=os.EX_TEMPFAIL if wait_seconds else os.EX_CONFIG,
+        )
+
+
+def _is_migrated(wait_seconds: float) -> bool:
+    """Return whether the database has every migration of this code, after `wait_seconds` at most."""
+    from django.db.migrations.executor import MigrationExecutor
+    from django.db.migrations.recorder import MigrationRecorder
+
+    loader = MigrationExecutor(connection).loader
+    needed, applied = set(loader.disk_migrations), set(loader.applied_migrations)
+    end = time.monotonic() + wait_seconds
+    if needed - applied and wait_seconds:
+        sys.stderr.write(f"Waiting for manage.py migrate, for {wait_seconds:g} seconds at most.\n")
+    while needed - applied and time.monotonic() < end:
+        connection.close()  # so that nobody waits for it, and a server that comes back is found
+        time.sleep(_LOOK_SECONDS)
+        applied = set(MigrationRecorder(connection).applied_migrations())
+    return not needed - applied
 
 
 def confine(home: DataDir) -> None:
