@@ -7,6 +7,7 @@ switches between threads for its signals.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from proxy.access.origin_lists import AllowedOrigins
 from proxy.access.rate_limits import LocalRateLimits, RateLimits
 from proxy.access.route_lookup import Lookup
 from proxy.descriptors import DescriptorWatch
-from proxy.errors import ProxyError, UpstreamInvalid, UpstreamUnreachable
+from proxy.errors import ProxyError, StoreUnavailable, UpstreamInvalid, UpstreamUnreachable
 from proxy.http.error_response import error_response
 from proxy.http.request import ClientDisconnected, ProxyRequest
 from proxy.http.response import PROTECTION, PROTECTION_LINES, Response, send_response
@@ -71,6 +72,9 @@ class ProxyApplication:
         self.request_log = RequestLog()
         self._failures = FailureLog()
         self.request_log.start()
+        # So that the first request finds a connection. On a full disk, SQLite could no longer open one.
+        with contextlib.suppress(StoreUnavailable):
+            await self.lookup.find("", b"")
 
     async def shutdown(self) -> None:
         self._watch.cancel()

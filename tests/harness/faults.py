@@ -131,10 +131,16 @@ async def measure(site: Site, fault: Fault) -> tuple[Traffic, int, int]:
                 break
             await asyncio.sleep(0.2)
     forwarded = len(site.provider.exchanges)
-    end = time.monotonic() + 40
-    while (written := await asyncio.to_thread(site.records) - records) < forwarded and time.monotonic() < end:  # noqa: ASYNC110
-        await asyncio.sleep(1)
+    written = await asyncio.to_thread(_written, site, records, forwarded)
     return result, max(0, forwarded - written), site.log().count("\n") - lines
+
+
+def _written(site: Site, before: int, expected: int) -> int:
+    """The number of records since `before`, as soon as there are as many as expected, or after a while."""
+    end = time.monotonic() + 40
+    while (written := site.records() - before) < expected and time.monotonic() < end:
+        time.sleep(0.5)
+    return written
 
 
 def main() -> int:

@@ -57,11 +57,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, postgres.cluster() as cluster:
         strake = Strake(Path(folder) / "home", {"DATABASE_URL": cluster.url})
         strake.manage("migrate", "-v0", check=True)
-        strake.manage(
-            *"connect --email a@example.org --provider custom --destination http://127.0.0.1:9 --key-stdin".split(),
-            stdin="sk-0123456789",
-            check=True,
-        )
+        strake.connect("http://127.0.0.1:9")
         lookup = strake.python("from proxy.access import route_versions; print(route_versions.statement())")
         print(f"| endpoints | {' | '.join(TABLES)} | look-up: buffers | plan, ms | execution, ms |")
         print(f"|{' --- |' * (len(TABLES) + 4)}")
@@ -72,7 +68,9 @@ def main() -> int:
                     _copy(connection, table, values, done, count)
                 connection.execute("VACUUM ANALYZE")
                 done = count
-                print(f"| {count:,} | {_sizes(connection, count)} | {_look_up(connection, lookup, count)} |", flush=True)
+                cells = (f"{count:,}", _sizes(connection, count), _look_up(connection, lookup, count))
+                print(f"| {' | '.join(cells)} |", flush=True)
+            strake.hang_up()
             written = strake.python(WRITE)
             print(f"A record of a busy log writes {written.strip()} bytes of WAL, without full pages.")
     return 0

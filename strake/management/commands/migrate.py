@@ -55,8 +55,7 @@ class Command(migrate.Command):
     """One host at a time migrates: another one waits, and then finds nothing to do."""
 
     def handle(self, *args: Any, **options: Any) -> None:
-        # There is no other way to give it to Django's command.
-        migrate.MigrationExecutor = PatientExecutor  # type: ignore[attr-defined]
+        vars(migrate)["MigrationExecutor"] = PatientExecutor  # there is no other way to give it to Django's command
         if connection.vendor != "postgresql" or options["plan"] or options["check_unapplied"]:
             super().handle(*args, **options)
             return
