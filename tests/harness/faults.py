@@ -28,6 +28,7 @@ from tests.support.running import ROOT
 
 QUIET_SECONDS = 5.0
 RECOVERY_SECONDS = 120.0
+MAX_STANDSTILL_SECONDS = 1.0
 COLUMNS = "fault | failed requests | for | broken streams | failed pages | lost records | lines in the logs"
 
 
@@ -171,8 +172,15 @@ def main() -> int:
 
 
 def run(site: Site, fault: Fault) -> bool:
-    """Measure a fault and print its row. Returns False if something failed that should not."""
-    result, lost, lines = asyncio.run(measure(site, fault))
+    """Measure a fault and print its row. Returns False if something failed that should not.
+
+    Everything here shares a machine. If that stood still, timeouts say nothing, and the fault is measured again.
+    """
+    for _ in range(1 if fault.is_last else 8):
+        result, lost, lines = asyncio.run(measure(site, fault))
+        if result.longest_standstill < MAX_STANDSTILL_SECONDS:
+            break
+        sys.stderr.write(f"{fault.name}: the machine stood still for {result.longest_standstill:.1f} s\n")
     print(f"| {fault.name} | {result.row(lost, lines)} |", flush=True)
     return not fault.name.startswith(("rolling", "none")) or not (result.last_failure() or lost)
 

@@ -26,6 +26,7 @@ class Traffic:
     calls: list[Sample] = field(default_factory=list)
     streams: list[Sample] = field(default_factory=list)
     pages: list[Sample] = field(default_factory=list)
+    longest_standstill: float = 0.0
 
     def failed_calls(self) -> list[Sample]:
         return [sample for sample in self.calls if sample.status != 200]
@@ -63,7 +64,7 @@ async def traffic(site: Site, *, calls_per_second: float = 40, streams: int = 30
     result, ending = Traffic(), asyncio.Event()
     tasks = [asyncio.create_task(_calls(site, result, ending, 1 / calls_per_second))]
     tasks += [asyncio.create_task(_streams(site, result, ending, number / streams)) for number in range(streams)]
-    tasks += [asyncio.create_task(_pages(site, result, ending))]
+    tasks += [asyncio.create_task(_pages(site, result, ending)), asyncio.create_task(_watch(result, ending))]
     try:
         yield result
     finally:
@@ -112,6 +113,14 @@ async def _pages(site: Site, result: Traffic, ending: asyncio.Event) -> None:
                 status = (await client.get("/endpoints/", headers={"Host": NAME, "Cookie": site.session})).status_code
             result.pages.append(Sample(began, time.monotonic(), status))
             await asyncio.sleep(PAGES_EVERY)
+
+
+async def _watch(result: Traffic, ending: asyncio.Event) -> None:
+    """Notice when this process did not run."""
+    while not ending.is_set():
+        before = time.monotonic()
+        await asyncio.sleep(0.1)
+        result.longest_standstill = max(result.longest_standstill, time.monotonic() - before - 0.1)
 
 
 async def _request(client: Client, path: str, token: str) -> Sample:
