@@ -55,7 +55,7 @@ class AuthenticationMiddleware(auth_middleware.AuthenticationMiddleware):
 
 class _UnavailableResponse(HttpResponse):
     status_code = 503
-    _has_been_logged: bool
+    _has_been_logged = True  # `django.utils.log.log_response` would write a line for each
 
 
 def _unavailable(request: HttpRequest, error: Exception) -> HttpResponse:
@@ -63,6 +63,4 @@ def _unavailable(request: HttpRequest, error: Exception) -> HttpResponse:
     # An interrupted sign-in may have rotated the CSRF token. Do not send that cookie.
     request.META["CSRF_COOKIE_NEEDS_UPDATE"] = False
     # Render without the request: the context processors would read the session store.
-    response = _UnavailableResponse(render_to_string("accounts/unavailable.html"), headers={"Retry-After": "10"})
-    response._has_been_logged = True  # see `django.utils.log.log_response`
-    return response
+    return _UnavailableResponse(render_to_string("accounts/unavailable.html"), headers={"Retry-After": "10"})
