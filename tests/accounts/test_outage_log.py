@@ -49,7 +49,7 @@ def test_flapping_is_four_lines(clock: Clock, log: OutageLog, caplog: pytest.Log
         "store_unavailable kind=OSError",
         "store_back seconds=0.0 failures=1",
         "store_unavailable kind=OSError",
-        "store_back seconds=74.9 failures=599",
+        "store_back seconds=74.8 failures=599",
     ]
 
 

@@ -234,7 +234,7 @@ def _haproxy(folder: Path) -> Iterator[None]:
     """HAProxy with the documented configuration for two hosts, and without TLS."""
     (one,) = re.findall(r"^```haproxy\n(.*?)^```$", OPERATIONS.read_text(), flags=re.DOTALL | re.MULTILINE)
     (two,) = re.findall(r"^```cfg\n(.*?)^```$", OPERATIONS.read_text(), flags=re.DOTALL | re.MULTILINE)
-    text = one[: one.index("backend strake")] + two
+    text = one[: one.index("\nbackend strake") + 1] + two
     text = re.sub(r"bind :443 .*", f"bind {machines.ADDRESS}:{FRONT}", text)
     for number, name in ((14, "host1"), (15, "host2")):
         text = re.sub(rf"server {name} \S+", f"server {name} {machines.NETWORK}.{number}:{PORT}", text)

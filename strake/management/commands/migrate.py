@@ -12,6 +12,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.migration import Migration
 from django.db.migrations.state import ProjectState
 
+from accounts.commands import OperatorCommand
 from accounts.transactions import lock_key, process_lock
 
 LOCK_SECONDS = 2
@@ -51,7 +52,7 @@ class PatientExecutor(MigrationExecutor):
         )
 
 
-class Command(migrate.Command):
+class Command(OperatorCommand, migrate.Command):
     """One host at a time migrates: another one waits, and then finds nothing to do."""
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -65,7 +66,7 @@ class Command(migrate.Command):
 
     def _wait(self, verbosity: int) -> bool:
         if not self._is_waiting and verbosity:
-            self.stdout.write("Another host is migrating. Waiting for it.")
+            self.print("Another host is migrating. Waiting for it.")
             self.stdout.flush()
         self._is_waiting = True
         time.sleep(LOOK_SECONDS)
