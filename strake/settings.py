@@ -112,8 +112,8 @@ if not STRAKE_EMBEDDED and not (DATABASE_URL and REDIS_URL):
 if DATABASE_URL:
     DATABASES = {"default": database_config(DATABASE_URL)}
     DATABASES["default"]["CONN_MAX_AGE"] = 0
-    # A connection from the pool may have ended with a restart of the server. The request log retries anyway, and a check
-    # would not be given up if there is no answer.
+    # A connection from the pool may have ended with a restart of the server. The request log retries anyway, and would
+    # wait for ever for a check that gets no answer.
     DATABASES["default"]["CONN_HEALTH_CHECKS"] = STRAKE_PROCESS == "web"
     # After an outage, connect again for the next query, not in growing intervals.
     DATABASES["default"]["OPTIONS"]["pool"] = {
