@@ -109,6 +109,7 @@ DATABASE_URL = env.secret("DATABASE_URL") or ""
 REDIS_URL = env.secret("REDIS_URL") or ""
 if REDIS_URL:
     redis_url(REDIS_URL)
+STRAKE_DATABASE_CONNECTIONS = env.number("STRAKE_DATABASE_CONNECTIONS", 8, low=2, high=100)
 STRAKE_PLAINTEXT_HOSTS = env.words("STRAKE_PLAINTEXT_HOSTS")  # for strake/deploy_checks.py
 if not STRAKE_EMBEDDED and not (DATABASE_URL and REDIS_URL):
     raise ImproperlyConfigured(
@@ -119,8 +120,16 @@ if not STRAKE_EMBEDDED and not (DATABASE_URL and REDIS_URL):
 if DATABASE_URL:
     DATABASES = {"default": database_config(DATABASE_URL)}
     DATABASES["default"]["CONN_MAX_AGE"] = 0
+    # A connection from the pool may have ended with a restart of the server. The request log retries anyway, and would
+    # wait for ever for a check that gets no answer.
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = STRAKE_PROCESS == "web"
     # After an outage, connect again for the next query, not in growing intervals.
-    DATABASES["default"]["OPTIONS"]["pool"] = {"min_size": 1, "max_size": 8, "timeout": 5, "reconnect_timeout": 5}
+    DATABASES["default"]["OPTIONS"]["pool"] = {
+        "min_size": 1,
+        "max_size": STRAKE_DATABASE_CONNECTIONS,
+        "timeout": 5,
+        "reconnect_timeout": 5,
+    }
 else:
     DATABASES = {
         "default": {

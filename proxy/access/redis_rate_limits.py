@@ -19,6 +19,7 @@ from proxy.access.rate_limits import WINDOW_SECONDS, LocalRateLimits, Rate, rate
 REDIS_SECONDS = 0.5
 PROBE_SECONDS = 1.0
 MAX_BATCH = 200
+_PROBE = "probe"  # in the place of a token's id
 
 # A script, so that the workers' steps do not interleave. KEYS: for each request the log of its token, oldest first, in
 # microseconds of Redis's clock. ARGV: the window, and for each request its limit. Returns for each whether it was
@@ -70,7 +71,7 @@ class RedisRateLimits:
         self._script_sha = ""  # empty until the script is loaded
         self._pending: list[_Take] = []
         self._sender: asyncio.Task[None] | None = None
-        self._breaker = CircuitBreaker("redis", self._reload, PROBE_SECONDS)
+        self._breaker = CircuitBreaker("redis", self._probe, PROBE_SECONDS)
 
     async def take(self, token_id: str, limit: int) -> Rate:
         local_rate = self._local.count(token_id, limit)
@@ -121,10 +122,11 @@ class RedisRateLimits:
         )
         return replies
 
-    async def _reload(self) -> None:
-        """Connect anew and load the script, which a restart of Redis removes."""
+    async def _probe(self) -> None:
+        """Connect anew, load the script, which a restart of Redis removes, and run it: a full Redis refuses that."""
         await self._redis.connection_pool.disconnect()
         self._script_sha = await self._redis.script_load(_TAKE)
+        await self._execute([_Take(_PROBE, 2**31, asyncio.get_running_loop().create_future())])
 
 
 class _Take(NamedTuple):

@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from django.core.management.base import CommandError
+from django.db import transaction
 from tqdm import tqdm
 
 from accounts.commands import OperatorCommand
@@ -29,11 +30,12 @@ class Command(OperatorCommand):
         total = credentials.count()
         rows = credentials.iterator(chunk_size=500)
         failed = 0
-        for credential in tqdm(rows, "Verifying", total, unit=" rows", disable=None):
-            if problem := _problem(credential, ring):
-                failed += 1
-                endpoint = credential.endpoint
-                self.print(f"{endpoint.subdomain} ({endpoint.owner.email}): {problem}.")
+        with transaction.atomic():  # in which a cursor works behind a pooler too
+            for credential in tqdm(rows, "Verifying", total, unit=" rows", disable=None):
+                if problem := _problem(credential, ring):
+                    failed += 1
+                    endpoint = credential.endpoint
+                    self.print(f"{endpoint.subdomain} ({endpoint.owner.email}): {problem}.")
         if failed:
             raise CommandError(f"{failed} of {total} sealed keys do not open. Their endpoints need their keys again.")
         self.print(f"{total} sealed key{'s' if total != 1 else ''}: all open.", style=self.style.SUCCESS)
