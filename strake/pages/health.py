@@ -63,8 +63,8 @@ def page(request: HttpRequest) -> HttpResponse:
         _timed("Database", _database),
         _timed("Cache", _cache),
         _proxy(proxies),
-        *_other_versions(processes),
-        _master_keys(proxies),
+        *other_versions(processes),
+        master_keys(proxies),
         _request_log(proxies),
         _mail(),
         _mail_volume(),
@@ -113,14 +113,14 @@ def _proxy(proxies: Sequence[ServerProcess]) -> Finding:
     return Finding("Proxy", GOOD, f"{_counted(len(proxies), 'process', 'processes')} forwarding requests")
 
 
-def _other_versions(processes: Sequence[ServerProcess]) -> Iterator[Finding]:
+def other_versions(processes: Sequence[ServerProcess]) -> Iterator[Finding]:
     """A note if processes run another version than this page, as during an upgrade."""
     if others := [process for process in processes if process.version != __version__]:
         listed = ", ".join(f"{process.name} ({process.version or 'older'})" for process in others)
         yield Finding("Other versions", WARN, f"Restart these processes to finish the upgrade: {listed}")
 
 
-def _master_keys(proxies: Sequence[ServerProcess]) -> Finding:
+def master_keys(proxies: Sequence[ServerProcess]) -> Finding:
     if not proxies:
         return Finding("Master keys", WARN, "unknown until a proxy process reports")
     if problems := list(_key_problems(proxies)):

@@ -1,0 +1,1 @@
+"""Backups of the database: `manage.py backup`, `restore` and `after_restore`."""
