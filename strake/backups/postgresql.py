@@ -7,7 +7,6 @@ every user of the machine can read.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ from django.db import connection, transaction
 
 from strake.backups import contents
 from strake.backups.archive import BackupError, Contents, DamagedBackup, Writer
+from strake.env import Environment
 
 _CHUNK = 1024 * 1024
 _TABLES = """
@@ -162,7 +162,9 @@ def _environment(folder: Path) -> dict[str, str]:
     if not path.exists():
         path.touch(mode=0o600)
         path.write_text("\n".join(["[strake]", *(f"{name}={value}" for name, value in service.items() if value), ""]))
-    environment = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "LC_ALL"}}
+    environment = {
+        name: value for name, value in Environment().values.items() if name in {"PATH", "HOME", "LANG", "LC_ALL"}
+    }
     if password := connection.settings_dict["PASSWORD"]:
         environment["PGPASSWORD"] = str(password)
     return {**environment, "PGSERVICEFILE": str(path), "PGSERVICE": "strake"}

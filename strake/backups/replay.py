@@ -100,7 +100,7 @@ def read(lines: Iterable[str]) -> Iterator[Event]:
         if not line.strip():
             continue
         try:
-            found = json.loads(line)
+            found = dict(json.loads(line).items())
             if "action" not in found:
                 continue
             at = datetime.fromisoformat(found["at"])
@@ -111,7 +111,7 @@ def read(lines: Iterable[str]) -> Iterator[Event]:
                 str(found["subject_id"]),
                 replace_unsafe(str(found.get("subject_label") or "")),
             )
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise BackupError(f"Line {number} is no event of an audit trail. Nothing has been changed.") from None
 
 

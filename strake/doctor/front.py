@@ -22,10 +22,8 @@ def look() -> Iterator[Finding]:
     try:
         response = httpx.get(url, headers={"X-Forwarded-For": FORGED}, timeout=TIMEOUT_SECONDS, trust_env=False)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        if settings.STRAKE_EMBEDDED:
-            yield Finding("Public address", WARN, f"{url}: {reason(error)}. Is Strake running?")
-        else:
-            yield Finding("Public address", BAD, f"{url}: {reason(error)}. Is Strake running behind it?")
+        state = BAD if settings.STRAKE_BASE.scheme == "https" else WARN
+        yield Finding("Public address", state, f"{url}: {reason(error)}. Does Strake run, and what is in front of it?")
         return
     seen = response.headers.get("x-strake-client", "")
     if not seen:

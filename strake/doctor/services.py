@@ -64,7 +64,7 @@ def look_at_mail() -> Iterator[Finding]:
     backend = mail.get_connection(timeout=TIMEOUT_SECONDS)
     try:
         backend.open()
-        smtp = backend.connection  # type: ignore[attr-defined]
+        smtp = backend.connection
         code, text = smtp.mail(sender)
         smtp.rset()
     except smtplib.SMTPResponseException as error:
