@@ -20,6 +20,7 @@ from strake.backups import contents
 from strake.backups.archive import BackupError, Contents, DamagedBackup, Writer
 from strake.env import Environment
 
+_PASSED_ON = {"PATH", "HOME", "LANG", "LC_ALL"}
 _CHUNK = 1024 * 1024
 _TABLES = """
     SELECT relname::text FROM pg_class
@@ -162,9 +163,7 @@ def _environment(folder: Path) -> dict[str, str]:
     if not path.exists():
         path.touch(mode=0o600)
         path.write_text("\n".join(["[strake]", *(f"{name}={value}" for name, value in service.items() if value), ""]))
-    environment = {
-        name: value for name, value in Environment().values.items() if name in {"PATH", "HOME", "LANG", "LC_ALL"}
-    }
+    environment = {name: value for name, value in Environment().values.items() if name in _PASSED_ON}
     if password := connection.settings_dict["PASSWORD"]:
         environment["PGPASSWORD"] = str(password)
     return {**environment, "PGSERVICEFILE": str(path), "PGSERVICE": "strake"}

@@ -19,9 +19,9 @@ class Command(OperatorCommand):
     help = (
         "After a restore to an earlier point, end again what was ended since: tokens that were revoked or rotated, "
         "endpoints and accounts that were deleted, people who were suspended or demoted, endpoints that were paused. "
-        "With --events, from an exported audit trail: one JSON object a line, as `export_audit` writes. Without it, "
-        "list every token that works, to decide by hand. Run it before Strake starts. It is safe to run again. Exit "
-        "code 0, or 1 if something remains to be done by hand."
+        "With --events, by an exported audit trail with one JSON object a line. Without it, list every token that "
+        "works, to decide by hand. Run it before Strake starts. It may be interrupted and run again. Exit code 0, or 1 "
+        "if something remains to be done by hand."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
