@@ -20,6 +20,7 @@ def main() -> None:
 
         sys.exit(Supervisor(arguments[1:]).run())
     from django.core.exceptions import ImproperlyConfigured
+    from django.db import Error as DatabaseError
 
     try:
         if half:
@@ -40,6 +41,15 @@ def main() -> None:
 
         sys.stderr.write(f"strake: {escape_unsafe(str(error))}\n")
         sys.exit(78)  # EX_CONFIG in sysexits.h
+    except DatabaseError as error:
+        from accounts import database_errors
+        from accounts.plain_text import escape_unsafe
+
+        if "--traceback" in arguments or not database_errors.is_of_server(error):
+            raise
+        reason = database_errors.reason(error)
+        sys.stderr.write(f"strake: The database cannot be used: {escape_unsafe(reason)}.\n")
+        sys.exit(database_errors.exit_code(reason))
 
 
 def prepare_data_dir(*, in_child: bool) -> None:

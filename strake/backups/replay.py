@@ -22,8 +22,7 @@ from accounts.models import AccessToken, AuditEvent, User
 from accounts.plain_text import replace_unsafe
 from credentials import services
 from credentials.models import BearerToken, Endpoint
-from strake.backups.archive import BackupError
-from strake.backups.service import RESTORED
+from strake.backups.archive import BACKED_UP, RESTORED, BackupError
 
 # A transaction that began before the backup and ended after it is not in the backup, but has an earlier time.
 OVERLAP = timedelta(hours=1)
@@ -45,8 +44,8 @@ _HARMLESS = frozenset(
     {
         "access_token.created",
         "audit.read",
-        "database.backed_up",
-        "database.restored",
+        BACKED_UP,
+        RESTORED,
         "endpoint.connected",
         "endpoint.renamed",
         "key.refused",

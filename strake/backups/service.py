@@ -19,9 +19,7 @@ from accounts.models import AuditEvent, User
 from credentials.errors import KeyringError
 from credentials.vault import heartbeats, keyring
 from strake.backups import postgresql, sqlite
-from strake.backups.archive import BackupError, Engine, Manifest, OpenBackup, write
-
-BACKED_UP, RESTORED = "database.backed_up", "database.restored"
+from strake.backups.archive import BACKED_UP, RESTORED, BackupError, Engine, Manifest, OpenBackup, write
 
 
 @dataclass(frozen=True, slots=True)

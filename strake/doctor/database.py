@@ -14,6 +14,7 @@ from django.db import connection
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.loader import MigrationLoader
 
+from accounts import database_errors
 from credentials.vault import heartbeats
 from credentials.vault.models import ServerProcess
 from proxy.access import postgresql_connections
@@ -47,14 +48,13 @@ def look() -> Iterator[Finding]:
         if alone.vendor == "postgresql":
             yield _slots(alone)
     except DatabaseError as error:
-        yield Finding("Database", BAD, f"{_name(alone)}: {reason(error)}. Is it running, and is DATABASE_URL right?")
+        yield Finding(
+            "Database",
+            BAD,
+            f"{_name(alone)}: {database_errors.reason(error)}. Is it running, and is DATABASE_URL right?",
+        )
     finally:
         alone.close()
-
-
-def reason(error: BaseException) -> str:
-    """The server's own reason, on one line."""
-    return " ".join(str(error).split()).removesuffix(".")[:400]
 
 
 def _name(database: BaseDatabaseWrapper) -> str:

@@ -1,4 +1,4 @@
-"""All findings, in the order in which `manage.py doctor` prints them."""
+"""What `manage.py doctor` finds, in order, except of this host's keyring, which the web half has no path to."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
 
-from accounts.models import AuditEvent
-from credentials.errors import KeyringError
-from credentials.vault import heartbeats, keyring
+from accounts import database_errors
+from credentials.vault import heartbeats
 from credentials.vault.models import ServerProcess
-from strake.backups.service import BACKED_UP
 from strake.doctor import database, front, services
 from strake.pages import health
 from strake.pages.health import BAD, GOOD, WARN, Finding
@@ -32,10 +30,9 @@ def examine() -> Iterator[Finding]:
     yield from services.look_at_mail()
     yield from services.look_at_names()
     yield from front.look()
-    yield from _keyring()
     yield from _disk()
     if is_usable:
-        yield from _if_readable(services.look_at_clocks, _servers, _last_backup)
+        yield from _if_readable(services.look_at_clocks, _servers, lambda: iter([health.last_backup()]))
     connection.close()
 
 
@@ -50,16 +47,7 @@ def _if_readable(*looks: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
         for look in looks:
             yield from look()
     except DatabaseError as error:
-        yield Finding("Database", BAD, database.reason(error))
-
-
-def _keyring() -> Iterator[Finding]:
-    try:
-        ring = keyring.current()
-    except KeyringError as error:
-        yield Finding("Keyring", BAD, str(error))
-    else:
-        yield Finding("Keyring", GOOD, f"this host has {', '.join(sorted(ring.ids))}, and {ring.primary_id} is primary")
+        yield Finding("Database", BAD, database_errors.reason(error))
 
 
 def _servers() -> Iterator[Finding]:
@@ -72,12 +60,6 @@ def _servers() -> Iterator[Finding]:
     yield Finding("Servers", GOOD, f"{len(processes)} processes on {', '.join(hosts)}")
     yield from health.other_versions(processes)
     yield health.master_keys([one for one in processes if one.kind == ServerProcess.Kind.PROXY])
-
-
-def _last_backup() -> Iterator[Finding]:
-    event = AuditEvent.objects.filter(action=BACKED_UP).order_by("-at").first()
-    words = f"the last one is of {event.at:%Y-%m-%d %H:%M} UTC" if event else "none was made with `backup`"
-    yield Finding("Backup", GOOD, words)
 
 
 def _disk() -> Iterator[Finding]:

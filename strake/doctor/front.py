@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 from django.conf import settings
 
-from strake.doctor.database import reason
+from accounts.database_errors import reason
 from strake.pages.health import BAD, GOOD, WARN, Finding
 
 TIMEOUT_SECONDS = 5.0

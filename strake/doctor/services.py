@@ -14,8 +14,8 @@ from django.conf import settings
 from django.core import mail
 
 from accounts import retention
+from accounts.database_errors import reason
 from credentials import providers
-from strake.doctor.database import reason
 from strake.pages.health import BAD, GOOD, WARN, Finding
 
 TIMEOUT_SECONDS = 5.0

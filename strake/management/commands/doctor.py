@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from itertools import chain
 from typing import Any
 
 from django.core.management.base import CommandParser
 
 from accounts.commands import OperatorCommand
-from strake.doctor import examination
+from strake.doctor import examination, keys
 from strake.pages.health import BAD, WARN
 
 WORDS = {BAD: "WRONG", WARN: "look"}
@@ -29,7 +30,7 @@ class Command(OperatorCommand):
 
     def handle(self, *args: Any, json: bool, **options: Any) -> None:
         findings = []
-        for finding in examination.examine():
+        for finding in chain([keys.look()], examination.examine()):
             findings.append(finding)
             if not json:
                 style = {BAD: self.style.ERROR, WARN: self.style.WARNING}.get(finding.state)
