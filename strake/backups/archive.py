@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol, Self
 
-BACKED_UP, RESTORED = "database.backed_up", "database.restored"  # in the audit log
 FORMAT = 1
 DUMP, MANIFEST = "dump", "manifest.json"
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024

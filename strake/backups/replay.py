@@ -22,7 +22,8 @@ from accounts.models import AccessToken, AuditEvent, User
 from accounts.plain_text import replace_unsafe
 from credentials import services
 from credentials.models import BearerToken, Endpoint
-from strake.backups.archive import BACKED_UP, RESTORED, BackupError
+from strake.backups import BACKED_UP, RESTORED
+from strake.backups.archive import BackupError
 
 # A transaction that began before the backup and ended after it is not in the backup, but has an earlier time.
 OVERLAP = timedelta(hours=1)

@@ -18,8 +18,8 @@ from accounts.actors import Actor
 from accounts.models import AuditEvent, User
 from credentials.errors import KeyringError
 from credentials.vault import heartbeats, keyring
-from strake.backups import postgresql, sqlite
-from strake.backups.archive import BACKED_UP, RESTORED, BackupError, Engine, Manifest, OpenBackup, write
+from strake.backups import BACKED_UP, RESTORED, postgresql, sqlite
+from strake.backups.archive import BackupError, Engine, Manifest, OpenBackup, write
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from credentials.vault import heartbeats
 from credentials.vault.models import MasterKeyCheck, ServerProcess
 from proxy.request_log.stats import newest_record_at
 from strake import __version__
-from strake.backups.archive import BACKED_UP
+from strake.backups import BACKED_UP
 
 # The request log writes twice a second, so a longer lag means that its writes are blocked.
 MAX_LAG_SECONDS = 10
