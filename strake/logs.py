@@ -159,12 +159,11 @@ class CountingHandler(logging.StreamHandler[Any]):
 
 
 class ServerLogger(Logger):
-    """Passes the messages of gunicorn and uvicorn on to the handler of all others."""
+    """Gives the messages of gunicorn and uvicorn to the handler of all others. uvicorn's worker takes the handlers."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
-        self.error_log.handlers.clear()
-        self.error_log.propagate = True
+        self.error_log.handlers = logging.getLogger().handlers
 
 
 class BlindReporter(ExceptionReporter):
