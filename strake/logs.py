@@ -121,8 +121,8 @@ class CountingHandler(logging.StreamHandler[Any]):
     def _key(self, record: logging.LogRecord) -> Hashable:
         try:
             key = (record.name, record.levelno, message_of(record))
-        except Exception:  # noqa: BLE001  (logging reports wrong arguments by itself)
-            return record.name, record.levelno, record.msg
+        except (TypeError, ValueError, KeyError):
+            return record.name, record.levelno, record.msg  # `logging` reports wrong arguments by itself
         if key in self._known or len(self._known) < MAX_KNOWN:
             return key
         now = time.monotonic()

@@ -1,3 +1,4 @@
 """Backups of the database: `manage.py backup`, `restore` and `after_restore`."""
 
-BACKED_UP, RESTORED = "database.backed_up", "database.restored"  # in the audit log
+# The actions of `service`, for audit.record.
+BACKED_UP, RESTORED = "database.backed_up", "database.restored"

@@ -19,16 +19,15 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.models import JSONField, Max, Model, QuerySet
 from psycopg import sql
 
-from accounts.models import AuditEvent
 from credentials.vault import heartbeats, keyring
 from proxy import vault_check
-from proxy.models import RequestRecord
 from strake import database_roles
 from strake.moving import target as targets
 from strake.moving.target import ALIAS, MADE_BY_MIGRATE, MoveError
 
 BATCH_ROWS = 20_000
-_GROWING: tuple[type[Model], ...] = (AuditEvent, RequestRecord)
+# Links of the audit chain come before their events: PostgreSQL's triggers compare them, and chain what has no link.
+_GROWING = ("accounts.AuditLink", "accounts.AuditEvent", "proxy.RequestRecord")
 _LEFT_BEHIND = MADE_BY_MIGRATE | {"credentials.ServerProcess"}  # the processes of the source
 
 Progress = Callable[[str, int, int], None]  # the table, and how many of its rows were copied of how many
@@ -69,11 +68,15 @@ def _check_source() -> None:
 
 
 def _move(target: BaseDatabaseWrapper, progress: Progress) -> Moved:
-    for model in _GROWING:
+    models = _in_order()
+    known = {model._meta.label: model for model in models}
+    growing = [known[label] for label in _GROWING if label in known]
+    for model in growing:
         _continue(model, target, progress)
     with transaction.atomic(using=ALIAS):
-        others = [model for model in _in_order() if model not in _GROWING]
-        for model in others:
+        for model in models:
+            if model in growing:
+                continue
             _copy(_rows(model), target)
             progress(model._meta.db_table, 1, 1)
         _set_sequences(target)

@@ -58,10 +58,10 @@ def prepare(target: BaseDatabaseWrapper) -> None:
     with target.cursor() as cursor:
         if _MARKER not in tables:
             _check_empty(target, tables)
-            cursor.execute(f"CREATE TABLE {_MARKER} (source text NOT NULL)")
-            cursor.execute(f"INSERT INTO {_MARKER} VALUES (%s)", [source])  # noqa: S608
+            cursor.execute("CREATE TABLE strake_move (source text NOT NULL)")
+            cursor.execute("INSERT INTO strake_move VALUES (%s)", [source])
         else:
-            cursor.execute(f"SELECT source FROM {_MARKER}")  # noqa: S608
+            cursor.execute("SELECT source FROM strake_move")
             [found] = cursor.fetchone() or [""]
             if found != source:
                 raise MoveError(f"A move from {found} into this database has not finished. Choose an empty database.")
@@ -71,7 +71,7 @@ def prepare(target: BaseDatabaseWrapper) -> None:
 def finish(target: BaseDatabaseWrapper) -> None:
     """From now on, the target is an ordinary database. Call it in the last transaction."""
     with target.cursor() as cursor:
-        cursor.execute(f"DROP TABLE {_MARKER}")
+        cursor.execute("DROP TABLE strake_move")
 
 
 def _check_empty(target: BaseDatabaseWrapper, tables: set[str]) -> None:

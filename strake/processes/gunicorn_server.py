@@ -23,6 +23,7 @@ from strake.processes.hardening import end_with_parent, harden
 logger = logging.getLogger(__name__)
 
 _M_ARENA_MAX = -8  # <malloc.h>
+_BETWEEN_HALVES = frozenset({str(settings.STRAKE_PROXY_SOCKET), str(settings.STRAKE_WRAP_SOCKET)})
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
 
@@ -75,7 +76,7 @@ def _log_start(arbiter: Any) -> None:
         "start half=%s version=%s bind=%s database=%s workers=%d",
         settings.STRAKE_PROCESS,
         settings.STRAKE_VERSION,
-        ",".join(map(_address, arbiter.LISTENERS)),
+        ",".join(name for name in map(_address, arbiter.LISTENERS) if name not in _BETWEEN_HALVES),
         connection.vendor,
         arbiter.num_workers,
     )
