@@ -19,8 +19,8 @@ CLIENTS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/strake-clients
 # Tests spend more than half of their time waiting for a server, a browser or a clock.
 PARALLEL := -n 3 --dist worksteal
 
-# The settings of a deployed Strake, for `check --deploy`, which contacts none of these services.
-DEPLOYED := STRAKE_BASE_URL=https://strake.example.org STRAKE_TRUSTED_PROXIES=1 \
+# The settings of a deployed Strake, for `check --deploy`. None of these services runs here, so it contacts none.
+DEPLOYED := STRAKE_CHECK_SERVICES=0 STRAKE_BASE_URL=https://strake.example.org STRAKE_TRUSTED_PROXIES=1 \
 	STRAKE_SECRET_KEY=$$($(BIN)/python -c 'import secrets; print(secrets.token_urlsafe(50))') \
 	STRAKE_MASTER_KEYS=$$($(BIN)/python -c 'from credentials.vault.keyring import new_document; print(new_document())') \
 	DATABASE_URL=postgres://strake@127.0.0.1/strake REDIS_URL=redis://127.0.0.1/0 EMAIL_URL=smtp://127.0.0.1

@@ -50,6 +50,8 @@ ACTIONS = {
     "master_key.retired": "Master key retired",
     "master_key.removed": "Master key removed from the keyring",
     "audit.read": "Records of others read",
+    "database.backed_up": "Database backed up",
+    "database.restored": "Database restored from a backup",
 }
 # New columns go to the end, so that scripts which count them keep working.
 CSV_COLUMNS = ("at", "action", "actor", "subject_type", "subject_id", "subject", "address", "account", "via", "details")
