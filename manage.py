@@ -71,15 +71,15 @@ def fail(message: str, exit_code: int) -> None:
 @contextmanager
 def database_errors_explained(arguments: list[str]) -> Iterator[None]:
     """End with the database's own reason if it cannot be used, unless a traceback is asked for."""
-    from django.db import InterfaceError, OperationalError, ProgrammingError
+    from django.db import Error as DatabaseError
 
     try:
         yield
-    except (InterfaceError, OperationalError, ProgrammingError) as error:
-        if "--traceback" in arguments:
-            raise
+    except DatabaseError as error:
         from accounts import database_errors
 
+        if "--traceback" in arguments or not database_errors.is_of_server(error):
+            raise
         reason = database_errors.reason(error)
         fail(
             f"The database cannot be used: {reason}. {database_errors.advice(reason)}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from django.db import Error, connection
+from django.db import Error, OperationalError, connection
 
 MAX_LENGTH = 400
 # What a server says if waiting does not help. It says so before the session has an SQLSTATE.
@@ -23,6 +23,11 @@ def reason(error: BaseException) -> str:
         error = _ask_without_pool() or error
     text = " ".join(str(error).split()).removesuffix(".")
     return text if len(text) <= MAX_LENGTH else f"{text[:MAX_LENGTH]}…"
+
+
+def is_of_server(error: Error) -> bool:
+    """True if the database cannot be reached or has not been migrated. Any other error is a defect of the program."""
+    return isinstance(error, OperationalError) or getattr(error.__cause__, "sqlstate", "") == "42P01"
 
 
 def exit_code(reason: str) -> int:

@@ -109,7 +109,9 @@ DATABASE_URL = env.secret("DATABASE_URL") or ""
 REDIS_URL = env.secret("REDIS_URL") or ""
 if REDIS_URL:
     redis_url(REDIS_URL)
-STRAKE_PLAINTEXT_HOSTS = env.words("STRAKE_PLAINTEXT_HOSTS")  # for strake/deploy_checks.py
+STRAKE_DATABASE_CONNECTIONS = env.number("STRAKE_DATABASE_CONNECTIONS", 8, low=2, high=100)
+STRAKE_PLAINTEXT_HOSTS = env.words("STRAKE_PLAINTEXT_HOSTS")  # for strake/deploy_checks.py, as the next one
+STRAKE_CHECK_SERVICES = env.number("STRAKE_CHECK_SERVICES", 1, low=0, high=1)
 if not STRAKE_EMBEDDED and not (DATABASE_URL and REDIS_URL):
     raise ImproperlyConfigured(
         "STRAKE_BASE_URL is not a loopback address. For one machine, set STRAKE_HOME to the data folder, and neither "
@@ -119,8 +121,16 @@ if not STRAKE_EMBEDDED and not (DATABASE_URL and REDIS_URL):
 if DATABASE_URL:
     DATABASES = {"default": database_config(DATABASE_URL)}
     DATABASES["default"]["CONN_MAX_AGE"] = 0
+    # A connection from the pool may have ended with a restart of the server. The request log retries anyway, and would
+    # wait for ever for a check that gets no answer.
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = STRAKE_PROCESS == "web"
     # After an outage, connect again for the next query, not in growing intervals.
-    DATABASES["default"]["OPTIONS"]["pool"] = {"min_size": 1, "max_size": 8, "timeout": 5, "reconnect_timeout": 5}
+    DATABASES["default"]["OPTIONS"]["pool"] = {
+        "min_size": 1,
+        "max_size": STRAKE_DATABASE_CONNECTIONS,
+        "timeout": 5,
+        "reconnect_timeout": 5,
+    }
 else:
     DATABASES = {
         "default": {
@@ -370,11 +380,12 @@ if not HTTPS:
 
 # --- Logs ----------------------------------------------------------------------------------------------------------
 
+STRAKE_LOG = env.choice("STRAKE_LOG", "text", {"text", "json"})
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"()": "strake.logs.LineFormatter"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {"line": {"()": "strake.logs.LineFormatter", "style": STRAKE_LOG}},
+    "handlers": {"stderr": {"class": "strake.logs.CountingHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {
         # Django's default handlers would print each record again, with the text of exceptions.

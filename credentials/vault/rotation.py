@@ -23,6 +23,7 @@ from django.db.models import Q, QuerySet
 
 from accounts import audit
 from accounts.actors import Actor
+from accounts.transactions import LockTaken, process_lock
 from credentials.errors import CannotOpen, RotationRunning, UnknownMasterKey
 from credentials.models import DerivedToken, Endpoint, SealedKey
 from credentials.vault import key_holders, key_registry, keyring, unwrapping
@@ -50,7 +51,8 @@ def pending(ring: Keyring) -> dict[str, int]:
 def dry_run(ring: Keyring) -> set[UUID]:
     """Rewrap every data key without saving any. Returns the ids of the credentials that would be stuck."""
     rows = _pending(ring).values_list(*_Row._fields).iterator(chunk_size=500)
-    return {row.credential_id for row in map(_Row._make, rows) if _rewrapped(row, ring) is None}
+    with transaction.atomic():  # in which a cursor works behind a pooler too
+        return {row.credential_id for row in map(_Row._make, rows) if _rewrapped(row, ring) is None}
 
 
 def rotate(
@@ -168,15 +170,11 @@ def _save(renewed: list[tuple[_Row, WrappedKey]]) -> int:
 def _rotation_lock() -> Iterator[None]:
     """Hold the lock that allows only one rotation. It is released even on SIGKILL. Raises `RotationRunning`."""
     if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_try_advisory_lock(%s)", [_ADVISORY_LOCK])
-            if not cursor.fetchone()[0]:
-                raise RotationRunning
         try:
-            yield
-        finally:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(%s)", [_ADVISORY_LOCK])
+            with process_lock(_ADVISORY_LOCK):
+                yield
+        except LockTaken:
+            raise RotationRunning from None
         return
     lock = os.open(f"{settings.DATABASES['default']['NAME']}.rotation", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

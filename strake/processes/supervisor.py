@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from strake import log_lines
 from strake.processes.hardening import end_with_parent, environment_of, harden
 
 ROOT = os.path.realpath(f"{__file__}/../../..")
@@ -127,9 +128,12 @@ class Supervisor:
         else:
             failed_again = time.monotonic() - self._web_started_at < STABLE_SECONDS
             self._pause = min(max(FIRST_PAUSE_SECONDS, self._pause * 2 if failed_again else 0), MAX_PAUSE_SECONDS)
-            _say(f"The web half ended with code {code}. It starts again in {self._pause:g} seconds.")
+            self._say(f"The web half ended with code {code}. It starts again in {self._pause:g} seconds.")
         self._is_reloading = False
         self._web_due = time.monotonic() + self._pause
+
+    def _say(self, text: str) -> None:
+        log_lines.say(text, name=__name__, environment=self._web_environment)
 
     # --- Children ----------------------------------------------------------------------------------------------------
 
@@ -163,7 +167,7 @@ class Supervisor:
                 "again, unless another Strake runs with this folder."
             )
             is_taken = error.errno == errno.EADDRINUSE
-            _say(
+            self._say(
                 f"The demo provider is not running: 127.0.0.1:{port} cannot be listened on ({error.strerror})."
                 f"{f' {advice}' if is_taken else ''}"
             )
@@ -222,7 +226,3 @@ def _passed_descriptors(environment: Mapping[str, str]) -> Sequence[int]:
     number = environment.get("LISTEN_FDS", "").strip()
     is_for_us = environment.get("LISTEN_PID", "").strip() == str(os.getpid())
     return range(3, 3 + int(number)) if is_for_us and number.isdecimal() and len(number) < 3 else ()
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")

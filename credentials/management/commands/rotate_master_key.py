@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from django.core.management.base import CommandError
+from django.db import transaction
 from tqdm import tqdm
 
 from accounts.commands import OperatorCommand
@@ -87,8 +88,9 @@ class Command(OperatorCommand):
     def _list_exposed(self) -> None:
         self.print(*COMPROMISED.splitlines())
         exposed = rotation.exposed_endpoints(keyring.current())
-        for endpoint in exposed.iterator(chunk_size=500):
-            self.print(f"  {endpoint.owner.email}  {endpoint.subdomain}  {endpoint.provider}  {endpoint.label}")
+        with transaction.atomic():  # in which a cursor works behind a pooler too
+            for endpoint in exposed.iterator(chunk_size=500):
+                self.print(f"  {endpoint.owner.email}  {endpoint.subdomain}  {endpoint.provider}  {endpoint.label}")
         self.print("", f"{exposed.count()} endpoints.")
 
 

@@ -42,6 +42,16 @@ class Command(OperatorCommand):
         parser.add_argument(
             "--email", default=users.LOCAL_EMAIL, help="who signs in with the printed link (%(default)s)"
         )
+        parser.add_argument(
+            "--wait-for-migrations",
+            metavar="SECONDS",
+            type=int,
+            nargs="?",
+            const=600,
+            default=0,
+            help="do not start before `manage.py migrate` has run, and wait for it (%(const)s seconds), instead of "
+            "ending with exit code 78",
+        )
         parser.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)  # where to report to the supervisor
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -65,7 +75,7 @@ class Command(OperatorCommand):
         """Check and prepare everything, and tell the supervisor."""
         try:
             serve.check_configuration()
-            serve.prepare_database()
+            serve.prepare_database(options["wait_for_migrations"])
         except serve.StartupError as error:
             raise CommandError(str(error), returncode=error.exit_code) from None
         if options["ready_fd"] is not None:
