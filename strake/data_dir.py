@@ -105,6 +105,11 @@ class DataDir:
             return not (_exists(self.master_keys) or _exists(self.database))
 
     @property
+    def is_unprepared(self) -> bool:
+        """True if nothing has been created in the folder yet, or `prepare` would move files of an older version."""
+        return (self.is_new and not self.data.exists()) or self.is_older
+
+    @property
     def is_older(self) -> bool:
         """True if `prepare` would move files of an older version. Until then, the properties name their old places."""
         with self._errors_explained():

@@ -58,7 +58,6 @@ STRAKE_MASTER_KEYS_FILE = ""
 STRAKE_MASTER_KEYS_COMMAND = ""
 STRAKE_MASTER_KEYS = Secret("")
 SECRET_KEY = Secret("")  # Django refuses to use an empty key
-_is_new = STRAKE_EMBEDDED and STRAKE_HOME.is_new  # nothing has been created in the data folder yet
 _key_sources = env.present("STRAKE_MASTER_KEYS_FILE", "STRAKE_MASTER_KEYS_COMMAND", "STRAKE_MASTER_KEYS")
 if STRAKE_PROCESS == "web" and _key_sources:
     raise ImproperlyConfigured(
@@ -137,7 +136,7 @@ else:
             "ENGINE": "django.db.backends.sqlite3",
             # Only commands that create nothing get here with a new folder, or with one of an older version before its
             # files have been moved. They see an empty database.
-            "NAME": ":memory:" if _is_new or STRAKE_HOME.is_older else str(STRAKE_HOME.database),
+            "NAME": ":memory:" if STRAKE_HOME.is_unprepared else str(STRAKE_HOME.database),
             "OPTIONS": {
                 # Take the write lock when a transaction begins: under load, upgrading a read lock fails at once.
                 "transaction_mode": "IMMEDIATE",
@@ -359,10 +358,8 @@ SECURE_REFERRER_POLICY = "same-origin"
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS
-SECURE_HSTS_PRELOAD = False
 # The reverse proxy terminates TLS and redirects plain HTTP.
 SECURE_SSL_REDIRECT = False
-X_FRAME_OPTIONS = "DENY"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024  # the largest form holds a pasted key
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 100
 
@@ -371,7 +368,7 @@ SILENCED_SYSTEM_CHECKS = [
     "security.W021",  # HSTS preload binds a whole domain permanently: the operator decides
     "django_ratelimit.W001",  # it knows atomic caches by name, and accounts.database_cache is not among them
 ]
-if _is_new and STRAKE_LOOPBACK and str(STRAKE_HOME.master_keys) == STRAKE_MASTER_KEYS_FILE:
+if STRAKE_LOOPBACK and STRAKE_HOME.is_new and str(STRAKE_HOME.master_keys) == STRAKE_MASTER_KEYS_FILE:
     # The keyring does not exist yet. The first command that needs it creates it.
     SILENCED_SYSTEM_CHECKS += ["credentials.E001"]
 if not HTTPS:
