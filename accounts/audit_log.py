@@ -45,10 +45,13 @@ ACTIONS = {
     "token.rotated": "Token rotated",
     "token.revoked": "Token revoked",
     "master_key.created": "Master key created",
+    "master_key.promoted": "Master key made the primary",
     "master_key.rotated": "Master key rotated",
     "master_key.retired": "Master key retired",
     "master_key.removed": "Master key removed from the keyring",
     "audit.read": "Records of others read",
+    "database.backed_up": "Database backed up",
+    "database.restored": "Database restored from a backup",
 }
 # New columns go to the end, so that scripts which count them keep working.
 CSV_COLUMNS = ("at", "action", "actor", "subject_type", "subject_id", "subject", "address", "account", "via", "details")

@@ -126,6 +126,14 @@ def _tinyproxy_missing() -> str:
     return "" if shutil.which("tinyproxy") else "tinyproxy is not installed"
 
 
+def _curl_missing() -> str:
+    return "" if shutil.which("curl") else "curl is not installed"
+
+
+def _root_missing() -> str:
+    return "" if os.geteuid() == 0 else "only root may look into Strake's processes"
+
+
 def _namespaces_missing() -> str:
     command = ["unshare", "-Urnm", "true"]
     allowed = shutil.which("unshare") and not subprocess.run(command, capture_output=True, check=False).returncode
@@ -140,6 +148,8 @@ SERVICES = {
     "redis": _redis_missing,
     "browser": _browser_missing,
     "npm": _npm_missing,
+    "curl": _curl_missing,
+    "root": _root_missing,
     "systemd": _systemd_missing,
     "strace": _strace_missing,
     "valgrind": _valgrind_missing,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -12,11 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from django.conf import settings
-from django.core.checks import registry, run_checks
+from django.core.checks import CheckMessage, registry, run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import DatabaseError, connection, connections
 
+from accounts import database_errors
 from credentials import local_addresses
 from strake.data_dir import DataDir
 from strake.database_url import FILES
@@ -24,6 +26,8 @@ from strake.processes import landlock, listen
 from strake.processes.hardening import end_with_parent
 from strake.processes.listen import UnixAddress
 from strake.processes.runtime import Half
+
+logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
 
@@ -93,11 +97,16 @@ def check_configuration() -> None:
     """
     check_numbers()
     tags = {"strake"} if settings.STRAKE_PROCESS == "proxy" else registry.registry.tags_available() - {"urls"}
-    errors = [message for message in run_checks(tags=list(tags)) if message.is_serious()]
-    if errors:
-        raise ImproperlyConfigured(
-            " ".join(" ".join(filter(None, (f"({error.id})", error.msg, error.hint))) for error in errors)
-        )
+    messages = run_checks(tags=list(tags))
+    if errors := [message for message in messages if message.is_serious()]:
+        raise ImproperlyConfigured(" ".join(map(_one_line, errors)))
+    if settings.STRAKE_PROCESS == "proxy":
+        for message in messages:
+            logger.warning("%s", _one_line(message))  # such as a keyring that opens nothing
+
+
+def _one_line(message: CheckMessage) -> str:
+    return " ".join(filter(None, (f"({message.id})", message.msg, message.hint)))
 
 
 def prepare_database(wait_seconds: float = 0) -> None:
@@ -111,14 +120,11 @@ def prepare_database(wait_seconds: float = 0) -> None:
             call_command("migrate", verbosity=0, interactive=False)
         is_up_to_date = _is_migrated(wait_seconds)
     except DatabaseError as error:
-        reason = str(error).strip().partition("\n")[0]
-        if settings.DATABASE_URL:
-            name, advice = "The database", "Is it running, and is DATABASE_URL right?"
-        else:
-            name = str(settings.STRAKE_HOME.database)
-            is_locked = "locked" in reason
-            advice = "Another process is writing to it. Try again." if is_locked else "Restore it from your backup."
-        raise StartupError(f"{name} cannot be used: {reason}. {advice}", exit_code=os.EX_TEMPFAIL) from None
+        reason = database_errors.reason(error)
+        name = "The database" if settings.DATABASE_URL else str(settings.STRAKE_HOME.database)
+        advice = database_errors.advice(reason)
+        exit_code = database_errors.exit_code(reason)
+        raise StartupError(f"{name} cannot be used: {reason}. {advice}", exit_code=exit_code) from None
     if not is_up_to_date:
         raise StartupError(
             "The database is not up to date. Run: manage.py migrate. A server waits for that if it is started with "
