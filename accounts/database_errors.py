@@ -35,6 +35,15 @@ def exit_code(reason: str) -> int:
     return os.EX_CONFIG if any(text in reason for text in _WRONG) else os.EX_TEMPFAIL
 
 
+def advice(reason: str) -> str:
+    """What an operator can do about it."""
+    if "no such table" in reason or "relation" in reason:
+        return "Run: manage.py migrate"
+    if connection.vendor == "postgresql":
+        return "Is it running, and is DATABASE_URL right?"
+    return "Another process is writing to it. Try again." if "locked" in reason else "Restore it from your backup."
+
+
 def _ask_without_pool() -> Error | None:
     alone = connection.copy()
     alone.settings_dict["OPTIONS"].pop("pool", None)

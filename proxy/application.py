@@ -7,6 +7,7 @@ switches between threads for its signals.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -22,7 +23,8 @@ from proxy.access.in_flight import InFlight
 from proxy.access.origin_lists import AllowedOrigins
 from proxy.access.rate_limits import LocalRateLimits, RateLimits
 from proxy.access.route_lookup import Lookup
-from proxy.errors import ProxyError, UpstreamInvalid, UpstreamUnreachable
+from proxy.descriptors import DescriptorWatch
+from proxy.errors import ProxyError, StoreUnavailable, UpstreamInvalid, UpstreamUnreachable
 from proxy.http.error_response import error_response
 from proxy.http.request import ClientDisconnected, ProxyRequest
 from proxy.http.response import PROTECTION, PROTECTION_LINES, Response, send_response
@@ -63,13 +65,18 @@ class ProxyApplication:
         self.origins = AllowedOrigins(self.lookup)
         self.in_flight = InFlight()
         self._watch = asyncio.create_task(self.in_flight.watch(self.lookup))
+        self._descriptors = asyncio.create_task(DescriptorWatch().run())
         self.pool = ConnectionPool()
         self.renewals = Renewals(self.pool)
         self.request_log = RequestLog()
         self.request_log.start()
+        # So that the first request finds a connection. On a full disk, SQLite could no longer open one.
+        with contextlib.suppress(StoreUnavailable):
+            await self.lookup.find("", b"")
 
     async def shutdown(self) -> None:
         self._watch.cancel()
+        self._descriptors.cancel()
         await self.renewals.close()
         self.pool.close()
         await self.request_log.stop()

@@ -89,7 +89,7 @@ def check_database(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMes
 @register(Tags.security, deploy=True)
 def check_reverse_proxy(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMessage]:
     """Only the proxy half uses these settings, and commands, which may run with the settings of both halves."""
-    if settings.STRAKE_EMBEDDED or settings.STRAKE_PROCESS == "web":
+    if settings.STRAKE_LOOPBACK or settings.STRAKE_PROCESS == "web":
         return []
     messages: list[CheckMessage] = []
     if settings.STRAKE_TRUSTED_PROXIES == 0:

@@ -155,7 +155,6 @@ def test_type_imports_are_only_for_types() -> None:
 RESOLVED_BY_DJANGO = {"strake/settings.py", "strake/page_urls.py", "accounts/apps.py"}
 NAMED_BY_STRING = {
     ("accounts/sessions/service.py", "accounts.backends.LinkBackend"),  # Django stores this name in the session
-    ("accounts/sign_in/views.py", "accounts.sign_in.mail.TerminalBackend"),  # compared with a setting
 }
 
 

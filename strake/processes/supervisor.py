@@ -9,6 +9,7 @@ This is not gunicorn's arbiter, which reaps every child that it finds and keeps 
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import signal
@@ -160,10 +161,15 @@ class Supervisor:
     def _listen_for_demo(self, port: int) -> None:
         try:
             self._demo_listener = socket.create_server(("127.0.0.1", port))
-        except OSError:
+        except OSError as error:
+            advice = (
+                "To choose another port, delete the file demo-port in the data folder and create your demo endpoints "
+                "again, unless another Strake runs with this folder."
+            )
+            is_taken = error.errno == errno.EADDRINUSE
             self._say(
-                f"The demo provider is not running: port {port} is taken. To choose another port, delete the file "
-                "demo-port in the data folder and create your demo endpoints again."
+                f"The demo provider is not running: 127.0.0.1:{port} cannot be listened on ({error.strerror})."
+                f"{f' {advice}' if is_taken else ''}"
             )
 
     def _start_demo(self, listener: socket.socket) -> None:

@@ -125,7 +125,7 @@ def test_no_message_contains_a_password(configure: Configure) -> None:
 
 
 def test_clients_address_and_open_ports(settings: Settings) -> None:
-    settings.STRAKE_EMBEDDED, settings.STRAKE_TRUSTED_PROXIES = False, 0
+    settings.STRAKE_LOOPBACK, settings.STRAKE_TRUSTED_PROXIES = False, 0
     settings.STRAKE_BIND = listen.parse("0.0.0.0:8000,127.0.0.1:8001,unix:/run/x.sock", port=8000)
     assert [message.id for message in checks.check_reverse_proxy(None)] == ["strake.W003", "strake.W004"]
     settings.STRAKE_PROCESS = "web"
