@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from uuid import UUID
 
-from django.db import DEFAULT_DB_ALIAS
+from django.db import DEFAULT_DB_ALIAS, transaction
 
 from credentials.errors import UnknownMasterKey
 from credentials.models import Credential
@@ -25,9 +25,10 @@ def check(
     credentials = Credential.objects.using(using).select_related("endpoint__owner", "sealed_key").order_by("pk")
     total = credentials.count()
     broken = {}
-    for credential in watch(credentials.iterator(chunk_size=500), total):
-        if problem := _problem(credential, ring):
-            broken[credential.pk] = (credential, problem)
+    with transaction.atomic(using=using):  # in which a cursor works behind a pooler too
+        for credential in watch(credentials.iterator(chunk_size=500), total):
+            if problem := _problem(credential, ring):
+                broken[credential.pk] = (credential, problem)
     return total, broken
 
 
