@@ -16,6 +16,7 @@ import uvloop  # noqa: E402
 from uvicorn.server import ServerState  # noqa: E402
 
 from bench.upstream import RESPONSE  # noqa: E402
+from proxy.metrics import traffic  # noqa: E402
 from proxy.request_log import recorder  # noqa: E402
 from proxy.server.protocol import HTTPProtocol  # noqa: E402
 from proxy.upstream.connection import UpstreamConnection  # noqa: E402
@@ -153,6 +154,7 @@ async def main(kind: str, subdomain: str, warm_up: int, requests: int) -> None:
         raise RuntimeError(exchange.received)
     log = application.proxy.request_log
     await log._flush()  # noqa: SLF001
+    traffic.publish()
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()
@@ -160,6 +162,7 @@ async def main(kind: str, subdomain: str, warm_up: int, requests: int) -> None:
         exchange.once()
     if not os.environ.get("BENCH_WITHOUT_LOG"):
         await log._flush()  # noqa: SLF001
+    traffic.publish()
     os._exit(0)
 
 

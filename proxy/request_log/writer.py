@@ -158,10 +158,14 @@ class _Total:
 
 def _rollups(batch: list[Entry]) -> list[Rollup]:
     totals: dict[tuple[str, int, int], _Total] = {}
+    hour, hour_at, next_hour_at = 0, 0.0, 0.0  # of the last entry, which mostly is that of the next one too
     for endpoint_id, token_id, status, latency_ms, first_byte_ms, at, error, phase in batch:
         if phase == CLOSED:
             continue  # counted when it was opened
-        key = (token_id, int(at // 3600), status // 100)
+        if not hour_at <= at < next_hour_at:
+            hour = int(at // 3600)
+            hour_at, next_hour_at = hour * 3600.0, hour * 3600.0 + 3600.0
+        key = (token_id, hour, status // 100)
         total = totals.get(key)
         if total is None:
             total = totals[key] = _Total(endpoint_id)
