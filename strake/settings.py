@@ -174,9 +174,9 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
-    "strake.metrics.web.CountPages",
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",  # outermost, so that every response carries it
+    "strake.metrics.web.CountPages",
     "strake.pages.static_files.StaticFiles",
     "strake.pages.middleware.Compression",
     "strake.pages.middleware.PageHeaders",

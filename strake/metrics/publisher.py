@@ -49,8 +49,10 @@ class Publisher:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        if not settings.STRAKE_METRICS_BIND:
-            return
+        if settings.STRAKE_METRICS_BIND:
+            self._try("start", self._start)
+
+    def _start(self) -> None:
         self._folder: Path = settings.STRAKE_RUNTIME.folder / self._half
         self._mode = settings.STRAKE_RUNTIME.socket_mode & 0o640
         self._slot = self._take_slot()
