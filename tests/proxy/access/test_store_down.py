@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from proxy.access.postgresql_connections import TIMEOUT_SECONDS
@@ -141,6 +142,11 @@ def test_postgresql_outage(how: str, own_postgres: Cluster, run_strake: RunStrak
     }[how]
     strake = run_strake(DATABASE_URL=own_postgres.url)
     endpoint = strake.connect(upstream.url)
-    asyncio.run(check_outage(strake, endpoint, begin, end, seconds=4 * TIMEOUT_SECONDS))
+    load = asyncio.run(check_outage(strake, endpoint, begin, end, seconds=4 * TIMEOUT_SECONDS))
     assert strake.log().count("store_unavailable") <= 8, "once per outage and worker, not once per request"
     eventually(lambda: "store_back" in strake.log())
+    # Afterwards its owner sees how often the outage has refused the token.
+    refused = sum(sample.error == "store_unavailable" for sample in load.samples)
+    counted = "SELECT coalesce(sum(count), 0) FROM proxy_refusalcount WHERE code = 'store_unavailable' AND token_id = %s"
+    with psycopg.connect(own_postgres.url, autocommit=True) as connection:
+        eventually(lambda: connection.execute(counted, [endpoint.token_id]).fetchone() == (refused,))
