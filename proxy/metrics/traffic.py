@@ -84,7 +84,7 @@ class ProviderTraffic:
     def publish(self) -> None:
         entries = _taken(self._pending)
         if any(map(_ERROR, entries)) or any(map(_PHASE, entries)):
-            counts = Counts((status, error) for *_, status, _, _, _, error, phase in entries if phase != CLOSED)
+            counts = Counts((entry.status, entry.error) for entry in entries if entry.phase != CLOSED)
             durations = [entry for entry in entries if entry.phase != OPENED]
             answered = [entry for entry in entries if not entry.error]
         else:  # the same in less time

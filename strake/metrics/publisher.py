@@ -35,8 +35,7 @@ class Publisher:
 
     Call `start` in the process that serves: threads do not survive a fork. `measure` gets the name of this process and
     brings its metrics up to date, once a second. It must not wait for anything. `look` may ask the database, in another
-    thread, every `LOOK_SECONDS`.
-    Only one process of a half on this host does so at a time.
+    thread, every `LOOK_SECONDS`: only one process of a half does so on a host.
     """
 
     def __init__(self, half: str, measure: Callable[[str], None], look: Callable[[], None]) -> None:
