@@ -19,6 +19,7 @@ from bench.upstream import RESPONSE  # noqa: E402
 from proxy.metrics import traffic  # noqa: E402
 from proxy.request_log import recorder  # noqa: E402
 from proxy.server.protocol import HTTPProtocol  # noqa: E402
+from proxy.upstream import pool  # noqa: E402
 from proxy.upstream.connection import UpstreamConnection  # noqa: E402
 from strake.asgi import Application  # noqa: E402
 
@@ -143,6 +144,7 @@ def _discard(data: bytes) -> None:
 async def main(kind: str, subdomain: str, warm_up: int, requests: int) -> None:
     token = sys.stdin.readline().strip()
     recorder.FLUSH_SECONDS = 3600  # once at the end, and not when a clock says so
+    pool.KEEPALIVE_SECONDS = 3600  # a busy machine may take a while
     application = Application()
     await application.proxy.startup()
     exchange = Exchange(application, kind, subdomain, token)
