@@ -26,8 +26,16 @@ from proxy.access.route_lookup import Lookup
 from proxy.errors import ProxyError, StoreUnavailable, UpstreamInvalid, UpstreamUnreachable
 from proxy.http.error_response import error_response
 from proxy.http.request import ClientDisconnected, ProxyRequest
-from proxy.http.response import PROTECTION, PROTECTION_LINES, Response, send_response, timed_lines
+from proxy.http.response import (
+    LINES_BELOW_A_MILLISECOND,
+    LINES_IN_MILLISECONDS,
+    PROTECTION,
+    PROTECTION_LINES,
+    Response,
+    send_response,
+)
 from proxy.metrics import traffic
+from proxy.metrics.traffic import add_own
 from proxy.request_log.entries import CLOSED, OPENED, new_entry
 from proxy.request_log.failures import FailureLog
 from proxy.request_log.recorder import NANOSECONDS_IN_MILLISECOND, RequestLog, milliseconds_since
@@ -98,8 +106,11 @@ class ProxyApplication:
                 lines = PROTECTION_LINES
                 if type(body) is UpstreamResponse:
                     own = elapsed * 1e-9 - body.waited - request.waited
-                    traffic.add_own(own)
-                    lines = timed_lines(own)
+                    add_own(own)
+                    if own >= 0.001:
+                        lines = LINES_IN_MILLISECONDS % (own * 1000 + 0.5)
+                    elif own > 0:
+                        lines = LINES_BELOW_A_MILLISECOND % (own * 1_000_000)
                 await send_response(response, exchange, more_lines=lines)
         except ClientDisconnected:
             status = CLIENT_DISCONNECTED

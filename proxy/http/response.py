@@ -17,19 +17,11 @@ PROTECTION: Headers = [
 
 
 PROTECTION_LINES = b"".join([b"%b: %b\r\n" % pair for pair in PROTECTION])
-# https://www.w3.org/TR/server-timing/, in milliseconds. A provider's own Server-Timing stays beside it.
-_BELOW_A_MILLISECOND = PROTECTION_LINES + b"server-timing: strake;dur=0.%03d\r\n"
-_MILLISECONDS = PROTECTION_LINES + b"server-timing: strake;dur=%d\r\n"
-
-
-def timed_lines(seconds: float) -> bytes:
-    """Return `PROTECTION_LINES` with a Server-Timing of how long Strake took itself until the first byte.
-
-    It has one number, since to format a number costs as much as two of a request's shorter steps.
-    """
-    if seconds >= 0.001:
-        return _MILLISECONDS % (seconds * 1000 + 0.5)
-    return _BELOW_A_MILLISECOND % (seconds * 1_000_000 if seconds > 0.0 else 0)
+# With how long Strake took itself (https://www.w3.org/TR/server-timing/), to fill in: a number of microseconds below
+# 1000, or of milliseconds. One number, since to format one is among a request's costlier steps. A provider's own
+# Server-Timing stays beside it.
+LINES_BELOW_A_MILLISECOND = PROTECTION_LINES + b"server-timing: strake;dur=0.%03d\r\n"
+LINES_IN_MILLISECONDS = PROTECTION_LINES + b"server-timing: strake;dur=%d\r\n"
 
 
 class Stream(Protocol):

@@ -93,7 +93,9 @@ class ProviderTraffic:
         for (status, error), count in counts.items():
             REQUESTS.add(self._provider, f"{status // 100}xx", error or _left(status), by=count)
         DURATION.observe_all(map(_LATENCY, durations), self._provider)
-        first_bytes = [milliseconds for milliseconds in map(_FIRST_BYTE, answered) if milliseconds is not None]
+        first_bytes = list(map(_FIRST_BYTE, answered))
+        if None in first_bytes:
+            first_bytes = [milliseconds for milliseconds in first_bytes if milliseconds is not None]
         FIRST_BYTE.observe_all(first_bytes, self._provider)
 
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from accounts.metrics import MAX_SERIES, OTHER, Counter, Histogram, registry
+from accounts.metrics import MAX_SERIES, OTHER, Counter, Histogram, Metric, registry
 from proxy.metrics import traffic
 from proxy.request_log.entries import CLOSED, OPENED, Entry
 
@@ -15,7 +15,7 @@ from proxy.request_log.entries import CLOSED, OPENED, Entry
 @pytest.fixture
 def counted() -> Iterator[traffic.ProviderTraffic]:
     """The traffic of a provider, with metrics that hold nothing else."""
-    metrics = (traffic.REQUESTS, traffic.DURATION, traffic.FIRST_BYTE)
+    metrics: tuple[Metric, ...] = (traffic.REQUESTS, traffic.DURATION, traffic.FIRST_BYTE)
     before = [metric.values for metric in metrics]
     for metric in metrics:
         metric.values = {}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import promql_parser
 import pytest
-import yaml  # type: ignore[import-untyped]  # has no stubs
+import yaml
 from django.conf import settings
 
 from accounts.metrics import Metric, registry
@@ -44,7 +44,7 @@ def check(query: str) -> None:
     names = re.findall(r"\b((?:strake|process)_\w+|up)\b(?!\()", re.sub(r'"[^"]*"', '""', query))
     assert names, query
     for selector in selectors(tree):
-        known = labels_of(selector.name)
+        known = labels_of(str(selector.name))
         assert {matcher.name for matcher in selector.matchers.matchers} <= known, query
     grouped = {
         label
