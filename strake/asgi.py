@@ -20,8 +20,10 @@ from credentials.vault.heartbeats import Heartbeat
 from proxy import probes, vitals, wrap_service
 from proxy.application import ProxyApplication
 from proxy.http.request import PATH_PREFIX
+from proxy.metrics import gauges
 from proxy.relay import Relay
 from proxy.server.exchange import Exchange
+from strake.metrics.publisher import Publisher
 
 
 class Application:
@@ -65,6 +67,8 @@ class Application:
         await self.proxy.startup()
         heartbeat = Heartbeat("proxy", lambda: vitals.measure(self.proxy))
         await asyncio.to_thread(heartbeat.start)
+        publisher = Publisher("proxy", lambda name: gauges.measure(self.proxy, name), gauges.look)
+        await asyncio.to_thread(publisher.start)
         # Everything loaded by now stays loaded, so collections during requests need not traverse it.
         gc.collect()
         gc.freeze()
@@ -73,6 +77,7 @@ class Application:
         self.relay.close()
         await self.proxy.shutdown()
         await asyncio.to_thread(heartbeat.stop)
+        await asyncio.to_thread(publisher.stop)
         await send({"type": "lifespan.shutdown.complete"})
 
 

@@ -34,6 +34,8 @@ PORT = env.number("PORT", 8000, low=1, high=65535)
 WEB_CONCURRENCY = env.number("WEB_CONCURRENCY", 0, low=0, high=256)  # 0: chosen in proxy_server.py
 STRAKE_WEB_WORKERS = env.number("STRAKE_WEB_WORKERS", 1, low=1, high=64)
 STRAKE_BIND = listen.parse(env.text("STRAKE_BIND"), port=PORT)
+_metrics_bind = env.text("STRAKE_METRICS_BIND")
+STRAKE_METRICS_BIND = listen.parse(_metrics_bind, port=PORT, name="STRAKE_METRICS_BIND") if _metrics_bind else []
 STRAKE_BASE = env.origin("STRAKE_BASE_URL", f"http://localhost:{PORT}")
 STRAKE_BASE_URL = STRAKE_BASE.geturl()
 STRAKE_PROXY_DOMAIN = env.text("STRAKE_PROXY_DOMAIN").lower().strip(".")
@@ -191,6 +193,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",  # outermost, so that every response carries it
+    "strake.metrics.web.CountPages",
     "strake.pages.static_files.StaticFiles",
     "strake.pages.middleware.Compression",
     "strake.pages.middleware.PageHeaders",
