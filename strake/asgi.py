@@ -17,7 +17,7 @@ from django.conf import settings
 django.setup()  # the imports below need it
 
 from credentials.vault.heartbeats import Heartbeat
-from proxy import probes, vitals, wrap_service
+from proxy import audit_checkpoints, probes, vitals, wrap_service
 from proxy.application import ProxyApplication
 from proxy.http.request import PATH_PREFIX
 from proxy.relay import Relay
@@ -65,6 +65,7 @@ class Application:
         await self.proxy.startup()
         heartbeat = Heartbeat("proxy", lambda: vitals.measure(self.proxy))
         await asyncio.to_thread(heartbeat.start)
+        audit_checkpoints.start()
         # Everything loaded by now stays loaded, so collections during requests need not traverse it.
         gc.collect()
         gc.freeze()

@@ -54,6 +54,7 @@ STRAKE_DRAIN_SECONDS = env.number("STRAKE_DRAIN_SECONDS", 0 if STRAKE_EMBEDDED e
 STRAKE_HOME = DataDir.configured(env)
 STRAKE_MASTER_KEYS_FILE = ""
 STRAKE_MASTER_KEYS = Secret("")
+STRAKE_AUDIT_KEY_FILE = ""
 SECRET_KEY = Secret("")  # Django refuses to use an empty key
 _is_new = STRAKE_EMBEDDED and STRAKE_HOME.is_new  # nothing has been created in the data folder yet
 if STRAKE_PROCESS != "web":
@@ -61,10 +62,15 @@ if STRAKE_PROCESS != "web":
     STRAKE_MASTER_KEYS = Secret("" if STRAKE_MASTER_KEYS_FILE else env.text("STRAKE_MASTER_KEYS"))
     if STRAKE_EMBEDDED and not STRAKE_MASTER_KEYS and not STRAKE_MASTER_KEYS_FILE:
         STRAKE_MASTER_KEYS_FILE = str(STRAKE_HOME.master_keys)
+    STRAKE_AUDIT_KEY_FILE = env.text("STRAKE_AUDIT_KEY_FILE", str(STRAKE_HOME.audit_key) if STRAKE_EMBEDDED else "")
 elif env.text("STRAKE_MASTER_KEYS") or env.text("STRAKE_MASTER_KEYS_FILE"):
     raise ImproperlyConfigured(
         "The web half must not know master keys. Remove STRAKE_MASTER_KEYS and STRAKE_MASTER_KEYS_FILE from its "
         "environment."
+    )
+elif env.text("STRAKE_AUDIT_KEY_FILE"):
+    raise ImproperlyConfigured(
+        "The web half must not sign checkpoints. Remove STRAKE_AUDIT_KEY_FILE from its environment."
     )
 if STRAKE_PROCESS != "proxy":
     SECRET_KEY = env.secret("STRAKE_SECRET_KEY") or Secret("")

@@ -13,7 +13,7 @@ import sys
 
 # Each can also be set as NAME_FILE, the path of a file, which is safer.
 WEB_SECRETS = ("STRAKE_SECRET_KEY", "EMAIL_URL")
-PROXY_SECRETS = ("STRAKE_MASTER_KEYS",)
+PROXY_SECRETS = ("STRAKE_MASTER_KEYS", "STRAKE_AUDIT_KEY")  # the latter only as a file
 SECRET_VARIABLES = (*WEB_SECRETS, *PROXY_SECRETS, "DATABASE_URL", "REDIS_URL", "STRAKE_EGRESS_PROXY")
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4  # <linux/prctl.h>
