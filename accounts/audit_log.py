@@ -11,7 +11,8 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from accounts.models import AuditEvent
+from accounts.audit_chain import VerifierKey
+from accounts.models import AuditCheckpoint, AuditEvent
 
 # Labels of the stored actions. An action without an entry is shown as stored.
 ACTIONS = {
@@ -48,6 +49,7 @@ ACTIONS = {
     "master_key.retired": "Master key retired",
     "master_key.removed": "Master key removed from the keyring",
     "audit.read": "Records of others read",
+    "audit.erased": "Events of a deleted account erased",
 }
 # New columns go to the end, so that scripts which count them keep working.
 CSV_COLUMNS = ("at", "action", "actor", "subject_type", "subject_id", "subject", "address", "account", "via", "details")
@@ -79,6 +81,16 @@ def changes(event: AuditEvent) -> str:
             parts.append(f"{_words(prefix)} from {before} → {after}".strip())
     parts += [f"{_words(name)}: {_shown(value, name)}" for name, value in details.items() if value is not None]
     return " · ".join(parts)
+
+
+def newest_checkpoint() -> AuditCheckpoint | None:
+    return AuditCheckpoint.objects.order_by("-id").first()
+
+
+def fingerprint() -> str:
+    """The fingerprint of the key that signed the newest checkpoint, or "" if there is none."""
+    newest = newest_checkpoint()
+    return VerifierKey.parse(newest.key).fingerprint if newest else ""
 
 
 def csv_lines(events: QuerySet[AuditEvent]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Verifies an exported audit log offline: `python -m accounts.verify_audit FILE --key KEY`, or `manage.py verify_audit`.
+"""Verifies an exported audit log offline: `python -m accounts.verify_audit FILE --key KEY`.
 
 Needs no Django, no database and no settings: only this module, `accounts.audit_chain`, and the packages rfc8785 and
 cryptography.
@@ -188,12 +188,13 @@ def run(file: str, key: str, checkpoint: Sequence[str], since: int) -> str:
     verification = Verification(VerifierKey.parse(text), since)
     for path in checkpoint:
         verification.read_checkpoint(Path(path).read_text(encoding="utf-8"))
-    source = nullcontext(sys.stdin) if file == "-" else Path(file).open(encoding="utf-8")
-    with source as lines:
+    with nullcontext(sys.stdin) if file == "-" else Path(file).open(encoding="utf-8") as lines:
         try:
             verification.read(lines)
         except UnicodeDecodeError:
             raise Tampered(f"The line of event {verification.last + 1} is no event.") from None
+    if verification.last == since:
+        raise Tampered("There is no event.")
     verification.finish()
     parts = [f"Events {since + 1} to {verification.last} are unchanged."]
     if verification.erased:
