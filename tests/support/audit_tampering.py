@@ -120,9 +120,9 @@ def rebuild() -> None:
     AuditCheckpoint.objects.all()._raw_delete(using="default")
 
 
-def rebuild_with_another_key() -> None:
+def rebuild_and_forge_a_signature() -> None:
+    key = audit_chain.VerifierKey.parse(AuditCheckpoint.objects.latest("pk").key)
     rebuild()
-    key = audit_chain.VerifierKey("localhost/audit", bytes(32))
     digest = AuditLink.objects.get(sequence=last()).hash
     forged = audit_chain.Checkpoint(key.name, last(), digest, "2026-11-30T00:00:00.000000Z")
     note = audit_chain.write_note(forged, key, lambda text: bytes(64))
@@ -155,7 +155,7 @@ MANIPULATIONS: dict[str, Callable[[], None]] = {
     function.__name__: function
     for function in (
         *(change, backdate, remove, remove_and_renumber, insert, reorder, cut_the_tail),
-        *(rebuild, rebuild_with_another_key, rebuild_under_the_old_checkpoint, restore_and_go_on, erase_somebody),
+        *(rebuild, rebuild_and_forge_a_signature, rebuild_under_the_old_checkpoint, restore_and_go_on, erase_somebody),
     )
 }
 
