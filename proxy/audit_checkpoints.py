@@ -133,6 +133,7 @@ def start() -> None:
 def _run() -> None:
     waiting = threading.Event()
     seconds = FIRST_SECONDS
+    reported = ""  # each message about the key once
     while not waiting.wait(seconds):
         seconds = POLL_SECONDS
         try:
@@ -141,7 +142,9 @@ def _run() -> None:
         except ChainBroken as error:
             logger.error("audit_chain_broken %s Nothing has been signed.", error)  # noqa: TRY400  (no traceback)
         except AuditKeyError as error:
-            logger.warning("audit_checkpoint_not_signed %s", error)
+            if str(error) != reported:
+                reported = str(error)
+                logger.warning("audit_checkpoint_not_signed %s", reported)
         except Exception as error:  # noqa: BLE001  (an outage passes, and the message may hold the database's address)
             logger.warning("audit_checkpoint_failed kind=%s", type(error).__name__)
         finally:

@@ -21,6 +21,8 @@ class Command(OperatorCommand):
         "created."
     )
 
+    requires_system_checks = []  # it runs before the first migration
+
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--file", metavar="PATH", help="the key file (default: STRAKE_AUDIT_KEY_FILE)")
         parser.add_argument("--name", default="", help="the key's name (default: the host of STRAKE_BASE_URL, /audit)")
