@@ -51,8 +51,9 @@ def sign(*, only_if_due: bool = False, pause: float = 0.0) -> AuditCheckpoint | 
         if only_if_due and not is_due():
             return None
         size, last_hash = _verify(verified)
-        now = audit_chain.timestamp(timezone.now())
-        note = audit_chain.write_note(Checkpoint(key.public.name, size, last_hash, now), key.public, key.private.sign)
+        checkpoint = Checkpoint(key.public.name, size, last_hash, audit_chain.timestamp(timezone.now()))
+        note = audit_chain.write_note(checkpoint, key.public, key.private.sign)
+        transaction.on_commit(lambda: _seen.update({str(key.public): checkpoint}))
         return AuditCheckpoint.objects.create(size=size, note=note, key=str(key.public))
 
 

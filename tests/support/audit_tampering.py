@@ -230,6 +230,8 @@ def main() -> None:
     assert signed is not None
     report: dict[str, Any] = {"errors": errors, "key": signed.key, "checkpoint": signed.note, "untouched": lines()}
     report |= {name: tampered_by(manipulate) for name, manipulate in MANIPULATIONS.items()}
+    audit_checkpoints._seen.clear()
+    audit_checkpoints.look()
     report["refusal"] = refusal()
     json.dump(report, sys.stdout)
 
