@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime
 from typing import Any
 
 from django.db import connection, models, transaction
@@ -66,8 +67,10 @@ class AuditEvent(models.Model):
         if connection.vendor == "postgresql":
             super().save(*args, **kwargs)  # triggers add the link when the transaction commits
             return
-        with transaction.atomic():  # holds SQLite's only write lock
+        at: object = self.at  # an expression, unless the caller has set a time
+        if not isinstance(at, datetime):
             self.at = timezone.now()
+        with transaction.atomic():  # holds SQLite's only write lock
             super().save(*args, **kwargs)
             AuditLink.append(self)
 

@@ -209,9 +209,9 @@ def main() -> int:
     add_arguments(parser)
     arguments = parser.parse_args()
     try:
-        print(run(**vars(arguments)))  # noqa: T201
+        sys.stdout.write(run(**vars(arguments)) + "\n")
     except Tampered as error:
-        print(error, file=sys.stderr)  # noqa: T201
+        sys.stderr.write(f"{error}\n")
         return 1
     except (OSError, NotAKey, NotACheckpoint, UnicodeDecodeError) as error:
         parser.error(str(error))

@@ -141,7 +141,7 @@ def _run() -> None:
             if sign(only_if_due=True, pause=_PAUSE_SECONDS) is None:
                 look()
         except ChainBroken as error:
-            logger.error("audit_chain_broken %s Nothing has been signed.", error)  # noqa: TRY400  (no traceback)
+            logger.log(logging.ERROR, "audit_chain_broken %s Nothing has been signed.", error)
         except AuditKeyError as error:
             if str(error) != reported:
                 reported = str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from django.db import close_old_connections
 from accounts import audit_export
 from accounts.commands import OperatorCommand
 from credentials.audit_receivers import FORMS, NotDelivered, Receiver, Stream, UnknownReceiver, receiver_of
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 60.0
@@ -88,8 +91,8 @@ class Command(OperatorCommand):
             except (NotDelivered, DatabaseError) as error:
                 if not follow:
                     raise
-                kind = error if isinstance(error, NotDelivered) else "The database does not respond."
-                self.stderr.write(f"{kind} Trying again in {pause:.0f} seconds.")
+                reason = error if isinstance(error, NotDelivered) else "The database does not respond."
+                logger.warning("audit_not_delivered %s Trying again in %.0f seconds.", reason, pause)
                 pause = min(2 * pause, MAX_PAUSE_SECONDS)
             if not follow:
                 return

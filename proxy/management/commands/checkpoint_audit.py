@@ -33,4 +33,4 @@ class Command(OperatorCommand):
         except ChainBroken as error:
             raise CommandError(f"{error} Nothing has been signed.", returncode=2) from None
         if signed is not None:
-            self.stdout.write(signed.note, ending="")
+            self.print(*signed.note.splitlines())
