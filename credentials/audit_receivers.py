@@ -127,7 +127,7 @@ def receiver_of(url: str, authorization: str = "") -> Receiver:
         parts = urlsplit(url)
         is_complete = bool(parts.hostname) and parts.port != 0
     except ValueError:
-        is_complete = False
+        raise UnknownReceiver(f"Write {FORMS}.") from None
     if not is_complete or parts.username is not None or parts.fragment:
         raise UnknownReceiver(f"Write {FORMS}, without a user name.")
     if parts.scheme in {"https", "http"}:  # http only to what the operator's allowlist opens

@@ -104,7 +104,8 @@ def test_syslog_messages_are_framed(syslog: tuple[int, list[bytes]]) -> None:
     """RFC 5424 §6 and RFC 6587 §3.4.1."""
     port, received = syslog
     export("--to", f"syslog+tcp://127.0.0.1:{port}")
-    messages, rest = [], b""
+    messages: list[bytes] = []
+    rest = b""
     deadline = threading.Event()
     while len(messages) < 3 and not deadline.wait(0.05):
         rest, received[:] = rest + b"".join(received), []

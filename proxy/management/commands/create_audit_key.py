@@ -32,9 +32,10 @@ class Command(OperatorCommand):
             raise CommandError("A name has no spaces and no plus.")
         try:
             path = Path(file).absolute() if file else audit_key.configured()
-            public = audit_key.create(path, name)
         except AuditKeyError as error:
             raise CommandError(str(error)) from None
+        try:
+            public = audit_key.create(path, name)
         except FileExistsError:
             raise CommandError(f"{path} exists. Nothing has been changed.") from None
         except OSError as error:
