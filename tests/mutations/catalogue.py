@@ -754,7 +754,7 @@ BY_FILE: dict[str, list[Mutation]] = {
         ),
         Mutation(
             "P24",
-            "an event that was inserted, removed or moved is not found",
+            "an event that does not continue the one before it is not found",
             'if event["previous_hash"] != self._last_hash:',
             "if False:",
         ),
