@@ -13,7 +13,8 @@ import sys
 
 # Each can also be set as NAME_FILE, the path of a file, which is safer.
 WEB_SECRETS = ("STRAKE_SECRET_KEY", "EMAIL_URL")
-PROXY_SECRETS = ("STRAKE_MASTER_KEYS", "STRAKE_AUDIT_KEY")  # the latter only as a file
+# The audit key can only be set as a file.
+PROXY_SECRETS = ("STRAKE_MASTER_KEYS", "STRAKE_MASTER_KEYS_COMMAND", "STRAKE_AUDIT_KEY")
 SECRET_VARIABLES = (*WEB_SECRETS, *PROXY_SECRETS, "DATABASE_URL", "REDIS_URL", "STRAKE_EGRESS_PROXY")
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4  # <linux/prctl.h>
