@@ -92,7 +92,7 @@ def test_contracts_behind_promises_exist() -> None:
         "credentials.vault.wrapping",
         "proxy.audit_key",
     }
-    client = contracts["Only the key check, wrap client, connection test, audit receivers and doctor import an HTTP client"]
+    client = contracts["Only key check, wrap client, connection test, audit receivers and doctor import an HTTP client"]
     assert set(client["forbidden_modules"]) == {"aiohttp", "httpx", "httpcore", "requests", "urllib3"}
     assert {entry.partition(" ")[0] for entry in client["ignore_imports"]} == {
         "credentials.audit_receivers",
