@@ -17,7 +17,7 @@ from django.conf import settings
 django.setup()  # the imports below need it
 
 from credentials.vault.heartbeats import Heartbeat
-from proxy import probes, vitals, wrap_service
+from proxy import audit_checkpoints, probes, vitals, wrap_service
 from proxy.application import ProxyApplication
 from proxy.http.request import PATH_PREFIX
 from proxy.metrics import gauges
@@ -69,6 +69,7 @@ class Application:
         await asyncio.to_thread(heartbeat.start)
         publisher = Publisher("proxy", lambda name: gauges.measure(self.proxy, name), gauges.look)
         await asyncio.to_thread(publisher.start)
+        audit_checkpoints.start()
         # Everything loaded by now stays loaded, so collections during requests need not traverse it.
         gc.collect()
         gc.freeze()

@@ -1,6 +1,6 @@
 """The data folder of an installation on one machine, readable by its owner only.
 
-    vault/   the master keys, for the process that forwards and for commands
+    vault/   the master keys and the key that signs checkpoints, for the process that forwards and for commands
     data/    the database, the secret key, and the demo provider's port
     run/     the sockets between Strake's processes
 
@@ -89,6 +89,10 @@ class DataDir:
     @property
     def master_keys(self) -> Path:
         return self._place("master-keys.json")
+
+    @property
+    def audit_key(self) -> Path:
+        return self.vault / "audit-key"  # created by proxy.audit_key
 
     @property
     def secret_key(self) -> Path:

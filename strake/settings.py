@@ -59,6 +59,7 @@ STRAKE_HOME = DataDir.configured(env)
 STRAKE_MASTER_KEYS_FILE = ""
 STRAKE_MASTER_KEYS_COMMAND = ""
 STRAKE_MASTER_KEYS = Secret("")
+STRAKE_AUDIT_KEY_FILE = ""
 SECRET_KEY = Secret("")  # Django refuses to use an empty key
 _key_sources = env.present("STRAKE_MASTER_KEYS_FILE", "STRAKE_MASTER_KEYS_COMMAND", "STRAKE_MASTER_KEYS")
 if STRAKE_PROCESS == "web" and _key_sources:
@@ -73,6 +74,11 @@ if STRAKE_PROCESS != "web":
     STRAKE_MASTER_KEYS = Secret(env.text("STRAKE_MASTER_KEYS"))
     if STRAKE_EMBEDDED and not _key_sources:
         STRAKE_MASTER_KEYS_FILE = str(STRAKE_HOME.master_keys)
+    STRAKE_AUDIT_KEY_FILE = env.text("STRAKE_AUDIT_KEY_FILE", str(STRAKE_HOME.audit_key) if STRAKE_EMBEDDED else "")
+elif env.text("STRAKE_AUDIT_KEY_FILE"):
+    raise ImproperlyConfigured(
+        "The web half must not sign checkpoints. Remove STRAKE_AUDIT_KEY_FILE from its environment."
+    )
 if STRAKE_PROCESS != "proxy":
     SECRET_KEY = env.secret("STRAKE_SECRET_KEY") or Secret("")
     if STRAKE_EMBEDDED:
