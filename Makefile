@@ -59,6 +59,7 @@ lock: $(VENV)/.develops ## Compile requirements*.in into requirements*.txt, with
 	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 requirements-fuzz.in -o requirements-fuzz.txt
 	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 requirements-clients.in -o requirements-clients.txt
 	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 requirements-aider.in -o requirements-aider.txt
+	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 requirements-sbom.in -o requirements-sbom.txt
 
 audit: $(VENV)/.develops ## Look for known vulnerabilities in the pinned packages (needs the network)
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements.txt
