@@ -22,7 +22,7 @@ DEPLOYED := STRAKE_BASE_URL=https://strake.example.org STRAKE_TRUSTED_PROXIES=1 
 	STRAKE_MASTER_KEYS=$$($(BIN)/python -c 'from credentials.vault.keyring import new_document; print(new_document())') \
 	DATABASE_URL=postgres://strake@127.0.0.1/strake REDIS_URL=redis://127.0.0.1/0 EMAIL_URL=smtp://127.0.0.1
 
-.PHONY: help run test check fix lock audit sbom coverage screenshots bench mutations fronts clients hostile fuzz clean
+.PHONY: help run test check fix lock audit sbom coverage screenshots bench mutations fronts clients container hostile fuzz clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -82,6 +82,9 @@ fronts: $(VENV)/.develops ## Put nginx, Caddy and HAProxy in front of a running 
 
 clients: $(VENV)/.develops $(CLIENTS)/.node $(CLIENTS)/.python $(CLIENTS)/.aider ## Run agents and SDKs through a running Strake, or some with K=codex (by hand, needs the network)
 	CLIENTS=$(CLIENTS) STRAKE_REQUIRE_SERVICES=1 $(BIN)/python -m pytest tests/clients $(if $(K),-k '$(K)')
+
+container: $(VENV)/.develops ## Build the image and run it, Compose's and Kubernetes' containers too (by hand, as root, on Debian)
+	CONTAINER=1 STRAKE_REQUIRE_SERVICES=1 $(BIN)/python -m pytest -p no:randomly -rA tests/container
 
 hostile: $(VENV)/.develops ## Measure what a hostile account costs its neighbours (by hand, takes long)
 	$(BIN)/python -m tests.harness.hostile $(HOSTILE)

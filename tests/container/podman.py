@@ -31,7 +31,7 @@ _LEFT_OUT = ("doc", "man", "info", "locale", "perl")
 def podman(*arguments: str, text: str | None = None, check: bool = True) -> str:
     """Run podman and return what it printed. The runtime is a wrapper for roots that may not raise limits."""
     command = ["podman", "--runtime", str(_RUNTIME), *arguments]
-    result = subprocess.run(command, input=text, capture_output=True, text=True, timeout=600, check=False)
+    result = subprocess.run(command, input=text or "", capture_output=True, text=True, timeout=600, check=False)
     assert not check or result.returncode == 0, f"{arguments}\n{result.stdout}{result.stderr}"
     return result.stdout
 
@@ -42,10 +42,20 @@ def build() -> None:
     assert not missing, f"apt-get install --no-install-recommends {' '.join(missing)} netavark aardvark-dns"
     if not podman("images", "-q", BASE):
         podman("import", "-q", str(_base()), BASE)
-    command = ["buildah", "build", "--isolation", "chroot", "--format", "docker", "--build-arg", f"BASE={BASE}"]
+    command = [
+        "buildah",
+        "build",
+        "--layers",
+        "--isolation",
+        "chroot",
+        "--format",
+        "docker",
+        "--build-arg",
+        f"BASE={BASE}",
+    ]
     # The certificates of this machine, whose network may have an authority of its own.
     command += ["--volume", "/etc/ssl/certs:/etc/ssl/certs:ro", "--tag", IMAGE, str(ROOT)]
-    subprocess.run(command, check=True, timeout=3600)
+    subprocess.run(command, stdin=subprocess.DEVNULL, check=True, timeout=3600)
 
 
 def _base() -> Path:
