@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 from proxy.http.names import CONNECTION, CONTENT_LENGTH, NAMES, TRANSFER_ENCODING, Headers
+from proxy.server.head import RequestParser
 from proxy.server.interfaces import Connection, WebSocket
 from proxy.server.run import Run
 
@@ -29,7 +30,7 @@ class ClientDisconnected(Exception):
 
 
 class Exchange:
-    """A request as it was parsed, with the means to read its body and to respond.
+    """A request whose `head` has been parsed, with the means to read its body and to respond.
 
     `headers` are raw pairs with lower-case names. Those of them that may pass to a provider are in `passing` too, with
     names as the client spelled them. `kinds` is what they are together (`proxy.http.names`). `listener` and `client`
@@ -55,33 +56,21 @@ class Exchange:
     _buffered = 0
     _run: Run | None = None
 
-    def __init__(
-        self,
-        connection: Connection,
-        method: str,
-        target: bytes,
-        headers: Headers,
-        passing: Headers,
-        kinds: int,
-        *,
-        is_http_1_0: bool,
-        keep_alive: bool,
-        expects_continue: bool,
-    ) -> None:
+    def __init__(self, connection: Connection, head: RequestParser) -> None:
         self.connection = connection
         self.transport = connection.transport
-        self.method = method
-        self.target = target
-        self.path, _, self.query = target.partition(b"?")
-        self.headers = headers
-        self.passing = passing
-        self.kinds = kinds
-        self.is_http_1_0 = is_http_1_0
-        self.keep_alive = keep_alive
-        self._expects_continue = expects_continue
+        self.method = head.method
+        self.target = head.target
+        self.path, _, self.query = head.target.partition(b"?")
+        self.headers = head.headers
+        self.passing = head.passing
+        self.kinds = head.kinds
+        self.is_http_1_0 = head.is_http_1_0
+        self.keep_alive = head.keeps_alive
+        self._expects_continue = head.expects_continue
         self._body: list[bytes] = []
         self._arrived = connection.arrived
-        if method == "HEAD":
+        if head.method == "HEAD":
             self._has_no_body = True
 
     @property

@@ -181,17 +181,7 @@ class HTTPProtocol(asyncio.Protocol):
         return self.exchange is None or self.exchange.response_complete
 
     def on_head(self, parser: RequestParser) -> None:
-        self.exchange = Exchange(
-            self,
-            parser.method,
-            parser.target,
-            parser.headers,
-            parser.passing,
-            parser.kinds,
-            is_http_1_0=parser.is_http_1_0,
-            keep_alive=parser.keeps_alive,
-            expects_continue=parser.expects_continue,
-        )
+        self.exchange = Exchange(self, parser)
         self._is_websocket = False
         if parser.asks_for_upgrade:
             self.exchange.asks_for_upgrade = True

@@ -147,6 +147,7 @@ database.execute("PRAGMA busy_timeout = 4000")
 print("started", flush=True)
 while True:
     database.execute("UPDATE accounts_user SET session_epoch = session_epoch + 1 WHERE email = 'other@example.org'")
+    time.sleep(0.01)
 """
     other_process(writer)
     delete()

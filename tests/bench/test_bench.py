@@ -94,8 +94,8 @@ def test_cpu_seconds_count_every_thread() -> None:
 
 
 def test_tree_contains_grandchildren() -> None:
-    # The shell ends its child when this process closes the pipe that both read.
-    code = "import subprocess; subprocess.Popen(['sh', '-c', 'cat & echo $!; wait'])"
+    # The grandchild reads the pipe of this process until it is closed. With "&" alone, a shell has it read /dev/null.
+    code = "import subprocess; subprocess.Popen(['sh', '-c', 'exec 3<&0; cat <&3 & echo $!; wait'])"
     with child(code) as (pid, line):
         assert int(line) in measures.tree(pid)
         assert len(measures.tree(pid)) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from proxy import connection_test
 from tests.support import factories
 from tests.support.browser import Browser
 from tests.support.running import Endpoint, Strake
-from tests.support.upstream import Upstream, eventually, fixed, silence
+from tests.support.upstream import Exchange, Script, Upstream, eventually, fixed
 
 KEY = "sk-new-0123456789abcdef"
 
@@ -46,6 +47,16 @@ def waits(endpoint: Endpoint, url: str) -> dict[str, Callable[[Browser], Any]]:
     }
 
 
+def once(event: threading.Event) -> Script:
+    """Respond as soon as `event` is set."""
+
+    async def script(exchange: Exchange) -> None:
+        await asyncio.to_thread(event.wait, 60)
+        await fixed(200)(exchange)
+
+    return script
+
+
 @pytest.mark.postgres
 @pytest.mark.slow
 def test_one_connection_serves_pages_meanwhile(
@@ -61,14 +72,15 @@ def test_one_connection_serves_pages_meanwhile(
         endpoint = strake.connect(upstream.url, provider="azure-openai", email="mallory@example.org")
         mallory = stack.enter_context(signed_in(strake, "mallory@example.org"))
         alice = stack.enter_context(signed_in(strake, "alice@example.org"))
-        upstream.default = silence
         for name, wait in waits(endpoint, upstream.url).items():
             upstream.clear()
-            upstream.default = silence
+            answers = threading.Event()
+            upstream.default = once(answers)
             thread = threading.Thread(target=wait, args=[mallory])
             thread.start()
             eventually(lambda: upstream.exchanges, 30)
             assert alice.get("/endpoints/").status_code == 200, name
+            answers.set()
             thread.join(60)
         with Browser(strake.url, f"http://localhost:{strake.port}") as bob:
             assert bob.submit("/signin/", {"email": "bob@example.org"}).status_code == 303
