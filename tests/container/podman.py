@@ -129,7 +129,7 @@ class Container:
         return found
 
     def logs(self) -> str:
-        result = subprocess.run(["podman", "logs", self.id], capture_output=True, text=True, timeout=60, check=False)
+        result = subprocess.run(["podman", "logs", self.id], capture_output=True, text=True, timeout=600, check=False)
         return result.stdout + result.stderr
 
     def execute(self, *command: str, text: str | None = None, user: str = "") -> str:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
+
 from tests.support import postgres
 from tests.support.postgres import PASSWORD, SUPERUSER, Cluster
 from tests.support.running import ROOT
@@ -48,20 +50,21 @@ def running(folder: Path) -> Iterator[Stores]:
     try:
         wait_for_port(port)
         with postgres.cluster(listen_addresses="'*'") as cluster:
-            _let_containers_in(cluster)
+            _prepare(cluster)
             yield Stores(cluster, port)
     finally:
         redis.kill()
         redis.wait(60)
 
 
-def _let_containers_in(cluster: Cluster) -> None:
-    import psycopg
-
+def _prepare(cluster: Cluster) -> None:
+    """Let containers in, and make room for what roles.sh creates."""
     with (cluster.folder / "data" / "pg_hba.conf").open("a") as file:
         file.write("host all all 0.0.0.0/0 scram-sha-256\n")
     with psycopg.connect(cluster.url_of("postgres", SUPERUSER), autocommit=True) as superuser:
         superuser.execute("SELECT pg_reload_conf()")
+        superuser.execute("ALTER DATABASE strake RENAME TO strake_of_tests")
+        superuser.execute("ALTER ROLE strake RENAME TO strake_of_tests")
 
 
 def with_host(urls: Mapping[str, Path], stores: Stores) -> None:

@@ -77,7 +77,7 @@ def test_first_start_prints_a_link_that_signs_in(running: Container) -> None:
     links = re.findall(r"http://localhost:\d+/signin/link/\S+", running.logs())
     assert len(links) == 1
     assert links[0].startswith(f"http://localhost:{running.port}/")
-    assert httpx.get(links[0], timeout=60).status_code == 200
+    assert httpx.get(links[0], timeout=60, follow_redirects=True).status_code == 200
     assert "not confined" not in running.logs()
 
 
