@@ -17,7 +17,7 @@ RUN python3 -m venv --without-pip .venv \
 COPY . .
 # Compiled here, because a read-only container keeps nothing. A checkout may have been made with any umask.
 RUN rm requirements-sbom.txt \
-    && .venv/bin/python -m compileall -q --invalidation-mode unchecked-hash accounts credentials proxy strake \
+    && .venv/bin/python -m compileall -q accounts credentials proxy strake \
     && chmod -R u+rwX,go+rX,go-w .
 
 FROM ${BASE}
