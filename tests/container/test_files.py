@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,36 +72,41 @@ def test_image_installs_wheels_with_hashes_only() -> None:
     assert "--require-hashes --no-deps --only-binary :all:" in options
 
 
-def test_commands_of_the_image_work(tmp_path: Path) -> None:
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder that an unprivileged user can reach, unlike those of pytest."""
+    with tempfile.TemporaryDirectory(prefix="strake-image-") as name:
+        yield Path(name)
+
+
+def test_commands_of_the_image_work(home: Path) -> None:
     port = free_port()
     environment = DockerfileParser(path=str(ROOT / "Dockerfile")).envs | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "STRAKE_BIND": f"*:{port}",
-        "STRAKE_HOME": str(tmp_path / "data"),
-        "STRAKE_RUNTIME": str(tmp_path / "run"),
-        "HOME": str(tmp_path),
+        "STRAKE_HOME": str(home / "data"),
+        "STRAKE_RUNTIME": str(home / "run"),
+        "HOME": str(home),
     }
     check = json.loads(last("HEALTHCHECK").partition("CMD ")[2].replace("8000", str(port)))
     serve = json.loads(last("ENTRYPOINT")) + json.loads(last("CMD"))
-    prefix = []
+    prefix: list[str] = []
     if os.geteuid() == 0:
-        for folder in (tmp_path, *tmp_path.parents[:2]):
-            folder.chmod(0o755)
-        os.chown(tmp_path, 65534, 65534)
+        shutil.chown(home, UNPRIVILEGED)
         prefix = users.prefix(UNPRIVILEGED, "nogroup", ["nogroup"])
 
     def is_healthy() -> bool:
         return subprocess.run(check, env=environment, stderr=subprocess.DEVNULL, timeout=60).returncode == 0
 
-    with (tmp_path / "log").open("wb") as log:
+    with (home / "log").open("wb") as log:
         process = subprocess.Popen([*prefix, *serve], cwd=ROOT, env=environment, stdout=log, stderr=log)
     try:
         end = time.monotonic() + 120
         while not is_healthy():
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            assert time.monotonic() < end, (tmp_path / "log").read_text()
+            assert process.poll() is None, (home / "log").read_text()
+            assert time.monotonic() < end, (home / "log").read_text()
             time.sleep(0.2)
-        assert "/signin/link/" in (tmp_path / "log").read_text()
+        assert "/signin/link/" in (home / "log").read_text()
     finally:
         process.terminate()
         assert process.wait(120) == 0
@@ -126,8 +134,8 @@ def own_services() -> list[Any]:
 
 def test_compose_files_match_the_specification() -> None:
     program = Path(sys.executable).with_name("check-jsonschema")
-    files = [ROOT / name for name in COMPOSE_FILES]
-    command = [program, "--builtin-schema", "vendor.compose-spec", *files]
+    files = [str(ROOT / name) for name in COMPOSE_FILES]
+    command = [str(program), "--builtin-schema", "vendor.compose-spec", *files]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stdout
 
