@@ -10,30 +10,36 @@ BIN := $(VENV)/bin
 WHEELS := -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all:
 PIP := $(BIN)/python $(WHEELS)
 
+# After an upgrade of the system's Python, .venv may lead to an interpreter that is gone. manage.py finds missing packages.
+WORKS := test -x $(BIN)/python || { echo '$(VENV) leads to no Python any more. Run: make clean, and then this again' >&2; exit 1; }
+
 # What `make clients` installs from npm and PyPI is gigabytes, so it is kept outside of the tree.
 CLIENTS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/strake-clients
 
 # Tests spend more than half of their time waiting for a server, a browser or a clock.
 PARALLEL := -n 3 --dist worksteal
 
-# The settings of a deployed Strake, for `check --deploy`, which contacts none of these services.
-DEPLOYED := STRAKE_BASE_URL=https://strake.example.org STRAKE_TRUSTED_PROXIES=1 \
+# The settings of a deployed Strake, for `check --deploy`. None of these services runs here, so it contacts none.
+DEPLOYED := STRAKE_CHECK_SERVICES=0 STRAKE_BASE_URL=https://strake.example.org STRAKE_TRUSTED_PROXIES=1 \
 	STRAKE_SECRET_KEY=$$($(BIN)/python -c 'import secrets; print(secrets.token_urlsafe(50))') \
 	STRAKE_MASTER_KEYS=$$($(BIN)/python -c 'from credentials.vault.keyring import new_document; print(new_document())') \
 	DATABASE_URL=postgres://strake@127.0.0.1/strake REDIS_URL=redis://127.0.0.1/0 EMAIL_URL=smtp://127.0.0.1
 
-.PHONY: help run test check fix lock audit sbom coverage screenshots bench mutations fronts clients container hostile fuzz clean
+.PHONY: help run test check fix lock audit sbom coverage screenshots bench mutations fronts clients container faults hostile fuzz clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 run: $(VENV)/.runs ## Install what is missing, serve on http://localhost:8000 (or PORT) and print a sign-in link
+	@$(WORKS)
 	@exec $(BIN)/python manage.py serve
 
 test: $(VENV)/.develops ## Run the tests, or one file with T=tests/test_urls_sweep.py
+	@$(WORKS)
 	@$(BIN)/python -m pytest $(or $(T),$(PARALLEL))
 
 check: $(VENV)/.develops ## Run everything that CI runs: format, lint, layers, types, templates, settings, tests
+	@$(WORKS)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
@@ -85,6 +91,9 @@ clients: $(VENV)/.develops $(CLIENTS)/.node $(CLIENTS)/.python $(CLIENTS)/.aider
 
 container: $(VENV)/.develops ## Build the image and run it, Compose's and Kubernetes' containers too (by hand, as root, on Debian)
 	CONTAINER=1 STRAKE_REQUIRE_SERVICES=1 $(BIN)/python -m pytest -p no:randomly -rA tests/container
+
+faults: $(VENV)/.develops ## Measure what each fault of hosts, stores and network costs (by hand, as root)
+	$(BIN)/python -m tests.harness.faults $(FAULTS)
 
 hostile: $(VENV)/.develops ## Measure what a hostile account costs its neighbours (by hand, takes long)
 	$(BIN)/python -m tests.harness.hostile $(HOSTILE)

@@ -3,7 +3,11 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import TextIOWrapper
 
+OWN_PACKAGES = {"accounts", "credentials", "proxy", "strake"}
 # These commands, and --help of any other, read the configuration only and create nothing in the data folder.
 READ_ONLY_COMMANDS = {"check", "diffsettings", "help", "makemigrations", "version"}
 
@@ -11,6 +15,8 @@ READ_ONLY_COMMANDS = {"check", "diffsettings", "help", "makemigrations", "versio
 def main() -> None:
     """Run one command. A mistake in the configuration ends it with one line and exit code 78, without a traceback."""
     os.umask(0o077)  # files that Strake creates are for its own user only
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as for standard error: no text fails in any locale
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "strake.settings")
     arguments = sys.argv[1:]
     half = half_to_serve(arguments)
@@ -19,13 +25,27 @@ def main() -> None:
         from strake.processes.supervisor import Supervisor
 
         sys.exit(Supervisor(arguments[1:]).run())
+    try:
+        run(arguments, half)
+    except ModuleNotFoundError as error:
+        if error.name in OWN_PACKAGES:
+            raise
+        # For example after an upgrade of the system's Python.
+        sys.stderr.write(
+            f"strake: The package {error.name} is missing from .venv. Run: make clean, and then make run\n"
+        )
+        sys.exit(78)
+
+
+def run(arguments: list[str], half: str) -> None:
+    """Run one command, or a half of the server."""
     from django.core.exceptions import ImproperlyConfigured
 
     try:
         if half:
             os.environ["STRAKE_PROCESS"] = half
         if needs_data_dir(arguments) and half != "web":
-            prepare_data_dir(in_child=bool(half))
+            prepare_data_dir(in_child=bool(half), init=arguments[0] == "serve" and "--init" in arguments)
         from django.core.management import execute_from_command_line
 
         # Read the settings before Django does: for some commands, Django's own runner swallows ImproperlyConfigured
@@ -34,15 +54,40 @@ def main() -> None:
         from strake.processes.hardening import harden
 
         harden()  # most commands load the keyring, and the system checks before them do
-        execute_from_command_line(sys.argv)
+        with database_errors_explained(arguments):
+            execute_from_command_line(sys.argv)
     except ImproperlyConfigured as error:
-        from accounts.plain_text import escape_unsafe
-
-        sys.stderr.write(f"strake: {escape_unsafe(str(error))}\n")
-        sys.exit(78)  # EX_CONFIG in sysexits.h
+        fail(str(error), 78)  # EX_CONFIG in sysexits.h
 
 
-def prepare_data_dir(*, in_child: bool) -> None:
+def fail(message: str, exit_code: int) -> None:
+    """End with one line on standard error."""
+    from accounts.plain_text import escape_unsafe
+
+    sys.stderr.write(f"strake: {escape_unsafe(message)}\n")
+    sys.exit(exit_code)
+
+
+@contextmanager
+def database_errors_explained(arguments: list[str]) -> Iterator[None]:
+    """End with the database's own reason if it cannot be used, unless a traceback is asked for."""
+    from django.db import Error as DatabaseError
+
+    try:
+        yield
+    except DatabaseError as error:
+        from accounts import database_errors
+
+        if "--traceback" in arguments or not database_errors.is_of_server(error):
+            raise
+        reason = database_errors.reason(error)
+        fail(
+            f"The database cannot be used: {reason}. {database_errors.advice(reason)}",
+            database_errors.exit_code(reason),
+        )
+
+
+def prepare_data_dir(*, in_child: bool, init: bool) -> None:
     """Create what is missing in the data folder: for a server in a child, so that no copy of a new master key stays."""
     from credentials.vault import keyring
     from strake import data_dir
@@ -52,7 +97,7 @@ def prepare_data_dir(*, in_child: bool) -> None:
         if status:
             sys.exit(os.waitstatus_to_exitcode(status))
         return
-    data_dir.prepare(keyring.new_document)
+    data_dir.prepare(keyring.new_document, init=init)
     if in_child:
         os._exit(0)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from django.db import transaction
 from django.db.models import QuerySet
 
 from accounts.models import AuditEvent
@@ -44,10 +45,13 @@ ACTIONS = {
     "token.rotated": "Token rotated",
     "token.revoked": "Token revoked",
     "master_key.created": "Master key created",
+    "master_key.promoted": "Master key made the primary",
     "master_key.rotated": "Master key rotated",
     "master_key.retired": "Master key retired",
     "master_key.removed": "Master key removed from the keyring",
     "audit.read": "Records of others read",
+    "database.backed_up": "Database backed up",
+    "database.restored": "Database restored from a backup",
 }
 # New columns go to the end, so that scripts which count them keep working.
 CSV_COLUMNS = ("at", "action", "actor", "subject_type", "subject_id", "subject", "address", "account", "via", "details")
@@ -89,7 +93,7 @@ def csv_lines(events: QuerySet[AuditEvent]) -> Iterator[str]:
     """
     writer = csv.writer(_Echo(), quoting=csv.QUOTE_ALL)
     yield writer.writerow(CSV_COLUMNS)
-    for event in events.iterator(chunk_size=500):
+    for event in _in_transaction(events):
         account = event.account.email if event.account else ""
         row = (
             event.at.isoformat(),
@@ -104,6 +108,12 @@ def csv_lines(events: QuerySet[AuditEvent]) -> Iterator[str]:
             json.dumps(event.details, ensure_ascii=False, sort_keys=True) if event.details else "",
         )
         yield writer.writerow([_escape_formula(value) for value in row])
+
+
+def _in_transaction(events: QuerySet[AuditEvent]) -> Iterator[AuditEvent]:
+    """Yield the events from a cursor in a transaction, which works behind a pooler too."""
+    with transaction.atomic():
+        yield from events.iterator(chunk_size=500)
 
 
 class _Echo:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from accounts import users
@@ -48,6 +49,19 @@ class OperatorCommand(BaseCommand):
             if type(error) is not CommandError:
                 raise
             raise CommandError(_printable(str(error), self.stderr), returncode=error.returncode) from None
+
+
+def email_or_local(email: str | None) -> str:
+    """Return the email address that a command was given, or on loopback that of the person at this machine.
+
+    Otherwise a command with another address would make a second account there, which nobody is signed in to.
+    """
+    if email is not None:
+        return email
+    if not settings.STRAKE_LOOPBACK:
+        raise CommandError("Name the person: this is needed unless STRAKE_BASE_URL is a loopback address.")
+    local = users.of_this_machine()
+    return local.email if local else users.LOCAL_EMAIL
 
 
 class PersonCommand(OperatorCommand):

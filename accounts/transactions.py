@@ -1,14 +1,15 @@
-"""An advisory lock, waiting without a database connection, and secure deletion in SQLite."""
+"""Advisory locks, waiting without a database connection, and secure deletion in SQLite."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
+from django.db.backends.utils import CursorWrapper
 
 logger = logging.getLogger(__name__)
 
@@ -23,9 +24,46 @@ def advisory_lock(name: str) -> None:
     On SQLite this does nothing: Strake's transactions take the database's only write lock when they begin.
     """
     if connection.vendor == "postgresql":
-        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
         with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [key])
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [lock_key(name)])
+
+
+def lock_key(name: str) -> int:
+    """Return the number by which PostgreSQL knows the lock `name`."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
+
+
+@contextmanager
+def process_lock(key: int, *, wait: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Hold a lock of PostgreSQL's during the block, across transactions. It ends with the process at the latest.
+
+    It is held by a transaction on a second connection. A lock of a session would stay with the server connection behind
+    a pooler such as PgBouncer. If another process has the lock, `wait` is called: it returns whether to try again, and
+    may sleep. If not, raises `LockTaken`.
+    """
+    holder = connection.copy()
+    try:
+        holder.set_autocommit(False)
+        with holder.cursor() as cursor:
+            cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            while not _try_lock(cursor, key):
+                if not wait():
+                    raise LockTaken
+        yield
+    finally:
+        with suppress(DatabaseError):  # its connection is gone, and with it the lock
+            holder.rollback()
+        holder.close()
+
+
+class LockTaken(Exception):
+    """Another process holds the lock."""
+
+
+def _try_lock(cursor: CursorWrapper, key: int) -> bool:
+    cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [key])
+    (taken,) = cursor.fetchone()
+    return bool(taken)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from accounts.sessions import service as sessions
 from accounts.transactions import secure_delete_on_commit
 
 MAX_REASON_LENGTH = 200
+LOCAL_EMAIL = "me@localhost.localdomain"  # the first account on loopback, unless somebody chooses another
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,11 @@ def find(email: str) -> User:
     if user is None:
         raise NotFound(f"There is no user {email}. Run `manage.py signin_link {email}` to create one.")
     return user
+
+
+def of_this_machine() -> User | None:
+    """Return the account of the person at this machine: on loopback, `serve` prints a sign-in link for the first."""
+    return User.objects.filter(suspended_at=None).order_by("created_at").first()
 
 
 # --- Suspending ----------------------------------------------------------------------------------------------------

@@ -33,8 +33,8 @@ def _bounds(results: Results) -> list[tuple[str, float, float, bool]]:
     own = results.median("strake", "added p99 1") / results.median("strake", "added p50 1")
     rows.append(("strake's added p99 / added p50", own, 3.0, False))
     for figure in results.figures("strake"):
-        name, _, kind = figure.rpartition(": ")
-        match kind:
+        name, separator, kind = figure.rpartition(": ")
+        match separator and kind:  # figures of short requests have no name before them
             case "broken":
                 rows.append((f"{name}: broken", results.worst("strake", figure), 0.0, False))
             case "memory":

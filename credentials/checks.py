@@ -7,11 +7,13 @@ credentials.E002   a master key is not the one that its id stood for before
 credentials.E003   the primary master key has been retired
 credentials.E010   anybody can sign up and reach a private network (with --deploy)
 credentials.W001   endpoints need a master key that is not in the keyring
+credentials.W002   the keyring opens no stored key at all
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
@@ -19,7 +21,7 @@ from django.core.checks import CheckMessage, Error, Warning, register
 from django.db import Error as DatabaseError
 
 from credentials.egress_allowlist import SETTING, EgressAllowlist, Hole
-from credentials.errors import KeyringError
+from credentials.errors import KeyringError, KeyringMissing
 from credentials.models import SealedKey
 from credentials.vault import key_registry, keyring
 
@@ -40,6 +42,8 @@ def check_master_keys(app_configs: Sequence[Any] | None = None, **kwargs: object
     """All problems with the master keys, each with a remedy."""
     try:
         ring = keyring.reload()
+    except KeyringMissing as error:
+        return [Error(str(error), hint=_missing_hint(), id="credentials.E001")]
     except KeyringError as error:
         return [Error(str(error), hint=_source_hint(), id="credentials.E001")]
     try:
@@ -70,9 +74,18 @@ def _is_wide(hole: Hole) -> bool:
     return hole.has_all_ports or any(network.num_addresses > 256 for network in hole.networks)
 
 
+def _missing_hint() -> str:
+    """A new keyring is no remedy where a database holds keys, or cannot be asked."""
+    with suppress(DatabaseError):
+        if not key_registry.tables_exist() or not SealedKey.objects.exists():
+            return "Restore it from your backup. For a new installation, run: manage.py create_master_key"
+    return f"{RESTORE} Without it, no stored key opens."
+
+
 def _source_hint() -> str | None:
-    if settings.STRAKE_MASTER_KEYS:
-        return "The master keys come from the environment variable STRAKE_MASTER_KEYS. Correct it and start again."
+    for source in ("STRAKE_MASTER_KEYS", "STRAKE_MASTER_KEYS_COMMAND"):
+        if getattr(settings, source):
+            return f"The master keys come from the environment variable {source}. Correct it and start again."
     if path := settings.STRAKE_MASTER_KEYS_FILE:
         return f"The master keys come from {path}. If you cannot correct the file, restore it from your backup."
     return None
@@ -97,12 +110,25 @@ def _check_against_database(ring: keyring.Keyring) -> list[CheckMessage]:
                 id="credentials.E003",
             )
         )
-    messages += [
+    return messages + _missing_keys(ring)
+
+
+def _missing_keys(ring: keyring.Keyring) -> list[CheckMessage]:
+    missing = SealedKey.objects.count_by_missing_key(ring.ids)
+    if missing and not SealedKey.objects.exclude(master_key_id__in=missing).exists():
+        return [
+            Warning(
+                f"This keyring opens none of the {sum(missing.values())} stored keys: it lacks "
+                f"{' and '.join(map(repr, missing))}. It has {' and '.join(map(repr, ring.ids))}.",
+                hint=PASTE_AGAIN,
+                id="credentials.W002",
+            )
+        ]
+    return [
         Warning(
             f"{count} endpoint{'s' if count > 1 else ''} cannot work: the keyring lacks the master key {key_id!r}.",
             hint=PASTE_AGAIN,
             id="credentials.W001",
         )
-        for key_id, count in SealedKey.objects.count_by_missing_key(ring.ids).items()
+        for key_id, count in missing.items()
     ]
-    return messages

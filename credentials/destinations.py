@@ -146,7 +146,7 @@ def check_header_name(name: str) -> None:
 def _is_strake(destination: Destination) -> bool:
     """True if this Strake serves the destination. An endpoint whose key is its token would call itself endlessly."""
     base = settings.STRAKE_BASE
-    hosts = {base.hostname} | ({"localhost", "127.0.0.1", "::1"} if settings.STRAKE_EMBEDDED else set())
+    hosts = {base.hostname} | ({"localhost", "127.0.0.1", "::1"} if settings.STRAKE_LOOPBACK else set())
     ports = {base.port or _DEFAULT_PORTS[base.scheme], settings.PORT}
     domain = settings.STRAKE_PROXY_DOMAIN
     return (destination.host in hosts and destination.port in ports) or bool(

@@ -10,12 +10,14 @@ CredentialsError
 ├── CloudTokenError          a cloud's token server gave no access token
 └── SealError                a problem with sealed keys or master keys
     ├── KeyringError         the master keys are missing, malformed or exposed (also a ValueError)
+    │   └── KeyringMissing   the keyring file does not exist
     ├── VaultUnavailable     the process that holds the master keys does not answer
     ├── UnknownMasterKey     a record names a master key that is not in the keyring
     ├── WrongMasterKey       a master key is not the one that its id stood for before
     ├── RetiredMasterKey     a master key was retired and may not seal
     ├── MasterKeyInUse       a master key cannot be retired yet
-    ├── ProcessesBehind      running servers have not loaded the keyring that a rotation needs
+    ├── MasterKeyNotEverywhere   running servers lack a master key
+    ├── NoServerSeen         no running server is seen, so nobody knows which master keys the servers have
     ├── RotationRunning      another rotation is running
     └── CannotOpen           a record is not authentic, or not in the place it was sealed for
 
@@ -84,6 +86,10 @@ class KeyringError(SealError, ValueError):
     """The master keys are missing, malformed or readable by other users."""
 
 
+class KeyringMissing(KeyringError):
+    """The keyring file does not exist. Whether it must be restored or may be created depends on the database."""
+
+
 class VaultUnavailable(SealError):
     """The process that holds the master keys can't be reached, does not answer, or is of another version."""
 
@@ -121,19 +127,29 @@ class RetiredMasterKey(SealError):
 
 
 class MasterKeyInUse(SealError):
-    """A master key cannot be retired while rows are wrapped under it or processes seal under it."""
+    """A master key cannot be retired while rows are wrapped under it or servers seal under it."""
 
 
-class ProcessesBehind(SealError):
-    """Running server processes have not loaded the keyring of this command. `names` lists them."""
+class MasterKeyNotEverywhere(SealError):
+    """Running server processes lack a master key, or have another key under its id. `servers` names them."""
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, key_id: str, servers: str) -> None:
         super().__init__(
-            "Running servers have not loaded the new master keys yet, or have another key under the same id: "
-            f"{', '.join(names)}. Give them the same keyring file, which they read again on their own, or restart "
-            "them. Then run this again."
+            f"These servers have not loaded the master key {key_id}, or have another key under this id: {servers}. "
+            "Give their hosts the same keyring. A changed file is read on its own. With STRAKE_MASTER_KEYS_COMMAND, "
+            "reload the service, and with STRAKE_MASTER_KEYS restart it. Then run this again."
         )
-        self.names = names
+        self.servers = servers
+
+
+class NoServerSeen(SealError):
+    """The database shows no running server process that holds master keys."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "No running server is seen in the database, so nobody knows which master keys the servers have. If servers "
+            "run, find out why they cannot write to this database. If none runs, repeat this with --no-server."
+        )
 
 
 class RotationRunning(SealError):

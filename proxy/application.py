@@ -7,6 +7,7 @@ switches between threads for its signals.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -22,11 +23,11 @@ from proxy.access.in_flight import InFlight
 from proxy.access.origin_lists import AllowedOrigins
 from proxy.access.rate_limits import LocalRateLimits, RateLimits
 from proxy.access.route_lookup import Lookup
-from proxy.errors import ProxyError, UpstreamInvalid, UpstreamUnreachable
+from proxy.descriptors import DescriptorWatch
+from proxy.errors import ProxyError, StoreUnavailable, UpstreamInvalid, UpstreamUnreachable
 from proxy.http.error_response import error_response
 from proxy.http.request import ClientDisconnected, ProxyRequest
 from proxy.http.response import PROTECTION, PROTECTION_LINES, Response, send_response
-from proxy.request_log.failures import FailureLog
 from proxy.request_log.recorder import RequestLog, milliseconds_since
 from proxy.request_log.writer import CLOSED, OPENED, Entry
 from proxy.server.exchange import Exchange
@@ -64,14 +65,18 @@ class ProxyApplication:
         self.origins = AllowedOrigins(self.lookup)
         self.in_flight = InFlight()
         self._watch = asyncio.create_task(self.in_flight.watch(self.lookup))
+        self._descriptors = asyncio.create_task(DescriptorWatch().run())
         self.pool = ConnectionPool()
         self.renewals = Renewals(self.pool)
         self.request_log = RequestLog()
-        self._failures = FailureLog()
         self.request_log.start()
+        # So that the first request finds a connection. On a full disk, SQLite could no longer open one.
+        with contextlib.suppress(StoreUnavailable):
+            await self.lookup.find("", b"")
 
     async def shutdown(self) -> None:
         self._watch.cancel()
+        self._descriptors.cancel()
         await self.renewals.close()
         self.pool.close()
         await self.request_log.stop()
@@ -162,7 +167,7 @@ class ProxyApplication:
         return response
 
     def _refusal(self, error: ProxyError, request: ProxyRequest) -> Response:
-        response = error_response(error, request.dialect)
+        response = _error_response(error, request)
         if request.has_unread_body or request.ended is not None:
             response.headers.append((b"connection", b"close"))
         return response
@@ -173,10 +178,15 @@ class ProxyApplication:
             raise error
         if isinstance(error, ProxyError):
             if isinstance(error, UpstreamUnreachable | UpstreamInvalid):
-                self._failures.log(request, error)
+                _log_failure(request, error)
             error = self.auth_throttle.refused(request, error)
         else:
-            logger.error("proxy_failed kind=%s where=%s", type(error).__name__, _locations(error))
+            logger.error(
+                "proxy_failed kind=%s where=%s",
+                type(error).__name__,
+                _locations(error),
+                extra={"request_id": request.request_id},
+            )
             error = ProxyError()
         request.error = error.code
         return error
@@ -189,9 +199,9 @@ class ProxyApplication:
             request.exchange.client_left = client.disconnected
             if request.client_disconnected or (reason := request.ended) is None:
                 raise
-            response = error_response(reason, request.dialect)
+            response = _error_response(reason, request)
         except Exception as error:  # noqa: BLE001  (as above)
-            response = error_response(self._error(error, request), request.dialect)
+            response = _error_response(self._error(error, request), request)
         client.respond(response.status, response.headers + PROTECTION, cast(bytes, response.body))
         return response.status
 
@@ -203,6 +213,29 @@ def _rate_limits() -> RateLimits:
     from proxy.access.redis_rate_limits import RedisRateLimits  # its client library takes six megabytes
 
     return RedisRateLimits(settings.REDIS_URL)
+
+
+def _error_response(error: ProxyError, request: ProxyRequest) -> Response:
+    response = error_response(error, request.dialect)
+    response.headers.append((b"x-request-id", request.request_id.encode()))
+    return response
+
+
+def _log_failure(request: ProxyRequest, error: UpstreamUnreachable | UpstreamInvalid) -> None:
+    """Write which endpoint's provider failed, and how. The line has no host name and no address.
+
+    The endpoint's page shows the destination. `strake.logs` counts the same failures of one endpoint.
+    """
+    if request.route is None:
+        return
+    kind = error.kind if isinstance(error, UpstreamUnreachable) else "not HTTP"
+    logger.warning(
+        "upstream_failed code=%s endpoint=%s kind=%s",
+        error.code,
+        request.subdomain,
+        kind or "unknown",
+        extra={"request_id": request.request_id},
+    )
 
 
 def _locations(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from credentials.errors import SealError
 from credentials.vault import keyring
 from proxy.access.route_lookup import Lookup
 from proxy.errors import StoreUnavailable
+from proxy.http.request import ProxyRequest
 from proxy.server.exchange import Exchange
 
 LIVE, READY = b"/livez", b"/readyz"
@@ -39,6 +40,9 @@ async def respond(exchange: Exchange, lookup: Lookup) -> None:
         (b"cache-control", b"no-store"),
         (b"x-content-type-options", b"nosniff"),
     ]
+    if exchange.path == READY:
+        # So that `manage.py doctor` can see if the proxies in front pass the client's address on.
+        headers.append((b"x-strake-client", str(ProxyRequest(exchange).address or "-").encode()))
     status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
     exchange.respond(status, headers, (reason or "ok").encode())
 

@@ -13,11 +13,11 @@ MAX_ENDPOINTS = 100  # of those with requests in flight, the busiest
 
 
 def measure(application: ProxyApplication) -> Vitals:
-    """Return the vitals of an application that has started. Safe to call from any thread.
+    """Return the vitals of an application that has started. Safe to call from any thread that may block.
 
     Raises `KeyringError` if no keyring was ever read.
     """
-    ring = keyring.current()
+    ring = keyring.poll()
     counts = application.in_flight.counts()
     busiest = heapq.nlargest(MAX_ENDPOINTS, counts.items(), key=itemgetter(1))
     return Vitals(

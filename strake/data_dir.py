@@ -1,4 +1,4 @@
-"""The data folder of the embedded configuration, readable by its owner only.
+"""The data folder of an installation on one machine, readable by its owner only.
 
     vault/   the master keys, for the process that forwards and for commands
     data/    the database, the secret key, and the demo provider's port
@@ -28,22 +28,41 @@ _DATABASE = "strake.sqlite3"
 # Every file and its folder. In older versions, all of them were directly in the data folder. The database moves first,
 # because another process may have it open.
 _FOLDERS = {_DATABASE: "data", "master-keys.json": "vault", "secret-key": "data", "demo-port": "data"}
+_OF_MANY_MACHINES = ("DATABASE_URL", "DATABASE_URL_FILE", "REDIS_URL", "REDIS_URL_FILE")
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
-def prepare(new_master_keys: Callable[[], str]) -> None:
-    """Create the data folder and its missing files if the environment asks for the embedded configuration.
+def is_embedded(env: Environment) -> bool:
+    """True if data and secrets are in STRAKE_HOME: on loopback, and on one machine for others. Raises as `env` does."""
+    return is_loopback(env) or bool(env.present("STRAKE_HOME") and not env.present(*_OF_MANY_MACHINES))
+
+
+def is_loopback(env: Environment) -> bool:
+    """True if STRAKE_BASE_URL is a loopback address. Raises `ImproperlyConfigured`."""
+    return env.origin("STRAKE_BASE_URL", "http://localhost").hostname in LOOPBACK_HOSTS
+
+
+def prepare(new_master_keys: Callable[[], str], *, init: bool = False) -> None:
+    """Create the data folder and its missing files if the environment asks for an installation on one machine.
 
     Call it before Django reads the settings. `new_master_keys` returns the document of a new keyring. It is an argument
-    because the settings import this module, also in processes that must not load the keyring. Raises
-    `ImproperlyConfigured`.
+    because the settings import this module, also in processes that must not load the keyring. On loopback a new folder
+    may be created at any time, elsewhere only with `init`: a wrong STRAKE_HOME, or a disk that is not mounted, would
+    look like an empty installation. Raises `ImproperlyConfigured`.
     """
     env = Environment()
-    if env.origin("STRAKE_BASE_URL", "http://localhost").hostname in LOOPBACK_HOSTS:
-        data_dir = DataDir.configured(env)
-        data_dir.prepare(new_master_keys)
-        runtime.located(Path(env.text("STRAKE_RUNTIME", str(data_dir.run))), data_dir.path)
+    if not is_embedded(env):
+        return
+    data_dir = DataDir.configured(env)
+    if data_dir.is_new and not init and not is_loopback(env):
+        raise ImproperlyConfigured(
+            f"STRAKE_HOME is {data_dir.path}, which holds neither master keys nor a database. If that is the wrong "
+            "folder, or its disk is not mounted, correct that. For a new installation, run: manage.py serve --init"
+        )
+    has_own_keys = not env.present("STRAKE_MASTER_KEYS", "STRAKE_MASTER_KEYS_FILE", "STRAKE_MASTER_KEYS_COMMAND")
+    data_dir.prepare(new_master_keys if has_own_keys else None)
+    runtime.located(Path(env.text("STRAKE_RUNTIME", str(data_dir.run))), data_dir.path)
 
 
 class DataDir:
@@ -91,10 +110,11 @@ class DataDir:
         with self._errors_explained():
             return any(self._left_behind(name) for name in _FOLDERS)
 
-    def prepare(self, new_master_keys: Callable[[], str]) -> None:
+    def prepare(self, new_master_keys: Callable[[], str] | None) -> None:
         """Create the folder and the files missing in it, except the database, which `migrate` creates.
 
-        Moves the files of an older version to their folders first. If that is interrupted, the next call continues.
+        Without `new_master_keys`, the master keys are somewhere else. Moves the files of an older version to their
+        folders first. If that is interrupted, the next call continues.
         """
         with self._errors_explained():
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -107,7 +127,7 @@ class DataDir:
                 _create_once(self.demo_port, lambda: str(_free_port()))
                 # Beside an existing database, a new master key would hide the loss of the old one: Strake would start,
                 # and no stored key would open. The system check credentials.E001 reports the missing file instead.
-                if self.is_new:
+                if self.is_new and new_master_keys is not None:
                     _create_once(self.master_keys, new_master_keys)
 
     def read(self, path: Path) -> str:
@@ -275,7 +295,11 @@ def _exists(path: Path) -> bool:
 
 
 def _free_port() -> int:
+    """A free port of loopback, or any number if this machine has no 127.0.0.1, on which the demo provider listens."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        try:
+            probe.bind(("127.0.0.1", 0))
+        except OSError:
+            return secrets.randbelow(10_000) + 20_000
         port: int = probe.getsockname()[1]
         return port

@@ -1,6 +1,7 @@
 """System checks of `manage.py check --deploy`: what would carry links, sessions, rows or tokens in clear.
 
-Loopback, Unix sockets and the hosts in STRAKE_PLAINTEXT_HOSTS are fine without TLS.
+Loopback, Unix sockets and the hosts in STRAKE_PLAINTEXT_HOSTS are fine without TLS. The last two are what `manage.py
+doctor` finds when it asks every service, which STRAKE_CHECK_SERVICES=0 prevents.
 
 strake.E002   EMAIL_URL would send sign-in links to another machine without TLS
 strake.E003   REDIS_URL would send sessions to another machine without TLS
@@ -9,6 +10,8 @@ strake.W002   DATABASE_URL or REDIS_URL uses TLS without checking the certificat
 strake.W003   STRAKE_TRUSTED_PROXIES is 0, so all clients may seem to have the address of the reverse proxy
 strake.W004   STRAKE_BIND accepts connections from other machines, in clear
 strake.W005   STRAKE_EGRESS_PROXY_RESOLVES leaves it to the company's proxy which addresses are allowed
+strake.E010   a service that Strake depends on does not work
+strake.W010   a service that Strake depends on should be looked at
 """
 
 from __future__ import annotations
@@ -86,7 +89,7 @@ def check_database(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMes
 @register(Tags.security, deploy=True)
 def check_reverse_proxy(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMessage]:
     """Only the proxy half uses these settings, and commands, which may run with the settings of both halves."""
-    if settings.STRAKE_EMBEDDED or settings.STRAKE_PROCESS == "web":
+    if settings.STRAKE_LOOPBACK or settings.STRAKE_PROCESS == "web":
         return []
     messages: list[CheckMessage] = []
     if settings.STRAKE_TRUSTED_PROXIES == 0:
@@ -124,6 +127,22 @@ def check_egress_proxy(app_configs: Sequence[Any] | None, **_: Any) -> list[Chec
             "Remove the variable if the proxy also allows addresses.",
             id="strake.W005",
         )
+    ]
+
+
+@register(Tags.security, deploy=True)
+def check_services(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMessage]:
+    if not settings.STRAKE_CHECK_SERVICES:
+        return []
+    from strake.doctor import examination  # it loads libraries that no other check needs
+    from strake.pages.health import BAD, GOOD
+
+    return [
+        Error(f"{one.name}: {one.words}", hint="manage.py doctor", id="strake.E010")
+        if one.state == BAD
+        else Warning(f"{one.name}: {one.words}", hint="manage.py doctor", id="strake.W010")
+        for one in examination.examine()
+        if one.state != GOOD
     ]
 
 

@@ -10,6 +10,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
+from accounts import secret_files
+
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -34,6 +36,10 @@ class Environment:
     def text(self, name: str, default: str = "") -> str:
         return self.values.get(name, "").strip() or default
 
+    def present(self, *names: str) -> list[str]:
+        """Return those of the variables that have a value."""
+        return [name for name in names if self.text(name)]
+
     def number(self, name: str, default: int, *, low: int, high: int) -> int:
         raw = self.text(name)
         if not raw:
@@ -53,16 +59,13 @@ class Environment:
         return [word for part in self.text(name).split(",") if (word := part.strip())]
 
     def secret(self, name: str) -> Secret | None:
-        """Return the secret in the file `NAME_FILE`, or else in `NAME`. Other processes may read `NAME` in /proc."""
+        """Return the secret in the file `NAME_FILE`, or else in `NAME`. Other processes may read `NAME` in /proc.
+
+        The file must not be exposed to others (`accounts.secret_files`).
+        """
         path = self.text(f"{name}_FILE")
         if path:
-            try:
-                return Secret(Path(path).read_text(encoding="utf-8").strip())
-            except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-                raise ImproperlyConfigured(
-                    f"{name}_FILE names {path}, which cannot be read: {reason}. Fix the path or its permissions."
-                ) from None
+            return _secret_from_file(f"{name}_FILE", Path(path))
         text = self.text(name)
         return Secret(text) if text else None
 
@@ -84,6 +87,22 @@ class Environment:
         return parts
 
 
+def _secret_from_file(variable: str, path: Path) -> Secret:
+    text = ""
+    try:
+        with path.open("rb") as file:
+            problem = secret_files.exposure(path, os.fstat(file.fileno()), in_container=True)
+            content = file.read()
+        text = content.decode("utf-8-sig").strip()  # some editors write a byte order mark first
+    except OSError as error:
+        problem = f"{path} cannot be read: {error.strerror}. Correct the path or its permissions."
+    except UnicodeDecodeError:
+        problem = f"{path} is not UTF-8 text. Save it as UTF-8."
+    if problem:
+        raise ImproperlyConfigured(f"{variable}: {problem}")
+    return Secret(text)
+
+
 def email_config(url: str) -> dict[str, Any]:
     """Return Django's email settings for `smtp://` (no TLS), `smtp+tls://` (STARTTLS) or `smtps://` (implicit TLS)."""
     parts = _service_url(
@@ -101,6 +120,22 @@ def email_config(url: str) -> dict[str, Any]:
         "EMAIL_USE_SSL": parts.scheme == "smtps",
         "EMAIL_TIMEOUT": 20,
     }
+
+
+def redis_url(url: str) -> str:
+    """Return the URL of a Redis server, `redis://` or `rediss://` (TLS). Raises `ImproperlyConfigured`."""
+    example = "rediss://:password@redis.example.org:6379/0"
+    parts = _service_url(url, "REDIS_URL", {"redis", "rediss"}, example)
+    # The first of these characters in a password ends the host part, so the @ comes after it.
+    if parts.fragment or "#" in url or "@" in parts.path + parts.query:
+        raise ImproperlyConfigured(
+            f"REDIS_URL should look like {example}. In the password, percent-encode special characters: # is %23, / is "
+            "%2F, ? is %3F, @ is %40, % is %25."
+        )
+    number = parts.path.removeprefix("/")
+    if not parts.hostname or (number and not (number.isascii() and number.isdigit())):
+        raise ImproperlyConfigured(f"REDIS_URL must name a host, and after / a number or nothing, like {example}")
+    return url
 
 
 def _service_url(url: str, name: str, schemes: set[str], example: str) -> SplitResult:

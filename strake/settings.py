@@ -1,8 +1,8 @@
 """The only settings module, read from the environment. docs/configuration.md lists every variable.
 
-The embedded configuration (SQLite, no Redis, no mail server, secrets created in STRAKE_HOME) applies only if
-STRAKE_BASE_URL is a loopback origin. Any other origin requires explicit secrets. Importing this module creates nothing:
-strake/data_dir.py creates the files that it reads.
+The embedded configuration (SQLite, no Redis, secrets created in STRAKE_HOME) applies if STRAKE_BASE_URL is a loopback
+origin, or if STRAKE_HOME is set and neither DATABASE_URL nor REDIS_URL is. Otherwise secrets must be explicit.
+Importing this module creates nothing: strake/data_dir.py creates the files that it reads.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from django.core.exceptions import ImproperlyConfigured
 
 from credentials import egress_proxy, egress_tls
 from credentials.egress_allowlist import EgressAllowlist
-from strake import __version__
+from strake import __version__, data_dir
 from strake.data_dir import DataDir
 from strake.database_url import database_config
-from strake.env import LOOPBACK_HOSTS, Environment, Secret, email_config
+from strake.env import LOOPBACK_HOSTS, Environment, Secret, email_config, redis_url
 from strake.processes import listen, runtime
 
 env = Environment()
@@ -37,12 +37,14 @@ STRAKE_BIND = listen.parse(env.text("STRAKE_BIND"), port=PORT)
 STRAKE_BASE = env.origin("STRAKE_BASE_URL", f"http://localhost:{PORT}")
 STRAKE_BASE_URL = STRAKE_BASE.geturl()
 STRAKE_PROXY_DOMAIN = env.text("STRAKE_PROXY_DOMAIN").lower().strip(".")
-STRAKE_EMBEDDED = STRAKE_BASE.hostname in LOOPBACK_HOSTS
+# One person on one machine; one machine for others (data and secrets are in STRAKE_HOME); or many machines.
+STRAKE_LOOPBACK = STRAKE_BASE.hostname in LOOPBACK_HOSTS
+STRAKE_EMBEDDED = data_dir.is_embedded(env)
 HTTPS = STRAKE_BASE.scheme == "https"
 
 # Links in emails, cookies and redirects use STRAKE_BASE_URL and never a header of the request.
 ALLOWED_HOSTS = [STRAKE_BASE.hostname or ""]
-if STRAKE_EMBEDDED:
+if STRAKE_LOOPBACK:
     ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 USE_X_FORWARDED_HOST = False
 STRAKE_TRUSTED_PROXIES = env.number("STRAKE_TRUSTED_PROXIES", 0, low=0, high=16)
@@ -53,27 +55,30 @@ STRAKE_DRAIN_SECONDS = env.number("STRAKE_DRAIN_SECONDS", 0 if STRAKE_EMBEDDED e
 # Each half reads its own secrets only: the proxy half the master keys, the web half the secret key and the mail server.
 STRAKE_HOME = DataDir.configured(env)
 STRAKE_MASTER_KEYS_FILE = ""
+STRAKE_MASTER_KEYS_COMMAND = ""
 STRAKE_MASTER_KEYS = Secret("")
 SECRET_KEY = Secret("")  # Django refuses to use an empty key
 _is_new = STRAKE_EMBEDDED and STRAKE_HOME.is_new  # nothing has been created in the data folder yet
+_key_sources = env.present("STRAKE_MASTER_KEYS_FILE", "STRAKE_MASTER_KEYS_COMMAND", "STRAKE_MASTER_KEYS")
+if STRAKE_PROCESS == "web" and _key_sources:
+    raise ImproperlyConfigured(
+        f"The web half must not know master keys. Remove {' and '.join(_key_sources)} from its environment."
+    )
+if len(_key_sources) > 1:
+    raise ImproperlyConfigured(f"Set one of {', '.join(_key_sources)}, and remove the others.")
 if STRAKE_PROCESS != "web":
     STRAKE_MASTER_KEYS_FILE = env.text("STRAKE_MASTER_KEYS_FILE")
-    STRAKE_MASTER_KEYS = Secret("" if STRAKE_MASTER_KEYS_FILE else env.text("STRAKE_MASTER_KEYS"))
-    if STRAKE_EMBEDDED and not STRAKE_MASTER_KEYS and not STRAKE_MASTER_KEYS_FILE:
+    STRAKE_MASTER_KEYS_COMMAND = env.text("STRAKE_MASTER_KEYS_COMMAND")
+    STRAKE_MASTER_KEYS = Secret(env.text("STRAKE_MASTER_KEYS"))
+    if STRAKE_EMBEDDED and not _key_sources:
         STRAKE_MASTER_KEYS_FILE = str(STRAKE_HOME.master_keys)
-elif env.text("STRAKE_MASTER_KEYS") or env.text("STRAKE_MASTER_KEYS_FILE"):
-    raise ImproperlyConfigured(
-        "The web half must not know master keys. Remove STRAKE_MASTER_KEYS and STRAKE_MASTER_KEYS_FILE from its "
-        "environment."
-    )
 if STRAKE_PROCESS != "proxy":
     SECRET_KEY = env.secret("STRAKE_SECRET_KEY") or Secret("")
     if STRAKE_EMBEDDED:
         SECRET_KEY = SECRET_KEY or Secret(STRAKE_HOME.read(STRAKE_HOME.secret_key))
     elif len(SECRET_KEY) < 50 and (SECRET_KEY or STRAKE_PROCESS == "web"):
         raise ImproperlyConfigured(
-            "STRAKE_SECRET_KEY (or STRAKE_SECRET_KEY_FILE) must hold at least 50 random characters, since "
-            "STRAKE_BASE_URL is not a loopback address. Create one with: "
+            "STRAKE_SECRET_KEY (or STRAKE_SECRET_KEY_FILE) must hold at least 50 random characters. Create one with: "
             "python3 -c 'import secrets; print(secrets.token_urlsafe(50))'"
         )
 
@@ -102,17 +107,30 @@ DEBUG = False
 
 DATABASE_URL = env.secret("DATABASE_URL") or ""
 REDIS_URL = env.secret("REDIS_URL") or ""
-STRAKE_PLAINTEXT_HOSTS = env.words("STRAKE_PLAINTEXT_HOSTS")  # for strake/deploy_checks.py
+if REDIS_URL:
+    redis_url(REDIS_URL)
+STRAKE_DATABASE_CONNECTIONS = env.number("STRAKE_DATABASE_CONNECTIONS", 8, low=2, high=100)
+STRAKE_PLAINTEXT_HOSTS = env.words("STRAKE_PLAINTEXT_HOSTS")  # for strake/deploy_checks.py, as the next one
+STRAKE_CHECK_SERVICES = env.number("STRAKE_CHECK_SERVICES", 1, low=0, high=1)
 if not STRAKE_EMBEDDED and not (DATABASE_URL and REDIS_URL):
     raise ImproperlyConfigured(
-        "DATABASE_URL (PostgreSQL) and REDIS_URL are required, since STRAKE_BASE_URL is not a loopback address."
+        "STRAKE_BASE_URL is not a loopback address. For one machine, set STRAKE_HOME to the data folder, and neither "
+        "DATABASE_URL nor REDIS_URL. For several, set both (PostgreSQL and Redis)."
     )
 
 if DATABASE_URL:
     DATABASES = {"default": database_config(DATABASE_URL)}
     DATABASES["default"]["CONN_MAX_AGE"] = 0
+    # A connection from the pool may have ended with a restart of the server. The request log retries anyway, and would
+    # wait for ever for a check that gets no answer.
+    DATABASES["default"]["CONN_HEALTH_CHECKS"] = STRAKE_PROCESS == "web"
     # After an outage, connect again for the next query, not in growing intervals.
-    DATABASES["default"]["OPTIONS"]["pool"] = {"min_size": 1, "max_size": 8, "timeout": 5, "reconnect_timeout": 5}
+    DATABASES["default"]["OPTIONS"]["pool"] = {
+        "min_size": 1,
+        "max_size": STRAKE_DATABASE_CONNECTIONS,
+        "timeout": 5,
+        "reconnect_timeout": 5,
+    }
 else:
     DATABASES = {
         "default": {
@@ -227,8 +245,10 @@ STRAKE_SIGNUP = env.words("STRAKE_SIGNUP") or ["open"]
 STRAKE_LINK_MINUTES = env.number("STRAKE_LINK_MINUTES", 15, low=1, high=15)
 
 # On https, browsers accept `__Host-` cookies from this very host only, not from another one in its domain. On loopback
-# there is no https. Cookies do not belong to a port, so the name does: two Strakes do not overwrite each other's.
-STRAKE_COOKIE = "__Host-strake-{}" if HTTPS else f"strake-{{}}-{STRAKE_BASE.port or 80}"
+# there is no https. Cookies do not belong to a port, so the name has it: two Strakes do not overwrite each other's.
+STRAKE_COOKIE = "__Host-strake-{}" if HTTPS else "strake-{}"
+if STRAKE_BASE.port or not HTTPS:
+    STRAKE_COOKIE += f"-{STRAKE_BASE.port or 80}"
 # Messages live in a cookie, so that showing one does not create a session for somebody who is not signed in.
 MESSAGE_STORAGE = "accounts.sign_in.cookies.MessageStorage"
 SESSION_COOKIE_AGE = 30 * 24 * 3600
@@ -248,10 +268,12 @@ CSRF_TRUSTED_ORIGINS = [STRAKE_BASE_URL]
 _email_url = env.secret("EMAIL_URL") if STRAKE_PROCESS != "proxy" else None
 if _email_url:
     _email = email_config(_email_url)
-elif STRAKE_EMBEDDED or STRAKE_PROCESS != "web":
+elif STRAKE_LOOPBACK or STRAKE_PROCESS != "web":
     _email = {"EMAIL_BACKEND": "accounts.sign_in.mail.TerminalBackend"}
+elif STRAKE_EMBEDDED:
+    _email = {"EMAIL_BACKEND": "django.core.mail.backends.dummy.EmailBackend"}  # operators hand out links
 else:
-    raise ImproperlyConfigured("EMAIL_URL is required, since STRAKE_BASE_URL is not a loopback address.")
+    raise ImproperlyConfigured("EMAIL_URL is required with DATABASE_URL, unless STRAKE_BASE_URL is a loopback address.")
 EMAIL_BACKEND = _email["EMAIL_BACKEND"]
 EMAIL_HOST = _email.get("EMAIL_HOST", "localhost")
 EMAIL_PORT = _email.get("EMAIL_PORT", 25)
@@ -293,7 +315,7 @@ STRAKE_TOKEN_URLS = {
     "azure_entra": "https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token",
     "google_service_account": "https://oauth2.googleapis.com/token",
 }
-STRAKE_DEMO_PORT = int(STRAKE_HOME.read(STRAKE_HOME.demo_port) or 0) if STRAKE_EMBEDDED else 0
+STRAKE_DEMO_PORT = int(STRAKE_HOME.read(STRAKE_HOME.demo_port) or 0) if STRAKE_LOOPBACK else 0
 if STRAKE_DEMO_PORT:
     STRAKE_ALLOWED_PRIVATE_UPSTREAMS.append(f"127.0.0.1:{STRAKE_DEMO_PORT}")
 
@@ -349,7 +371,7 @@ SILENCED_SYSTEM_CHECKS = [
     "security.W021",  # HSTS preload binds a whole domain permanently: the operator decides
     "django_ratelimit.W001",  # it knows atomic caches by name, and accounts.database_cache is not among them
 ]
-if _is_new and str(STRAKE_HOME.master_keys) == STRAKE_MASTER_KEYS_FILE:
+if _is_new and STRAKE_LOOPBACK and str(STRAKE_HOME.master_keys) == STRAKE_MASTER_KEYS_FILE:
     # The keyring does not exist yet. The first command that needs it creates it.
     SILENCED_SYSTEM_CHECKS += ["credentials.E001"]
 if not HTTPS:
@@ -358,11 +380,12 @@ if not HTTPS:
 
 # --- Logs ----------------------------------------------------------------------------------------------------------
 
+STRAKE_LOG = env.choice("STRAKE_LOG", "text", {"text", "json"})
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"()": "strake.logs.LineFormatter"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "formatters": {"line": {"()": "strake.logs.LineFormatter", "style": STRAKE_LOG}},
+    "handlers": {"stderr": {"class": "strake.logs.CountingHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "INFO"},
     "loggers": {
         # Django's default handlers would print each record again, with the text of exceptions.

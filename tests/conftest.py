@@ -50,7 +50,7 @@ from accounts import outbox  # noqa: E402
 from accounts.database_cache import DatabaseCache  # noqa: E402
 from accounts.models import User  # noqa: E402
 from credentials import resolver  # noqa: E402
-from tests.support import factories, fronts, postgres  # noqa: E402
+from tests.support import factories, fronts, machines, postgres  # noqa: E402
 from tests.support.pages import FROM_LOOPBACK  # noqa: E402
 from tests.support.postgres import Cluster  # noqa: E402
 from tests.support.running import Endpoint, Strake  # noqa: E402
@@ -118,8 +118,20 @@ def _valgrind_missing() -> str:
     return "" if shutil.which("valgrind") else "valgrind is not installed"
 
 
+def _pgbouncer_missing() -> str:
+    return "" if shutil.which("pgbouncer") else "pgbouncer is not installed"
+
+
 def _tinyproxy_missing() -> str:
     return "" if shutil.which("tinyproxy") else "tinyproxy is not installed"
+
+
+def _curl_missing() -> str:
+    return "" if shutil.which("curl") else "curl is not installed"
+
+
+def _root_missing() -> str:
+    return "" if os.geteuid() == 0 else "only root may look into Strake's processes"
 
 
 def _namespaces_missing() -> str:
@@ -136,11 +148,15 @@ SERVICES = {
     "redis": _redis_missing,
     "browser": _browser_missing,
     "npm": _npm_missing,
+    "curl": _curl_missing,
+    "root": _root_missing,
     "systemd": _systemd_missing,
     "strace": _strace_missing,
     "valgrind": _valgrind_missing,
     "namespaces": _namespaces_missing,
     "tinyproxy": _tinyproxy_missing,
+    "pgbouncer": _pgbouncer_missing,
+    "machines": machines.missing,
 }
 MISSING = pytest.StashKey[dict[str, str]]()
 

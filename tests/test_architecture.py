@@ -85,13 +85,14 @@ def test_contracts_behind_promises_exist() -> None:
         "strake.wsgi",
     }
     assert set(web["forbidden_modules"]) >= opens_keys | {"credentials.vault.keyring", "credentials.vault.wrapping"}
-    client = contracts["Only the key check, the wrap client and the connection test import an HTTP client"]
+    client = contracts["Only the key check, the wrap client, the connection test and the doctor import an HTTP client"]
     assert set(client["forbidden_modules"]) == {"aiohttp", "httpx", "httpcore", "requests", "urllib3"}
     assert {entry.partition(" ")[0] for entry in client["ignore_imports"]} == {
         "credentials.deadline_transport",
         "credentials.key_check",
         "credentials.vault.socket_wrapper",
         "proxy.connection_test",
+        "strake.doctor.front",
     }
     opener = contracts["Only the proxy imports the opener of sealed keys"]
     assert (opener["protected_modules"], opener["allowed_importers"]) == (["proxy.unsealing"], ["proxy"])
@@ -100,7 +101,7 @@ def test_contracts_behind_promises_exist() -> None:
 def test_three_modules_import_the_opener() -> None:
     """The contract allows the whole proxy to import it."""
     importers = import_graph().find_modules_that_directly_import("proxy.unsealing")
-    assert importers == {"proxy.views", "proxy.upstream.renewals", "proxy.management.commands.verify_vault"}
+    assert importers == {"proxy.views", "proxy.upstream.renewals", "proxy.vault_check"}
 
 
 def test_no_module_uses_the_standard_http_clients() -> None:
@@ -154,7 +155,6 @@ def test_type_imports_are_only_for_types() -> None:
 RESOLVED_BY_DJANGO = {"strake/settings.py", "strake/page_urls.py", "accounts/apps.py"}
 NAMED_BY_STRING = {
     ("accounts/sessions/service.py", "accounts.backends.LinkBackend"),  # Django stores this name in the session
-    ("accounts/sign_in/views.py", "accounts.sign_in.mail.TerminalBackend"),  # compared with a setting
 }
 
 
@@ -235,7 +235,7 @@ def test_connect_failures_are_drawn() -> None:
 # Lower a number when the count falls. To raise one, give the reason in the commit.
 
 CEILINGS = {
-    r"#.*\bnoqa\b": 26,
+    r"#.*\bnoqa\b": 27,
     r"#.*\btype: ignore\b": 15,
     r"#.*\bpragma: no cover\b": 0,
     r"\bmark_safe\b": 0,

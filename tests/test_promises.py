@@ -113,6 +113,7 @@ PROMPT = "canary-prompt-never-to-be-seen"
 COMPLETION = "canary-completion-never-to-be-seen"
 
 
+@pytest.mark.root
 def test_bodies_reach_no_disk_or_log(running: Strake, upstream: Upstream, tmp_path: Path) -> None:
     endpoint = running.connect(upstream.url)
     upstream.on("/v1/chat", sse([f"data: {COMPLETION} {n}\n\n".encode() for n in range(50)]))

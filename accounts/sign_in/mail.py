@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from django.conf import settings
 from django.core.mail import EmailMessage, EmailMultiAlternatives
 from django.core.mail.backends.base import BaseEmailBackend
 from django.template.loader import render_to_string
@@ -40,6 +41,13 @@ class TerminalBackend(BaseEmailBackend):
             sys.stderr.write(_terminal_text(message))
         sys.stderr.flush()
         return len(email_messages)
+
+
+def delivery() -> str:
+    """How a sign-in link that somebody asks for reaches them: "email", "terminal", or "none": an operator gives it."""
+    if settings.EMAIL_BACKEND.endswith(".TerminalBackend"):
+        return "terminal"
+    return "none" if settings.EMAIL_BACKEND.endswith(".dummy.EmailBackend") else "email"
 
 
 def _terminal_text(message: EmailMessage) -> str:

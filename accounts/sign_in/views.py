@@ -10,13 +10,14 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from accounts import audit, tokens
+from accounts import audit, tokens, users
 from accounts.errors import LinkNotValid, TooManyRequests
-from accounts.models import LINK_TOKEN_PREFIX
+from accounts.models import LINK_TOKEN_PREFIX, User
 from accounts.sessions import service as sessions
 from accounts.shortcuts import see_other
 from accounts.sign_in import cookies, magic_links, throttle
 from accounts.sign_in.forms import SignInForm
+from accounts.sign_in.mail import delivery
 from accounts.sign_in.policy import safe_next_path
 
 
@@ -27,10 +28,14 @@ def sign_in(request: HttpRequest) -> HttpResponse:
         next_path = safe_next_path(request.GET.get("next", ""))
         if request.user.is_authenticated:
             return see_other(next_path or settings.LOGIN_REDIRECT_URL)
-        return render(request, "accounts/sign_in.html", {"form": SignInForm(initial={"next": next_path})})
+        local = users.of_this_machine() if settings.STRAKE_LOOPBACK else None
+        form = SignInForm(initial={"next": next_path, "email": local.email if local else ""})
+        return _ask_for_email(request, form, local=local)
     form = SignInForm(request.POST)
     if not form.is_valid():
-        return render(request, "accounts/sign_in.html", {"form": form}, status=400)
+        return _ask_for_email(request, form, status=400)
+    if delivery() == "none":
+        return _ask_for_email(request, form)
     return _request_link(request, form.cleaned_data["email"], form.cleaned_data["next"])
 
 
@@ -42,9 +47,22 @@ def sign_in_again(request: HttpRequest) -> HttpResponse:
         next_path = safe_next_path(request.GET.get("next", ""))
         if sessions.is_recent(request):
             return see_other(next_path or settings.LOGIN_REDIRECT_URL)
-        context = {"next": next_path, "unsaved": "unsaved" in request.GET}
-        return render(request, "accounts/sign_in_again.html", context)
+        return _ask_to_confirm(request, next_path)
+    if delivery() == "none":
+        return _ask_to_confirm(request, safe_next_path(request.POST.get("next", "")))
     return _request_link(request, audit.actor_of(request).user.email, request.POST.get("next", ""))
+
+
+def _ask_for_email(
+    request: HttpRequest, form: SignInForm, *, local: User | None = None, status: int = 200
+) -> HttpResponse:
+    context = {"form": form, "delivery": delivery(), "local": local}
+    return render(request, "accounts/sign_in.html", context, status=status)
+
+
+def _ask_to_confirm(request: HttpRequest, next_path: str) -> HttpResponse:
+    context = {"next": next_path, "unsaved": "unsaved" in request.GET, "delivery": delivery()}
+    return render(request, "accounts/sign_in_again.html", context)
 
 
 def _request_link(request: HttpRequest, email: str, next_path: str) -> HttpResponse:
@@ -71,7 +89,7 @@ def link_sent(request: HttpRequest) -> HttpResponse:
     context = {
         "email": cookies.get_email(request),
         "minutes": settings.STRAKE_LINK_MINUTES,
-        "on_terminal": _mail_goes_to_terminal(),
+        "on_terminal": delivery() == "terminal",
     }
     response = render(request, "accounts/link_sent.html", context)
     response.headers["Referrer-Policy"] = "no-referrer"
@@ -132,7 +150,3 @@ def _too_many_requests(request: HttpRequest, retry_after: int, reason: str = "")
     response = render(request, "accounts/too_many.html", context, status=429)
     response.headers["Retry-After"] = str(retry_after)
     return response
-
-
-def _mail_goes_to_terminal() -> bool:
-    return bool(settings.EMAIL_BACKEND == "accounts.sign_in.mail.TerminalBackend")

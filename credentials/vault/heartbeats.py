@@ -18,6 +18,7 @@ from django.db.models import QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from accounts.outage_log import OutageLog
 from credentials.vault.models import ServerProcess
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class Heartbeat:
         self._measure = measure
         self._recorded: Vitals | None = None
         self._recorded_at = 0.0
+        self._outage = OutageLog(logger, "heartbeat_failed", "heartbeat_back")
         self._has_beaten = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -139,7 +141,8 @@ class Heartbeat:
         """Do one piece of work. No error ends the heartbeat, since an outage of the database passes."""
         try:
             work()
-        except Exception as error:  # noqa: BLE001  (the message may hold the database's address)
-            logger.warning("heartbeat_failed kind=%s", type(error).__name__)
+            self._outage.works()
+        except Exception as error:  # noqa: BLE001  (an error that ended this thread would end the heartbeat)
+            self._outage.failed(error)
         finally:
             connections.close_all()  # Not kept between two beats, since they are few.

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,12 +23,13 @@ from django.db.models import Q, QuerySet
 
 from accounts import audit
 from accounts.actors import Actor
-from credentials.errors import CannotOpen, ProcessesBehind, RotationRunning, UnknownMasterKey
+from accounts.transactions import LockTaken, process_lock
+from credentials.errors import CannotOpen, RotationRunning, UnknownMasterKey
 from credentials.models import DerivedToken, Endpoint, SealedKey
-from credentials.vault import heartbeats, key_registry, keyring, unwrapping
+from credentials.vault import key_holders, key_registry, keyring, unwrapping
 from credentials.vault.envelope import WrappedKey, stored_bytes
 from credentials.vault.keyring import Keyring
-from credentials.vault.models import MasterKeyCheck, ServerProcess
+from credentials.vault.models import MasterKeyCheck
 
 _ADVISORY_LOCK = 0x5374_7261_6B65  # "Strake"
 
@@ -51,24 +51,28 @@ def pending(ring: Keyring) -> dict[str, int]:
 def dry_run(ring: Keyring) -> set[UUID]:
     """Rewrap every data key without saving any. Returns the ids of the credentials that would be stuck."""
     rows = _pending(ring).values_list(*_Row._fields).iterator(chunk_size=500)
-    return {row.credential_id for row in map(_Row._make, rows) if _rewrapped(row, ring) is None}
+    with transaction.atomic():  # in which a cursor works behind a pooler too
+        return {row.credential_id for row in map(_Row._make, rows) if _rewrapped(row, ring) is None}
 
 
 def rotate(
-    *, actor: Actor, batch: int = 200, wait_seconds: float = 30, on_progress: Callable[[int], None] = lambda rows: None
+    *,
+    actor: Actor,
+    batch: int = 200,
+    wait_seconds: float = 30,
+    no_server: bool = False,
+    on_progress: Callable[[int], None] = lambda rows: None,
 ) -> Outcome:
     """Rewrap every data key under the primary master key, `batch` rows in a transaction. Safe to kill and run again.
 
     `on_progress` is called with the number of rows of each finished batch. Raises `RotationRunning`, `KeyringError`,
-    `WrongMasterKey`, `RetiredMasterKey`, or `ProcessesBehind` if a server has not loaded the primary key after
-    `wait_seconds`.
+    `WrongMasterKey`, `RetiredMasterKey`, `MasterKeyNotEverywhere` if a server has not loaded the primary key after
+    `wait_seconds`, or `NoServerSeen` unless `no_server` says that none runs.
     """
     ring = keyring.reload()
     outcome = Outcome(ring.primary_id)
     with _rotation_lock():
-        # Compared by check value, because operators of two hosts may have created different keys with the same id.
-        check_value = ring.check_value(ring.primary_id).hex()
-        wait_for_processes(lambda process: process.key_ids.get(ring.primary_id) == check_value, wait_seconds)
+        key_holders.wait_for_key(ring.primary_id, ring, seconds=wait_seconds, no_server=no_server)
         # A second pass finds rows that a process sealed under the old key during the first one.
         while _pending(ring).exclude(pk__in=outcome.stuck).exists():
             _rewrap_pass(ring, outcome, batch, on_progress)
@@ -97,16 +101,6 @@ def exposed_endpoints(ring: Keyring) -> QuerySet[Endpoint]:
     first_use = MasterKeyCheck.objects.filter(pk=ring.primary_id).values("created_at")[:1]
     exposed = ~Q(credential__sealed_key__master_key_id=ring.primary_id) | Q(credential__sealed_at__lt=first_use)
     return Endpoint.objects.filter(exposed).select_related("owner").order_by("owner__email", "subdomain")
-
-
-def wait_for_processes(is_ready: Callable[[ServerProcess], bool], seconds: float) -> None:
-    """Return once every running process that holds master keys is ready. Raises `ProcessesBehind` after `seconds`."""
-    end = time.monotonic() + seconds
-    holders = heartbeats.running().filter(kind=ServerProcess.Kind.PROXY)
-    while behind := [process.name for process in holders.all() if not is_ready(process)]:
-        if time.monotonic() >= end:
-            raise ProcessesBehind(behind)
-        time.sleep(0.2)
 
 
 class _Row(NamedTuple):
@@ -176,15 +170,11 @@ def _save(renewed: list[tuple[_Row, WrappedKey]]) -> int:
 def _rotation_lock() -> Iterator[None]:
     """Hold the lock that allows only one rotation. It is released even on SIGKILL. Raises `RotationRunning`."""
     if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_try_advisory_lock(%s)", [_ADVISORY_LOCK])
-            if not cursor.fetchone()[0]:
-                raise RotationRunning
         try:
-            yield
-        finally:
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_unlock(%s)", [_ADVISORY_LOCK])
+            with process_lock(_ADVISORY_LOCK):
+                yield
+        except LockTaken:
+            raise RotationRunning from None
         return
     lock = os.open(f"{settings.DATABASES['default']['NAME']}.rotation", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

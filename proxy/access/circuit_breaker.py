@@ -6,6 +6,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from accounts import outage_log
+from accounts.outage_log import OutageLog
+
 logger = logging.getLogger(__name__)
 
 
@@ -14,29 +17,32 @@ class CircuitBreaker:
 
     Closed, it does nothing. `trip` opens it and starts a task that awaits `probe` at once and then every `seconds`. It
     closes when `probe` returns. So no request waits for a service that is down. Callers check `is_open` before they use
-    the service. An outage is logged twice: `<service>_unavailable` and `<service>_back`.
+    the service. An outage is logged twice, as `OutageLog` says: `<service>_unavailable` and `<service>_back`.
     """
 
     def __init__(self, service: str, probe: Callable[[], Awaitable[None]], seconds: float) -> None:
         self.is_open = False
-        self._service = service
+        self._outage = OutageLog(logger, f"{service}_unavailable", f"{service}_back")
         self._probe = probe
         self._seconds = seconds
         self._task: asyncio.Task[None] | None = None
+        self._report: asyncio.TimerHandle | None = None
 
     def trip(self, error: BaseException) -> None:
         """Open the breaker because of `error`. Does nothing if it is open."""
         if self.is_open:
             return
         self.is_open = True
-        # Not the error's text: it can quote addresses and statements.
-        logger.warning("%s_unavailable kind=%s", self._service, type(error).__name__)
+        self._outage.failed(error)
+        self.stop()
         self._task = asyncio.create_task(self._probe_until_back())
 
     def stop(self) -> None:
         """Cancel the probe, at shutdown."""
         if self._task is not None:
             self._task.cancel()
+        if self._report is not None:
+            self._report.cancel()
 
     async def _probe_until_back(self) -> None:
         while True:
@@ -45,6 +51,8 @@ class CircuitBreaker:
             except Exception:  # noqa: BLE001  (an error that ended this task would leave the breaker open for ever)
                 await asyncio.sleep(self._seconds)
             else:
-                logger.warning("%s_back", self._service)
                 self.is_open = False
+                self._outage.works()
+                loop = asyncio.get_running_loop()
+                self._report = loop.call_later(outage_log.STABLE_SECONDS, self._outage.works)
                 return

@@ -32,16 +32,26 @@ class _Prepared(NamedTuple):
 
 
 class StatementPool:
-    """Up to `MAX_CONNECTIONS` connections, each with one statement prepared.
+    """Up to `size` connections, each with one statement prepared.
+
+    Behind a pooler such as PgBouncer, no statement has a name: each transaction may run on another server connection,
+    which does not know it, or on which another client has given the name to another statement.
 
     Not `asyncpg.Pool`, for two reasons. It creates a proxy and a task for every use, and resets the connection: at
     least half as much processor time again as the query takes. And if the server refuses further connections, it fails
     requests that could have waited for a connection that works.
     """
 
-    def __init__(self, sql: str, hosts: list[dict[str, Any]], on_connect: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        sql: str,
+        hosts: list[dict[str, Any]],
+        on_connect: Callable[[], object] = lambda: None,
+        size: int = MAX_CONNECTIONS,
+    ) -> None:
         """`on_connect` is called after each new connection, before anything is asked on it."""
         self._sql = sql
+        self._max_size = size
         self._on_connect = on_connect
         self._hosts = hosts
         self._idle: list[_Prepared] = []
@@ -118,14 +128,15 @@ class StatementPool:
         raise StoreUnavailable(retry_after=1)
 
     def _may_connect(self) -> bool:
-        return not self._size or (self._size < MAX_CONNECTIONS and monotonic() >= self._no_connect_before)
+        return not self._size or (self._size < self._max_size and monotonic() >= self._no_connect_before)
 
     async def _connect(self) -> _Prepared:
         self._size += 1
         try:
             connection = await _connect_to_first(self._hosts)
             try:
-                prepared = _Prepared(connection, await connection.prepare(self._sql))
+                name = "" if await _is_pooled(connection) else "route"
+                prepared = _Prepared(connection, await connection.prepare(self._sql, name=name))
             except BaseException:
                 connection.terminate()
                 raise
@@ -193,6 +204,8 @@ def connect_arguments(config: dict[str, Any]) -> list[dict[str, Any]]:
         "database": config["NAME"],
         "timeout": timeout,
         "command_timeout": TIMEOUT_SECONDS,
+        # Else every statement gets a name. With 0, one without a name is parsed and executed in one message.
+        "statement_cache_size": 0,
     }
     # One host at a time: asyncpg's timeout is for all hosts together, libpq's for each.
     hosts = list(zip(config["HOST"].split(","), config["PORT"].split(","), strict=True))
@@ -201,6 +214,14 @@ def connect_arguments(config: dict[str, Any]) -> list[dict[str, Any]]:
         for attribute in (["standby", "any"] if target == "prefer-standby" else [target])
         for host, port in hosts
     ]
+
+
+async def _is_pooled(connection: asyncpg.Connection) -> bool:
+    """Return whether something between here and the server assigns connections.
+
+    A pooler tells each client a process id of its own invention, for cancel requests.
+    """
+    return bool(await connection.fetchval("SELECT pg_backend_pid()") != connection.get_server_pid())
 
 
 async def _connect_to_first(hosts: list[dict[str, Any]]) -> asyncpg.Connection:

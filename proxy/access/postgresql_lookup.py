@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any
 
 import asyncpg
+from django.conf import settings
 
 from proxy.access import origin_lists, token_state
 from proxy.access.circuit_breaker import CircuitBreaker
@@ -71,7 +72,9 @@ class PostgreSQLLookup:
         self._forget_at = 0.0
         self._next: _Batch | None = None  # that requests join
         self._running: set[_Batch] = set()
-        self._pool = StatementPool(statement(), connect_arguments(config), on_connect=self._kept.clear)
+        self._pool = StatementPool(
+            statement(), connect_arguments(config), self._kept.clear, settings.STRAKE_DATABASE_CONNECTIONS
+        )
         self._origins_sql = origin_lists.statement("$1")
         self._states_sql = token_state.statement("= ANY($1::varchar[])")
         self._breaker = CircuitBreaker("store", self._pool.add_connection, PROBE_SECONDS)

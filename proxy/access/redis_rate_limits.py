@@ -19,28 +19,36 @@ from proxy.access.rate_limits import WINDOW_SECONDS, LocalRateLimits, Rate, rate
 REDIS_SECONDS = 0.5
 PROBE_SECONDS = 1.0
 MAX_BATCH = 200
+_PROBE = "probe"  # in the place of a token's id
 
-# A script, so that the workers' steps do not interleave. KEYS: the log of one token, oldest first, in microseconds of
-# Redis's clock. ARGV: limit and window. Returns whether the request was accepted, how many requests remain, and the
-# microseconds until one more is available. If the clock was set back, the log would lie in the future: it is deleted.
+# A script, so that the workers' steps do not interleave. KEYS: for each request the log of its token, oldest first, in
+# microseconds of Redis's clock. ARGV: the window, and for each request its limit. Returns for each whether it was
+# accepted, how many requests remain, and the microseconds until one more is available. If the clock was set back, a log
+# would lie in the future: it is deleted.
 _TAKE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local limit, window = tonumber(ARGV[1]), tonumber(ARGV[2])
-local newest = redis.call('LINDEX', KEYS[1], -1)
-if newest and tonumber(newest) > now + 1000000 then redis.call('DEL', KEYS[1]) end
-local oldest = redis.call('LINDEX', KEYS[1], 0)
-while oldest and tonumber(oldest) <= now - window do
-  redis.call('LPOP', KEYS[1])
-  oldest = redis.call('LINDEX', KEYS[1], 0)
+local window = tonumber(ARGV[1])
+local replies = {}
+for number, key in ipairs(KEYS) do
+  local limit = tonumber(ARGV[number + 1])
+  local newest = redis.call('LINDEX', key, -1)
+  if newest and tonumber(newest) > now + 1000000 then redis.call('DEL', key) end
+  local oldest = redis.call('LINDEX', key, 0)
+  while oldest and tonumber(oldest) <= now - window do
+    redis.call('LPOP', key)
+    oldest = redis.call('LINDEX', key, 0)
+  end
+  local used = redis.call('LLEN', key)
+  if used >= limit then
+    replies[number] = {0, 0, tonumber(redis.call('LINDEX', key, used - limit)) + window - now}
+  else
+    redis.call('RPUSH', key, string.format('%.0f', now))
+    redis.call('PEXPIRE', key, window / 1000)
+    replies[number] = {1, limit - used - 1, tonumber(oldest or now) + window - now}
+  end
 end
-local used = redis.call('LLEN', KEYS[1])
-if used >= limit then
-  return {0, 0, tonumber(redis.call('LINDEX', KEYS[1], used - limit)) + window - now}
-end
-redis.call('RPUSH', KEYS[1], string.format('%.0f', now))
-redis.call('PEXPIRE', KEYS[1], window / 1000)
-return {1, limit - used - 1, tonumber(oldest or now) + window - now}
+return replies
 """
 
 
@@ -63,7 +71,7 @@ class RedisRateLimits:
         self._script_sha = ""  # empty until the script is loaded
         self._pending: list[_Take] = []
         self._sender: asyncio.Task[None] | None = None
-        self._breaker = CircuitBreaker("redis", self._reload, PROBE_SECONDS)
+        self._breaker = CircuitBreaker("redis", self._probe, PROBE_SECONDS)
 
     async def take(self, token_id: str, limit: int) -> Rate:
         local_rate = self._local.count(token_id, limit)
@@ -106,17 +114,19 @@ class RedisRateLimits:
     async def _execute(self, batch: list[_Take]) -> list[list[int]]:
         if not self._script_sha:
             self._script_sha = await self._redis.script_load(_TAKE)
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for take in batch:
-                key = f"strake:rate:{take.token_id}"
-                _ = pipeline.evalsha(self._script_sha, 1, key, take.limit, WINDOW_SECONDS * 1_000_000)
-            replies: list[list[int]] = await pipeline.execute()
+        keys = [f"strake:rate:{take.token_id}" for take in batch]
+        limits = [take.limit for take in batch]
+        # One command for all: the client takes longer to write a command than to read the replies.
+        replies: list[list[int]] = await self._redis.evalsha(
+            self._script_sha, len(keys), *keys, WINDOW_SECONDS * 1_000_000, *limits
+        )
         return replies
 
-    async def _reload(self) -> None:
-        """Connect anew and load the script, which a restart of Redis removes."""
+    async def _probe(self) -> None:
+        """Connect anew, load the script, which a restart of Redis removes, and run it: a full Redis refuses that."""
         await self._redis.connection_pool.disconnect()
         self._script_sha = await self._redis.script_load(_TAKE)
+        await self._execute([_Take(_PROBE, 2**31, asyncio.get_running_loop().create_future())])
 
 
 class _Take(NamedTuple):

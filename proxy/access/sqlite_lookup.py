@@ -70,6 +70,11 @@ class SQLiteLookup:
         self._kept: KeptRoutes[int] = KeptRoutes()
         self.knows = self._kept.knows
         self._breaker = CircuitBreaker("store", self._probe, PROBE_SECONDS)
+        try:
+            # Now, because with a full disk SQLite could not create its shared memory any more.
+            self._open().execute(self._sql, (b"", "")).fetchone()
+        except sqlite3.Error:
+            self._disconnect()  # requests try again
 
     async def find(self, subdomain: str, digest: bytes) -> Route | None:
         try:

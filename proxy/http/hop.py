@@ -30,7 +30,7 @@ def own_id() -> bytes:
     All hosts share a base URL. On loopback, many machines have the same one, and an installation has one host.
     """
     parts = ["strake-hop", settings.STRAKE_BASE_URL]
-    if settings.STRAKE_EMBEDDED:
+    if settings.STRAKE_LOOPBACK:
         parts += [socket.gethostname(), str(settings.STRAKE_HOME.path)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16].encode()
 

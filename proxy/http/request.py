@@ -8,6 +8,7 @@ from uuid import UUID
 
 from django.conf import settings
 
+from accounts import request_ids
 from accounts.addresses import IPAddress, client_address, parse_address
 from credentials.providers import Dialect
 from proxy.access.in_flight import Flight
@@ -60,6 +61,7 @@ class ProxyRequest:
     opened = False
     refused_token: tuple[UUID, str] | None = None
     body_read = False
+    _request_id = ""
 
     def __init__(self, exchange: Exchange, domain: str | None = None) -> None:
         """`domain` is `STRAKE_PROXY_DOMAIN`, for a caller that has it at hand."""
@@ -83,6 +85,13 @@ class ProxyRequest:
             self.names_endpoint = bool(name)
             self.path = b"" if path == b"/" else path
         self.subdomain = name.decode("ascii") if _SUBDOMAIN.match(name) else ""
+
+    @property
+    def request_id(self) -> str:
+        """The id for the log and for the response, if Strake itself responds. It is made when it is first asked for."""
+        if not self._request_id:
+            self._request_id = request_ids.new()
+        return self._request_id
 
     @property
     def client_disconnected(self) -> bool:

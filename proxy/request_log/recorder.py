@@ -18,6 +18,7 @@ from uuid import UUID
 
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError
 
+from accounts.outage_log import OutageLog
 from proxy.request_log.entries import Entry
 from proxy.request_log.fair_queue import FairQueue
 from proxy.request_log.refusals import RefusalCounts
@@ -48,6 +49,7 @@ class RequestLog:
         self._reported = 0
         self._failing = False
         self._refusing = False
+        self._outage = OutageLog(logger, "request_log_not_written", "request_log_written_again")
         self._caught_up_at = time.monotonic()
         self._flush_lock = asyncio.Lock()
         # A thread that nothing else uses, as the database may block it.
@@ -127,6 +129,7 @@ class RequestLog:
                 if not written:
                     self._lost += sum(refusal.times for refusal in refusals)
             self._failing = self._refusing = False
+            self._outage.works()
             self._caught_up_at = started
             self._report_dropped()
 
@@ -156,9 +159,8 @@ class RequestLog:
             return self._refused(error)
         except (DatabaseError, InterfaceError) as error:
             # The error is in the database's state: it is gone, full, read-only, or waits for a migration or a grant.
-            if not self._failing:
-                self._failing = True
-                logger.warning("request_log_not_written kind=%s", type(error).__name__)
+            self._failing = True
+            self._outage.failed(error)
             return None
         except Exception as error:  # noqa: BLE001  (no error of the log may stop it)
             return self._refused(error)

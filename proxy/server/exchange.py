@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from http import HTTPStatus
 from typing import Any
 
+from accounts import request_ids
 from proxy.http.names import CONNECTION, CONTENT_LENGTH, NAMES, TRANSFER_ENCODING, Headers
 from proxy.server.head import RequestParser
 from proxy.server.interfaces import Connection, WebSocket
@@ -104,14 +105,18 @@ class Exchange:
         if isinstance(error, asyncio.CancelledError):
             self.connection.break_off()
             return
+        more: Headers = []
         if error is not None:  # its message may quote the request: log its type only
-            logger.error("request_failed kind=%s", type(error).__name__)
+            found = request_ids.new()
+            logger.error("request_failed kind=%s", type(error).__name__, extra={"request_id": found})
+            more = [(b"x-request-id", found.encode())]
         if self.response_complete or self.disconnected:
             return
         if self.response_started:
             self.connection.break_off()
         else:
-            self.respond(500, [(b"content-type", b"text/plain"), (b"connection", b"close")], b"Internal Server Error")
+            headers = [(b"content-type", b"text/plain"), (b"connection", b"close"), *more]
+            self.respond(500, headers, b"Internal Server Error")
 
     def leave(self, *, client_left: bool) -> None:
         """Nothing more can be sent: the client has left, or its connection is broken off."""

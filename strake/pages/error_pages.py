@@ -6,6 +6,8 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 
+from accounts import request_ids
+
 
 def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
     return _page(
@@ -46,13 +48,16 @@ def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpR
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
-    return _page(
+    found = request_ids.request_id(request)
+    response = _page(
         request,
         500,
         "Something went wrong",
         "This is an error in Strake, not in your request. Try again in a moment. If it persists, tell the operator of "
-        "this installation. The log has the details.",
+        f"this installation. The log has the details under {found}.",
     )
+    response["X-Request-Id"] = found
+    return response
 
 
 def _page(

@@ -7,6 +7,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import django
 from django.conf import settings
@@ -14,20 +15,24 @@ from django.core.cache import cache
 from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from accounts import outbox
 from accounts.errors import SessionStoreUnavailable
+from accounts.models import AuditEvent
 from accounts.sign_in import throttle
 from credentials.models import Endpoint, SealedKey
 from credentials.vault import heartbeats
 from credentials.vault.models import MasterKeyCheck, ServerProcess
 from proxy.request_log.stats import newest_record_at
 from strake import __version__
+from strake.backups import BACKED_UP
 
 # The request log writes twice a second, so a longer lag means that its writes are blocked.
 MAX_LAG_SECONDS = 10
 MAX_WAITING_EMAILS = 100
+BACKUP_DAYS = 31  # how far back the page looks for one
 MAX_ENDPOINTS = 10  # of those with requests open now, the busiest
 
 GOOD, WARN, BAD = "good", "warn", "bad"
@@ -63,11 +68,12 @@ def page(request: HttpRequest) -> HttpResponse:
         _timed("Database", _database),
         _timed("Cache", _cache),
         _proxy(proxies),
-        *_other_versions(processes),
-        _master_keys(proxies),
+        *other_versions(processes),
+        master_keys(proxies),
         _request_log(proxies),
         _mail(),
         _mail_volume(),
+        last_backup(),
     ]
     context = {
         "findings": findings,
@@ -113,14 +119,14 @@ def _proxy(proxies: Sequence[ServerProcess]) -> Finding:
     return Finding("Proxy", GOOD, f"{_counted(len(proxies), 'process', 'processes')} forwarding requests")
 
 
-def _other_versions(processes: Sequence[ServerProcess]) -> Iterator[Finding]:
+def other_versions(processes: Sequence[ServerProcess]) -> Iterator[Finding]:
     """A note if processes run another version than this page, as during an upgrade."""
     if others := [process for process in processes if process.version != __version__]:
         listed = ", ".join(f"{process.name} ({process.version or 'older'})" for process in others)
         yield Finding("Other versions", WARN, f"Restart these processes to finish the upgrade: {listed}")
 
 
-def _master_keys(proxies: Sequence[ServerProcess]) -> Finding:
+def master_keys(proxies: Sequence[ServerProcess]) -> Finding:
     if not proxies:
         return Finding("Master keys", WARN, "unknown until a proxy process reports")
     if problems := list(_key_problems(proxies)):
@@ -186,6 +192,14 @@ def _mail_volume() -> Finding:
             "Sign-in emails", WARN, f"{words}, more than {alarm.count:,}. Somebody may be flooding addresses."
         )
     return Finding("Sign-in emails", GOOD, words)
+
+
+def last_backup() -> Finding:
+    """When `manage.py backup` last made one. Other ways of making a backup are as good, so none is no problem."""
+    since = timezone.now() - timedelta(days=BACKUP_DAYS)
+    event = AuditEvent.objects.filter(at__gt=since, action=BACKED_UP).order_by("-at").first()
+    words = f"{event.at:%Y-%m-%d %H:%M} UTC" if event else f"none with `manage.py backup` in {BACKUP_DAYS} days"
+    return Finding("Last backup", GOOD, words)
 
 
 def _open_requests(proxies: Sequence[ServerProcess]) -> OpenRequests:

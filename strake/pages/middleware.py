@@ -33,7 +33,7 @@ class ContentSecurityPolicy(CSPMiddleware):
         self, request: HttpRequest, response: HttpResponseBase, report_only: bool = False
     ) -> PolicyParts:
         parts = super().get_policy_parts(request, response, report_only)
-        if settings.STRAKE_EMBEDDED and not report_only:
+        if settings.STRAKE_LOOPBACK and not report_only:
             try:
                 host = request.get_host()
             except DisallowedHost:

@@ -5,20 +5,25 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import logging
 import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from django.db import connections
+from django.conf import settings
+from django.db import connection, connections
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
 from strake.logs import ServerLogger
 from strake.processes.hardening import end_with_parent, harden
 
+logger = logging.getLogger(__name__)
+
 _M_ARENA_MAX = -8  # <malloc.h>
+_BETWEEN_HALVES = frozenset({str(settings.STRAKE_PROXY_SOCKET), str(settings.STRAKE_WRAP_SOCKET)})
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
 
@@ -29,10 +34,10 @@ def _pre_fork(arbiter: Any, worker: Any) -> None:
     garbage collection: a collection writes to each object that it visits, and memory that is written to is not shared.
     What the start has freed goes back to the system.
     """
-    for connection in connections.all(initialized_only=True):
-        connection.close()
-        if hasattr(connection, "close_pool"):
-            connection.close_pool()
+    for opened in connections.all(initialized_only=True):
+        opened.close()
+        if hasattr(opened, "close_pool"):
+            opened.close_pool()
     gc.collect()
     gc.freeze()
     if sys.platform == "linux":
@@ -66,6 +71,30 @@ class StoppableArbiter(Arbiter):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
 
 
+def _log_start(arbiter: Any) -> None:
+    logger.info(
+        "start half=%s version=%s bind=%s database=%s workers=%d",
+        settings.STRAKE_PROCESS,
+        settings.STRAKE_VERSION,
+        ",".join(name for name in map(_address, arbiter.LISTENERS) if name not in _BETWEEN_HALVES),
+        connection.vendor,
+        arbiter.num_workers,
+    )
+
+
+def _log_stop(arbiter: Any) -> None:
+    logger.info("stop half=%s version=%s", settings.STRAKE_PROCESS, settings.STRAKE_VERSION)
+
+
+def _address(listener: Any) -> str:
+    """The address of one of gunicorn's sockets: `host:port`, or the path of a Unix socket."""
+    name = listener.sock.getsockname()
+    if isinstance(name, tuple):
+        host, port = name[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return str(name)
+
+
 _COMMON: Mapping[str, Any] = {
     # Load before the fork, so that a mistake in the configuration is reported once and not once per worker.
     "preload_app": True,
@@ -80,6 +109,8 @@ _COMMON: Mapping[str, Any] = {
     "pre_fork": _pre_fork,
     "post_fork": _post_fork,
     "post_worker_init": accept_signals,
+    "when_ready": _log_start,
+    "on_exit": _log_stop,
 }
 
 

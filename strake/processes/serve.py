@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from django.conf import settings
-from django.core.checks import registry, run_checks
+from django.core.checks import CheckMessage, registry, run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import DatabaseError, connection, connections
 
+from accounts import database_errors
 from credentials import local_addresses
 from strake.data_dir import DataDir
 from strake.database_url import FILES
@@ -23,6 +26,10 @@ from strake.processes import landlock, listen
 from strake.processes.hardening import end_with_parent
 from strake.processes.listen import UnixAddress
 from strake.processes.runtime import Half
+
+logger = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 1.0
 
 
 class StartupError(Exception):
@@ -90,34 +97,57 @@ def check_configuration() -> None:
     """
     check_numbers()
     tags = {"strake"} if settings.STRAKE_PROCESS == "proxy" else registry.registry.tags_available() - {"urls"}
-    errors = [message for message in run_checks(tags=list(tags)) if message.is_serious()]
-    if errors:
-        raise ImproperlyConfigured(
-            " ".join(" ".join(filter(None, (f"({error.id})", error.msg, error.hint))) for error in errors)
-        )
+    messages = run_checks(tags=list(tags))
+    if errors := [message for message in messages if message.is_serious()]:
+        raise ImproperlyConfigured(" ".join(map(_one_line, errors)))
+    if settings.STRAKE_PROCESS == "proxy":
+        for message in messages:
+            logger.warning("%s", _one_line(message))  # such as a keyring that opens nothing
 
 
-def prepare_database() -> None:
-    """Migrate the embedded database. Any other is migrated by its operator. Raises `StartupError`."""
-    from django.db.migrations.executor import MigrationExecutor
+def _one_line(message: CheckMessage) -> str:
+    return " ".join(filter(None, (f"({message.id})", message.msg, message.hint)))
 
+
+def prepare_database(wait_seconds: float = 0) -> None:
+    """Migrate the embedded database. Any other is migrated by its operator, for whom this waits. Raises `StartupError`.
+
+    The database may be newer than this code: the migrations of a version work with the version before.
+    """
     try:
         connection.ensure_connection()
         if settings.STRAKE_EMBEDDED and settings.STRAKE_PROCESS != "web":
             call_command("migrate", verbosity=0, interactive=False)
-        loader = MigrationExecutor(connection).loader
-        pending = set(loader.disk_migrations) - set(loader.applied_migrations)
+        is_up_to_date = _is_migrated(wait_seconds)
     except DatabaseError as error:
-        reason = str(error).strip().partition("\n")[0]
-        if settings.DATABASE_URL:
-            name, advice = "The database", "Is it running, and is DATABASE_URL right?"
-        else:
-            name = str(settings.STRAKE_HOME.database)
-            is_locked = "locked" in reason
-            advice = "Another process is writing to it. Try again." if is_locked else "Restore it from your backup."
-        raise StartupError(f"{name} cannot be used: {reason}. {advice}", exit_code=os.EX_TEMPFAIL) from None
-    if pending:
-        raise StartupError("The database is not up to date. Run: manage.py migrate", exit_code=os.EX_CONFIG)
+        reason = database_errors.reason(error)
+        name = "The database" if settings.DATABASE_URL else str(settings.STRAKE_HOME.database)
+        advice = database_errors.advice(reason)
+        exit_code = database_errors.exit_code(reason)
+        raise StartupError(f"{name} cannot be used: {reason}. {advice}", exit_code=exit_code) from None
+    if not is_up_to_date:
+        raise StartupError(
+            "The database is not up to date. Run: manage.py migrate. A server waits for that if it is started with "
+            "--wait-for-migrations.",
+            exit_code=os.EX_TEMPFAIL if wait_seconds else os.EX_CONFIG,
+        )
+
+
+def _is_migrated(wait_seconds: float) -> bool:
+    """Return whether the database has every migration of this code, after `wait_seconds` at most."""
+    from django.db.migrations.executor import MigrationExecutor
+    from django.db.migrations.recorder import MigrationRecorder
+
+    loader = MigrationExecutor(connection).loader
+    needed, applied = set(loader.disk_migrations), set(loader.applied_migrations)
+    end = time.monotonic() + wait_seconds
+    if needed - applied and wait_seconds:
+        sys.stderr.write(f"Waiting for manage.py migrate, for {wait_seconds:g} seconds at most.\n")
+    while needed - applied and time.monotonic() < end:
+        connection.close()  # so that nobody waits for it, and a server that comes back is found
+        time.sleep(_LOOK_SECONDS)
+        applied = set(MigrationRecorder(connection).applied_migrations())
+    return not needed - applied
 
 
 def confine(home: DataDir) -> None:

@@ -9,6 +9,7 @@ This is not gunicorn's arbiter, which reaps every child that it finds and keeps 
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import signal
@@ -19,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from strake import log_lines
 from strake.processes.hardening import end_with_parent, environment_of, harden
 
 ROOT = os.path.realpath(f"{__file__}/../../..")
@@ -126,9 +128,12 @@ class Supervisor:
         else:
             failed_again = time.monotonic() - self._web_started_at < STABLE_SECONDS
             self._pause = min(max(FIRST_PAUSE_SECONDS, self._pause * 2 if failed_again else 0), MAX_PAUSE_SECONDS)
-            _say(f"The web half ended with code {code}. It starts again in {self._pause:g} seconds.")
+            self._say(f"The web half ended with code {code}. It starts again in {self._pause:g} seconds.")
         self._is_reloading = False
         self._web_due = time.monotonic() + self._pause
+
+    def _say(self, text: str) -> None:
+        log_lines.say(text, name=__name__, environment=self._web_environment)
 
     # --- Children ----------------------------------------------------------------------------------------------------
 
@@ -156,10 +161,15 @@ class Supervisor:
     def _listen_for_demo(self, port: int) -> None:
         try:
             self._demo_listener = socket.create_server(("127.0.0.1", port))
-        except OSError:
-            _say(
-                f"The demo provider is not running: port {port} is taken. To choose another port, delete the file "
-                "demo-port in the data folder and create your demo endpoints again."
+        except OSError as error:
+            advice = (
+                "To choose another port, delete the file demo-port in the data folder and create your demo endpoints "
+                "again, unless another Strake runs with this folder."
+            )
+            is_taken = error.errno == errno.EADDRINUSE
+            self._say(
+                f"The demo provider is not running: 127.0.0.1:{port} cannot be listened on ({error.strerror})."
+                f"{f' {advice}' if is_taken else ''}"
             )
 
     def _start_demo(self, listener: socket.socket) -> None:
@@ -216,7 +226,3 @@ def _passed_descriptors(environment: Mapping[str, str]) -> Sequence[int]:
     number = environment.get("LISTEN_FDS", "").strip()
     is_for_us = environment.get("LISTEN_PID", "").strip() == str(os.getpid())
     return range(3, 3 + int(number)) if is_for_us and number.isdecimal() and len(number) < 3 else ()
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")

@@ -59,6 +59,25 @@ def test_insecure_session_cookie_is_reported(settings: Settings) -> None:
     assert ids(checks.check_session_cookie(None)) == ["accounts.E002"]
 
 
+QUOTED = '"Strake <strake@example.org>"'
+
+
+@pytest.mark.parametrize(
+    "sender", [QUOTED, "'Strake <a@b.org>'", "strake", "Strake <>", "Strake <a@b.org> x", "a b@c.org"]
+)
+def test_sender_that_is_no_address_is_reported(settings: Settings, sender: str) -> None:
+    settings.STRAKE_MAIL_FROM = sender
+    assert ids(checks.check_sender(None)) == ["accounts.E004"]
+    settings.EMAIL_BACKEND = "accounts.sign_in.mail.TerminalBackend"
+    assert checks.check_sender(None) == []
+
+
+@pytest.mark.parametrize("sender", ["strake@example.org", "Strake <strake@example.org>", '"Strake, Inc." <a@b.org>'])
+def test_sender_passes(settings: Settings, sender: str) -> None:
+    settings.STRAKE_MAIL_FROM = sender
+    assert checks.check_sender(None) == []
+
+
 def test_pickle_in_redis_is_reported(settings: Settings) -> None:
     settings.CACHES = {"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://127.0.0.1:1"}}
     assert ids(checks.check_cache_serializer(None)) == ["accounts.E003"]

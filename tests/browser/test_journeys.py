@@ -369,7 +369,7 @@ def test_sign_in_returns_to_the_form_with_its_draft(page: Page, strake: Strake, 
     page.context.clear_cookies(name=re.compile("session"))
     page.get_by_role("button", name="Connect", exact=True).click()
     page.get_by_label("E-mail").fill(email)
-    page.get_by_role("button", name="E-mail me a link").click()
+    page.get_by_role("button", name="Print a link on the terminal").click()
     page.wait_for_url("**/signin/sent/")
     links = re.compile(rf"http://localhost:{strake.port}/signin/link/\S+")
     page.goto(eventually(lambda: links.findall(strake.log().partition(email)[2]), SECONDS)[-1])

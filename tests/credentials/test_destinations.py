@@ -270,7 +270,7 @@ def test_endpoint_hosts_are_refused_as_destinations(settings: Settings) -> None:
 
 
 def test_deployed_strake_refuses_its_host_and_its_socket(settings: Settings) -> None:
-    settings.STRAKE_EMBEDDED = False
+    settings.STRAKE_LOOPBACK = False
     settings.STRAKE_BASE = urlsplit("https://strake.example.org")
     settings.STRAKE_BIND = listen.parse("127.0.0.1:8123", port=8000)
     settings.STRAKE_ALLOWED_PRIVATE_UPSTREAMS = ["127.0.0.0/8"]

@@ -20,7 +20,7 @@ from credentials import destinations, token_limits
 from credentials.egress import is_public
 from credentials.egress_allowlist import EgressAllowlist
 from credentials.errors import InvalidDestination, InvalidKey, InvalidLimit, KeyringError
-from credentials.vault import keyring, wrap_protocol
+from credentials.vault import keyring, keyring_document, wrap_protocol
 from credentials.vault.envelope import Binding, wrap_associated_data
 from credentials.vault.provider_key import ProviderKey
 from proxy.access.path_patterns import PathPatterns
@@ -233,7 +233,7 @@ def master_keys(data: bytes) -> None:
         return
     assert ring.primary_id in ring.ids
     for key_id in ring.ids:
-        assert len(ring.key(key_id)) == keyring.KEY_BYTES
+        assert len(ring.key(key_id)) == keyring_document.KEY_BYTES
         assert len(ring.check_value(key_id)) == 16
     assert keyring.parse(keyring.new_document(ring)).key(ring.primary_id) == ring.key(ring.primary_id)
 

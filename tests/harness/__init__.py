@@ -3,6 +3,7 @@
 python -m tests.harness.revocation    is a revoked token ever accepted?
 python -m tests.harness.rotation      does a killed rotation lose a key, or fail a request?
 python -m tests.harness.enumeration   do responses tell who has an account?
+python -m tests.harness.faults        what does each fault of a machine, a store or the network cost? (as root)
 python -m tests.harness.hostile       what does a hostile account cost its neighbours?
 python -m tests.harness.request_log   how fast is the request log written, and a day of it dropped?
 """

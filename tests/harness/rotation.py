@@ -88,7 +88,7 @@ import time
 from accounts.actors import OPERATOR
 from credentials.vault import rotation
 start = time.perf_counter()
-done = rotation.rotate(actor=OPERATOR, batch=int(sys.argv[1])).rewrapped
+done = rotation.rotate(actor=OPERATOR, batch=int(sys.argv[1]), no_server=True).rewrapped
 print(done / (time.perf_counter() - start))
 """
 
@@ -249,7 +249,7 @@ def main() -> int:
         before = strake.python(FINGERPRINT)
         print(f"{options.rows:,} sealed keys on {options.database}", flush=True)
 
-        strake.manage("create_master_key", check=True)
+        strake.manage("create_master_key", "--no-server", check=True)
         rate = float(strake.python(RATE, str(options.batch)))
         print(f"{rate:,.0f} rows/s rewrapped without load", flush=True)
 

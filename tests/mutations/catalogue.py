@@ -316,24 +316,46 @@ BY_FILE: dict[str, list[Mutation]] = {
     ],
     "credentials/vault/keyring.py": [
         Mutation(
-            "P2",
-            "the master key is in the code",
-            "            return self._keys[key_id]\n",
-            '            return self._keys[key_id] and b"m" * 32\n',
-        ),
-        Mutation(
             "P19",
             "a server keeps the keyring it started with",
             "    if _cached is not None and version in {_cached[0], _refused}:",
             "    if _cached is not None:",
         ),
     ],
+    "credentials/vault/keyring_document.py": [
+        Mutation(
+            "P2",
+            "the master key is in the code",
+            "            return self._keys[key_id]\n",
+            '            return self._keys[key_id] and b"m" * 32\n',
+        ),
+    ],
     "credentials/vault/master_keys.py": [
         Mutation(
             "P19",
             "a key that a server still uses is retired",
-            "        rotation.wait_for_processes(lambda process: process.primary_key_id != key_id, wait_seconds)\n",
+            "key_holders.wait_until(lambda process: process.primary_key_id != key_id, wait_seconds)",
+            "[]",
+        ),
+        Mutation(
+            "P19",
+            "a key is promoted that a server lacks",
+            "        key_holders.wait_for_key(key_id, ring, seconds=wait_seconds, no_server=no_server)\n",
             "        pass\n",
+        ),
+    ],
+    "credentials/vault/key_holders.py": [
+        Mutation(
+            "P19",
+            "rotation does not wait for servers without the new key",
+            "process.key_ids.get(key_id) == ring.check_value(key_id).hex()",
+            "True",
+        ),
+        Mutation(
+            "P19",
+            "an empty table of servers means that all are ready",
+            "    if not no_server and not running():\n",
+            "    if False:\n",
         ),
     ],
     "credentials/vault/rotation.py": [
@@ -342,12 +364,6 @@ BY_FILE: dict[str, list[Mutation]] = {
             "rotation keeps the old IV",
             "                    new.wrapped_dek_iv,\n",
             "                    row.wrapped_dek_iv,\n",
-        ),
-        Mutation(
-            "P19",
-            "rotation does not wait for servers without the new key",
-            "process.key_ids.get(ring.primary_id) == check_value",
-            "True",
         ),
         Mutation(
             "P19",

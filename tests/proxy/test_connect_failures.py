@@ -12,9 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.connect_failures import UpstreamCertificate, UpstreamRefused, unreachable
-from proxy.request_log import failures
-from proxy.request_log.failures import FailureLog
+from proxy.connect_failures import UpstreamCertificate, unreachable
 from tests.support.certificates import Authority
 from tests.support.raw import Response, ask, get
 from tests.support.running import Strake
@@ -71,7 +69,9 @@ def failure(strake: Strake, destination: str) -> tuple[Response, str]:
     response = ask(strake.address, get(endpoint))
     assert ask(strake.address, get(endpoint)).status == response.status
     lines = [line for line in strake.log().splitlines() if endpoint.subdomain in line]
-    assert len(lines) == 1, "a repetition within a minute is not logged"
+    assert len(lines) == 1, "a repetition within a minute is counted, not logged"
+    [request_id] = response.all("x-request-id")
+    assert f" {request_id.decode()} WARNING proxy.application " in lines[0]
     return response, lines[0]
 
 
@@ -145,18 +145,3 @@ def test_kind_has_no_host_name() -> None:
     found = unreachable(error)
     assert isinstance(found, UpstreamCertificate)
     assert found.kind == "SSLCertVerificationError: Hostname mismatch"
-
-
-def test_log_of_failures_is_bounded(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    from types import SimpleNamespace
-    from uuid import uuid4
-
-    monkeypatch.setattr(failures, "MAX_KNOWN", 3)
-    log = FailureLog()
-    requests = [SimpleNamespace(route=SimpleNamespace(endpoint_id=uuid4()), subdomain="a" * 12) for _ in range(10)]
-    for request in requests * 3:
-        log.log(request, UpstreamRefused("x"))  # type: ignore[arg-type]
-    assert len(caplog.records) == 3
-    monkeypatch.setattr(failures, "monotonic", lambda: 10**9)
-    log.log(requests[9], UpstreamRefused("x"))  # type: ignore[arg-type]
-    assert len(caplog.records) == 4

@@ -22,7 +22,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 
-from credentials.vault import keyring
+from credentials.vault import keyring, keyring_file
 from strake.data_dir import DataDir
 from tests.support.running import ROOT
 from tests.support.vault import document
@@ -107,6 +107,22 @@ def test_other_command_creates_the_secrets(tmp_path: Path, arguments: list[str])
     assert set(SECRET_FILES) <= set(files_in(tmp_path / "home")), done.stderr
 
 
+@pytest.mark.namespaces
+def test_machine_without_ipv4_gets_a_data_folder(tmp_path: Path) -> None:
+    """The demo provider listens on 127.0.0.1, which a new network namespace does not have."""
+    done = subprocess.run(
+        ["unshare", "-Urn", sys.executable, "manage.py", "showmigrations"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "STRAKE_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(SECRET_FILES) <= set(files_in(tmp_path / "home"))
+
+
 def test_missing_keyring_beside_database_is_reported(tmp_path: Path) -> None:
     assert run(tmp_path, "manage.py", "migrate", "-v0").returncode == 0
     (tmp_path / "vault/master-keys.json").unlink()
@@ -144,7 +160,7 @@ def test_secrets_are_created_once(tmp_path: Path) -> None:
 def test_created_master_key_is_a_usable_keyring(tmp_path: Path) -> None:
     data_dir = DataDir(tmp_path)
     data_dir.prepare(keyring.new_document)
-    ring = keyring.read_file(data_dir.master_keys)
+    ring = keyring_file.read_file(data_dir.master_keys)
     assert ring.ids == (ring.primary_id,)
     assert json.loads(data_dir.read(data_dir.master_keys))["primary"] == ring.primary_id
     assert len(data_dir.read(data_dir.secret_key)) >= 50
@@ -320,7 +336,7 @@ def test_move_resumes_after_kill_at_any_step(left_behind: Path, tmp_path: Path) 
         interrupted = DataDir(home)
         assert not interrupted.is_new
         assert interrupted.read(interrupted.secret_key) == "s" * 60
-        assert keyring.read_file(interrupted.master_keys).ids == ("2026-11-a",)
+        assert keyring_file.read_file(interrupted.master_keys).ids == ("2026-11-a",)
         places.add(tuple(files_in(home)))
         DataDir(home).prepare(new_keyring_is_a_loss)
         assert_moved(home, left_behind)

@@ -14,7 +14,9 @@ from pytest_django import Settings
 from credentials.egress_proxy import parse
 from strake import deploy_checks as checks
 from strake.database_url import database_config
+from strake.doctor import examination
 from strake.env import email_config
+from strake.pages.health import BAD, GOOD, WARN, Finding
 from strake.processes import listen
 from tests.support.running import ROOT
 from tests.test_commands import DEPLOYED
@@ -123,7 +125,7 @@ def test_no_message_contains_a_password(configure: Configure) -> None:
 
 
 def test_clients_address_and_open_ports(settings: Settings) -> None:
-    settings.STRAKE_EMBEDDED, settings.STRAKE_TRUSTED_PROXIES = False, 0
+    settings.STRAKE_LOOPBACK, settings.STRAKE_TRUSTED_PROXIES = False, 0
     settings.STRAKE_BIND = listen.parse("0.0.0.0:8000,127.0.0.1:8001,unix:/run/x.sock", port=8000)
     assert [message.id for message in checks.check_reverse_proxy(None)] == ["strake.W003", "strake.W004"]
     settings.STRAKE_PROCESS = "web"
@@ -134,7 +136,8 @@ def test_clients_address_and_open_ports(settings: Settings) -> None:
 
 
 @pytest.mark.django_db
-def test_checks_are_for_deployments_only(configure: Configure) -> None:
+def test_checks_are_for_deployments_only(configure: Configure, settings: Settings) -> None:
+    settings.STRAKE_CHECK_SERVICES = 0
     configure(REDIS_URL="redis://redis.example.org/0")
     assert "strake.E003" not in {message.id for message in run_checks()}
     assert "strake.E003" in {message.id for message in run_checks(include_deployment_checks=True)}
@@ -145,6 +148,7 @@ def test_command_fails_with_a_line_for_each() -> None:
         "DATABASE_URL": "postgres://strake:pw@db.example.org/strake",
         "REDIS_URL": "redis://redis.example.org/0",
         "EMAIL_URL": "smtp://mail.example.org",
+        "STRAKE_CHECK_SERVICES": "0",
     }
     done = subprocess.run(
         [sys.executable, "manage.py", "check", "--deploy"],
@@ -159,6 +163,16 @@ def test_command_fails_with_a_line_for_each() -> None:
     for number in ("strake.E002", "strake.E003", "strake.E004"):
         assert f"({number})" in done.stderr
     assert "STRAKE_PLAINTEXT_HOSTS=redis.example.org" in done.stderr
+    assert "strake.E010" not in done.stderr
+
+
+def test_services_are_asked(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [Finding("Database", GOOD, "fine"), Finding("Redis", WARN, "slow"), Finding("Mail", BAD, "refused")]
+    monkeypatch.setattr(examination, "examine", lambda: iter(found))
+    messages = checks.check_services(None)
+    assert [(one.id, one.msg) for one in messages] == [("strake.W010", "Redis: slow"), ("strake.E010", "Mail: refused")]
+    settings.STRAKE_CHECK_SERVICES = 0
+    assert checks.check_services(None) == []
 
 
 def test_proxy_that_resolves_names_is_reported(settings: Settings) -> None:

@@ -18,9 +18,8 @@ pytestmark = [pytest.mark.postgres, pytest.mark.redis]
 HOST = "strake.example.org"
 
 
-@pytest.fixture
-def deployed(tmp_path: Path, postgres_url: str, redis_url: str) -> Strake:
-    """A migrated Strake that is not running yet."""
+def deployed_environment(folder: Path, postgres_url: str, redis_url: str) -> dict[str, str]:
+    """The environment variables, with the secrets in files of `folder`."""
     files = {
         "STRAKE_SECRET_KEY_FILE": secrets.token_urlsafe(50),
         "STRAKE_MASTER_KEYS_FILE": new_document(),
@@ -28,11 +27,16 @@ def deployed(tmp_path: Path, postgres_url: str, redis_url: str) -> Strake:
         "EMAIL_URL_FILE": "smtp://127.0.0.1:1",
     }
     for name, content in files.items():
-        (tmp_path / name).touch(mode=0o600)
-        (tmp_path / name).write_text(content)
-    environment = {name: str(tmp_path / name) for name in files}
-    environment |= {"STRAKE_BASE_URL": f"https://{HOST}", "REDIS_URL": redis_url, "WEB_CONCURRENCY": "2"}
-    strake = Strake(tmp_path / "home", environment)
+        (folder / name).touch(mode=0o600)
+        (folder / name).write_text(content)
+    environment = {name: str(folder / name) for name in files}
+    return environment | {"STRAKE_BASE_URL": f"https://{HOST}", "REDIS_URL": redis_url, "WEB_CONCURRENCY": "2"}
+
+
+@pytest.fixture
+def deployed(tmp_path: Path, postgres_url: str, redis_url: str) -> Strake:
+    """A migrated Strake that is not running yet."""
+    strake = Strake(tmp_path / "home", deployed_environment(tmp_path, postgres_url, redis_url))
     migrated = strake.manage("migrate")
     assert migrated.returncode == 0, migrated.stderr
     return strake

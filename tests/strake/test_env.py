@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,8 @@ from django.core.exceptions import ImproperlyConfigured
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strake.env import Environment, email_config
+from accounts import secret_files
+from strake.env import Environment, email_config, redis_url
 
 SECRET = "hunter2-do-not-print"
 
@@ -44,19 +46,75 @@ def test_words_are_split_at_commas() -> None:
 
 def test_secret_file_has_precedence(tmp_path: Path) -> None:
     file = tmp_path / "secret"
-    file.write_text(f"{SECRET}\n")
+    file.write_bytes(codecs.BOM_UTF8 + f"{SECRET}\r\n".encode())
+    file.chmod(0o600)
     assert env(KEY_FILE=str(file), KEY="other").secret("KEY") == SECRET
     assert env(KEY="other").secret("KEY") == "other"
     assert env().secret("KEY") is None
 
 
 def test_unreadable_secret_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImproperlyConfigured, match=r"KEY_FILE names .*missing.* cannot be read: No such file"):
+    with pytest.raises(ImproperlyConfigured, match=r"KEY_FILE: .*missing cannot be read: No such file"):
         env(KEY_FILE=str(tmp_path / "missing"), KEY="other").secret("KEY")
+    (tmp_path / "binary").touch(mode=0o600)
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00" + SECRET.encode())
     with pytest.raises(ImproperlyConfigured, match="not UTF-8 text") as caught:
         env(KEY_FILE=str(tmp_path / "binary")).secret("KEY")
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o604, 0o660, 0o620])
+def test_secret_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / "secret"
+    file.write_text(SECRET)
+    file.chmod(mode)
+    with pytest.raises(ImproperlyConfigured, match=f"KEY_FILE: Other users .* chmod 600 {file}") as caught:
+        env(KEY_FILE=str(file)).secret("KEY")
+    assert SECRET not in str(caught.value)
+
+
+def test_secret_of_a_container_may_be_readable_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secret_files, "CONTAINER_SECRETS", tmp_path)
+    file = tmp_path / "secret"
+    file.write_text(SECRET)
+    file.chmod(0o444)
+    assert env(KEY_FILE=str(file)).secret("KEY") == SECRET
+    assert "Other users" in secret_files.exposure(file, file.stat()), "not so the master keys"
+    file.chmod(0o666)
+    with pytest.raises(ImproperlyConfigured, match="Other users"):
+        env(KEY_FILE=str(file)).secret("KEY")
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("127.0.0.1:6379", "should look like rediss://"),
+        ("redis-sentinel://x", "should look like rediss://"),
+        ("http://127.0.0.1", "should look like rediss://"),
+        (f"redis://:{SECRET}#ss@127.0.0.1:6379/0", "percent-encode"),
+        (f"redis://:{SECRET}/ss@127.0.0.1:6379/0", "not a URL|percent-encode"),
+        ("redis://127.0.0.1:port", "not a URL"),
+        ("redis://127.0.0.1/zero", "a number or nothing"),
+        ("redis:///0", "must name a host"),
+    ],
+)
+def test_senseless_redis_url_is_refused(url: str, says: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=f"REDIS_URL.*({says})") as caught:
+        redis_url(url)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://127.0.0.1:6379/0",
+        "rediss://:p%23ss@redis.example.org",
+        "redis://[::1]:6379/",
+        "redis://r?ssl_cert_reqs=x",
+    ],
+)
+def test_redis_url_is_accepted(url: str) -> None:
+    assert redis_url(url) == url
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import sys
+import time
+from collections.abc import Iterator
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -13,7 +18,11 @@ from django.test import RequestFactory
 from django.utils.log import log_response
 from django.views.debug import get_exception_reporter_class, get_exception_reporter_filter
 
-from strake.logs import BlindReporter, BlindReporterFilter, LineFormatter
+from accounts.request_ids import request_id
+from strake import logs
+from strake.log_lines import HOST, say
+from strake.logs import BlindReporter, BlindReporterFilter, CountingHandler, LineFormatter
+from tests.support.upstream import eventually
 
 SECRET = "sk-live-do-not-print"
 
@@ -35,6 +44,124 @@ def test_exception_is_one_line_without_its_text() -> None:
 def test_line_break_does_not_start_a_new_log_line() -> None:
     record = logging.LogRecord("x", logging.INFO, "f", 1, "name=%s", ("a\nERROR forged",), None)
     assert "\n" not in LineFormatter().format(record)
+
+
+def test_line_names_host_process_and_request() -> None:
+    record = logging.LogRecord("x", logging.INFO, "f", 1, "done", (), None)
+    assert f" {HOST}[{os.getpid()}] INFO x done" in LineFormatter().format(record)
+    record.request_id = "req_1"
+    assert f" {HOST}[{os.getpid()}] req_1 INFO x done" in LineFormatter().format(record)
+
+
+def test_json_is_one_object_a_line() -> None:
+    record = failure()
+    record.request_id = "req_1"
+    line = LineFormatter("json").format(record)
+    found = json.loads(line)
+    assert found.pop("at").endswith("Z")
+    assert found.pop("error").startswith("ValueError at test_logs.py:")
+    assert found == {
+        "level": "ERROR",
+        "logger": "x",
+        "message": "forwarding_failed",
+        "host": HOST,
+        "pid": os.getpid(),
+        "request": "req_1",
+    }
+    assert SECRET not in line
+
+
+def test_supervisor_writes_the_same_form(capsys: pytest.CaptureFixture[str]) -> None:
+    say("A child ended.", name="supervisor", environment={})
+    say("A child\nended.", name="supervisor", environment={"STRAKE_LOG": "json"})
+    text, line = capsys.readouterr().err.splitlines()
+    assert text.endswith(f" {HOST}[{os.getpid()}] WARNING supervisor A child ended.")
+    assert json.loads(line)["message"] == "A child\nended."
+
+
+def test_failed_page_has_the_id_of_its_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    request = RequestFactory().get("/")
+    log_response("%s", request.path, response=HttpResponse(status=500), request=request)
+    (record,) = caplog.records
+    assert f" {request_id(request)} ERROR django.request response status=500" in LineFormatter().format(record)
+
+
+# --- Counting --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[CountingHandler]:
+    """A handler that writes to a buffer. Nothing is due by itself."""
+    handler = CountingHandler()
+    handler.setFormatter(LineFormatter())
+    handler.setStream(StringIO())
+    yield handler
+    if handler._timer is not None:
+        handler._timer.cancel()
+    handler.close()
+
+
+def emit(handler: CountingHandler, message: str, *arguments: object, level: int = logging.WARNING) -> None:
+    handler.handle(logging.LogRecord("x", level, "f", 1, message, arguments, None))
+
+
+def written(handler: CountingHandler) -> list[str]:
+    return [line.partition(" x ")[2] for line in handler.stream.getvalue().splitlines()]
+
+
+def test_repetitions_are_counted(counting: CountingHandler) -> None:
+    for number in range(50):
+        emit(counting, "redis_unavailable kind=%s", "TimeoutError")
+        emit(counting, "redis_back")
+        emit(counting, "other number=%d", number % 2)
+    assert written(counting) == [
+        "redis_unavailable kind=TimeoutError",
+        "redis_back",
+        "other number=0",
+        "other number=1",
+    ]
+    for known in counting._known.values():
+        known.until = time.monotonic()
+    counting._report()
+    assert written(counting)[4:] == [
+        "redis_unavailable kind=TimeoutError repeated=49 seconds=60",
+        "redis_back repeated=49 seconds=60",
+        "other number=0 repeated=24 seconds=60",
+        "other number=1 repeated=24 seconds=60",
+    ]
+
+
+def test_count_comes_by_itself(counting: CountingHandler, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "COUNT_SECONDS", 0.05)
+    for _ in range(3):
+        emit(counting, "heartbeat_failed")
+    eventually(lambda: written(counting) == ["heartbeat_failed", "heartbeat_failed repeated=2 seconds=0"])
+
+
+def test_failure_after_a_quiet_minute_is_written_at_once(counting: CountingHandler) -> None:
+    emit(counting, "a")
+    emit(counting, "a")
+    for known in counting._known.values():
+        known.until = 0
+    emit(counting, "a")
+    assert written(counting) == ["a", "a repeated=1 seconds=60", "a"]
+
+
+def test_information_is_never_counted(counting: CountingHandler) -> None:
+    for _ in range(3):
+        emit(counting, "start half=proxy", level=logging.INFO)
+    assert len(written(counting)) == 3
+
+
+def test_number_of_kinds_is_bounded(counting: CountingHandler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a tenant with many endpoints could fill the log."""
+    monkeypatch.setattr(logs, "MAX_KNOWN", 3)
+    for number in range(10):
+        emit(counting, "upstream_failed endpoint=%d", number)
+    assert len(written(counting)) == 4
+    assert len(counting._known) == 4
+    counting.close()
+    assert written(counting)[4:] == ["upstream_failed endpoint=9 repeated=6 seconds=60"]
 
 
 def test_every_handler_uses_the_line_formatter() -> None:

@@ -49,6 +49,7 @@ def run(folder: Path, provider: Upstream, environment: dict[str, str]) -> dict[s
         variables = {
             "STRAKE_ALLOWED_PRIVATE_UPSTREAMS": "",
             "STRAKE_EGRESS_PROXY": forward.url.replace("//", f"//{USER}@"),
+            "STRAKE_CHECK_SERVICES": "0",
             **environment,
         }
         with Strake(folder / "strake", variables) as strake:

@@ -38,7 +38,7 @@ def rotate(kill_at: int) -> None:
         return execute(*arguments)
 
     with connection.execute_wrapper(count_and_kill):
-        rotation.rotate(actor=OPERATOR, batch=4)
+        rotation.rotate(actor=OPERATOR, batch=4, no_server=True)
 
 
 def state() -> dict[str, object]:

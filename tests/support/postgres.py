@@ -8,9 +8,10 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psycopg
@@ -37,21 +38,26 @@ class Cluster:
     """A cluster that listens on a loopback port and on a Unix socket in `folder`.
 
     Clients log in as `ROLE`, an ordinary role that may create databases, with `PASSWORD` under scram-sha-256.
-    `certificate` is the server's, for 127.0.0.1 and localhost.
+    `certificate` is the server's, for `host` and localhost. `prefix` is a command that runs a program on another
+    machine, whose address is `host`. Then other machines of its network may log in too, and standbys.
     """
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(
+        self, folder: Path, *, host: str = "127.0.0.1", prefix: Sequence[str] = (), **settings: object
+    ) -> None:
         found = programs()
         if found is None:
             raise FileNotFoundError("initdb is not installed")
         self.folder = folder
+        self.host = host
+        self._prefix = prefix
         self.port = free_port()
         self._programs = found
         self._data = folder / "data"
-        self._user = _unprivileged_user()
+        self._user = unprivileged_user()
         # A cluster for tests may lose its data, so nothing waits for the disk.
         self._settings = {
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": host,
             "port": self.port,
             "unix_socket_directories": folder,
             "ssl": "on",
@@ -67,7 +73,7 @@ class Cluster:
         return self.url_of("strake")
 
     def url_of(self, database: str, role: str = ROLE) -> str:
-        return f"postgres://{role}:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/{database}"
+        return f"postgres://{role}:{quote(PASSWORD, safe='')}@{self.host}:{self.port}/{database}"
 
     @property
     def certificate(self) -> Path:
@@ -75,20 +81,32 @@ class Cluster:
 
     def create(self) -> None:
         """Initialize and start the cluster, and create the database of `url`."""
-        self.folder.chmod(0o755)  # for clients of the Unix socket
+        self._give_folder()
         password_file = self.folder / "password"
         password_file.write_text(PASSWORD)
         if self._user is not None:
-            shutil.chown(self.folder, self._user)
             shutil.chown(password_file, self._user)
         credentials = ["--username", SUPERUSER, "--pwfile", str(password_file), "--auth", "scram-sha-256"]
         self._run("initdb", *credentials, "--no-sync", "--no-instructions")
         password_file.unlink()
+        if self._prefix:
+            with (self._data / "pg_hba.conf").open("a") as rules:
+                rules.write("host all,replication all samenet scram-sha-256\n")
         self._create_certificate()
         self.start()
         with psycopg.connect(self.url_of("postgres", SUPERUSER), autocommit=True) as connection:
             connection.execute(sql.SQL("CREATE ROLE strake LOGIN CREATEDB PASSWORD {}").format(sql.Literal(PASSWORD)))
             connection.execute("CREATE DATABASE strake OWNER strake")
+
+    def create_standby(self, primary: Cluster, *options: str) -> None:
+        """Copy `primary`, which runs, with options of pg_basebackup's, and follow it until `promote`."""
+        self._give_folder()
+        copied = ["--dbname", primary.url_of("", SUPERUSER), "--write-recovery-conf", "--no-sync"]
+        self._run("pg_basebackup", *copied, *options)
+        self.start()
+
+    def promote(self) -> None:
+        self._run("pg_ctl", "promote", "--wait")
 
     def start(self) -> None:
         self._start(self._settings)
@@ -121,20 +139,29 @@ class Cluster:
     def _create_certificate(self) -> None:
         command = (
             "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost"
-            " -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout server.key -out server.crt"
+            f" -addext subjectAltName=DNS:localhost,IP:{self.host} -keyout server.key -out server.crt"
         )
         self._execute(*command.split(), folder=self._data)
         (self._data / "server.key").chmod(0o600)
+
+    def _give_folder(self) -> None:
+        self.folder.chmod(0o755)  # for clients of the Unix socket
+        if self._user is not None:
+            shutil.chown(self.folder, self._user)
 
     def _run(self, program: str, *arguments: str) -> None:
         self._execute(str(self._programs / program), "--pgdata", str(self._data), *arguments, folder=self.folder)
 
     def _execute(self, *command: str, folder: Path) -> None:
+        user = self._user
+        if self._prefix and user is not None:  # which takes root's rights
+            command = (*self._prefix, "setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", *command)
+            user = None
         subprocess.run(
             command,
             cwd=folder,
-            user=self._user,
-            extra_groups=None if self._user is None else [],
+            user=user,
+            extra_groups=None if user is None else [],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             check=True,
@@ -143,7 +170,7 @@ class Cluster:
 
 
 @contextmanager
-def cluster(**settings: object) -> Iterator[Cluster]:
+def cluster(**settings: Any) -> Iterator[Cluster]:
     """A running cluster with these server settings, removed afterwards.
 
     Its folder is not pytest's, which only root may enter when the tests run as root.
@@ -157,7 +184,7 @@ def cluster(**settings: object) -> Iterator[Cluster]:
             created.stop()
 
 
-def _unprivileged_user() -> str | None:
+def unprivileged_user() -> str | None:
     """The user to run the server as, or None for the current one. PostgreSQL refuses to run as root."""
     if os.getuid() != 0:
         return None

@@ -226,6 +226,29 @@ def expire_links(*, email: str) -> dict[str, str]:
     return {}
 
 
+def command(*, arguments: list[str]) -> dict[str, Any]:
+    """Run a `manage.py` command in this process. Returns its output, and its error if it fails."""
+    from io import StringIO
+
+    from django.core.management import CommandError, call_command
+
+    out = StringIO()
+    try:
+        call_command(*arguments, stdout=out)
+    except CommandError as error:
+        return {"output": out.getvalue(), "failed": str(error)}
+    return {"output": out.getvalue(), "failed": ""}
+
+
+def audit_trail() -> dict[str, Any]:
+    """The audit trail as lines of JSON, oldest first, as an export has them."""
+    from accounts.models import AuditEvent
+
+    names = ("at", "action", "subject_type", "subject_id", "subject_label", "details")
+    events = AuditEvent.objects.order_by("pk").values("pk", *names)
+    return {"lines": [json.dumps({**one, "sequence": one.pop("pk"), "at": one["at"].isoformat()}) for one in events]}
+
+
 def fill(*, email: str, **sizes: int) -> dict[str, Any]:
     """Create a lot of data (tests/support/populate.py). Returns the subdomains, the busiest endpoint first."""
     from tests.support.populate import populate
@@ -264,6 +287,8 @@ FUNCTIONS = {
         create_access_token,
         expire_links,
         fill,
+        command,
+        audit_trail,
     )
 }
 

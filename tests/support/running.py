@@ -80,7 +80,8 @@ class Strake:
 
     # --- Start and stop --------------------------------------------------------------------------------------------
 
-    def start(self, seconds: float = 240) -> Self:
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Start it, and do not wait until it serves."""
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._prefix, sys.executable, *self._command],
@@ -91,9 +92,13 @@ class Strake:
                 stdout=log,
                 stderr=log,
             )
+        return self._process
+
+    def start(self, seconds: float = 240) -> Self:
+        process = self.launch()
         end = time.monotonic() + seconds
         while not self._responds():
-            if self._process.poll() is not None or time.monotonic() > end:
+            if process.poll() is not None or time.monotonic() > end:
                 self.stop()
                 raise RuntimeError(f"Strake did not start:\n{self.log()}")
             time.sleep(0.05)

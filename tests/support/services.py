@@ -67,12 +67,12 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def wait_for_port(port: int, seconds: float = 60) -> None:
-    """Return once something listens on a loopback port. Raises `TimeoutError`."""
+def wait_for_port(port: int, seconds: float = 60, host: str = "127.0.0.1") -> None:
+    """Return once something listens on a port, of loopback by default. Raises `TimeoutError`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
+            if probe.connect_ex((host, port)) == 0:
                 return
         time.sleep(0.02)
-    raise TimeoutError(f"nothing listens on 127.0.0.1:{port} after {seconds} s")
+    raise TimeoutError(f"nothing listens on {host}:{port} after {seconds} s")

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from accounts.commands import OperatorCommand
+from accounts.commands import OperatorCommand, email_or_local
 from accounts.errors import AccountsError
 from accounts.sign_in import magic_links
 
@@ -17,12 +17,14 @@ class Command(OperatorCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("email", metavar="EMAIL")
+        parser.add_argument(
+            "email", metavar="EMAIL", nargs="?", help="(default on loopback: that of the first account)"
+        )
         parser.add_argument("--staff", action="store_true", help="also let this user view the admin site")
 
-    def handle(self, *args: Any, email: str, staff: bool, **options: Any) -> None:
+    def handle(self, *args: Any, email: str | None, staff: bool, **options: Any) -> None:
         try:
-            link = magic_links.operator_link(email=email, staff=staff, actor=self.actor)
+            link = magic_links.operator_link(email=email_or_local(email), staff=staff, actor=self.actor)
         except AccountsError as error:
             raise CommandError(str(error)) from None
         self.print(link)

@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from accounts.addresses import normalise_email
-from accounts.commands import OperatorCommand
+from accounts.commands import OperatorCommand, email_or_local
 from accounts.errors import AccountsError
 from accounts.sign_in.magic_links import get_or_create_user
 from credentials import places, providers, services
@@ -23,7 +23,9 @@ class Command(OperatorCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         known = ", ".join(provider.slug for provider in providers.available())
-        parser.add_argument("--email", required=True, help="the owner of the endpoint, created if unknown")
+        parser.add_argument(
+            "--email", help="the owner of the endpoint, created if unknown (default on loopback: the first account)"
+        )
         parser.add_argument("--provider", required=True, help=f"one of: {known}")
         parser.add_argument("--destination", default="", help="the API's URL, if the provider has no fixed one")
         parser.add_argument("--header-name", default="", help="custom only (default: Authorization)")
@@ -57,12 +59,12 @@ class Command(OperatorCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            owner = get_or_create_user(normalise_email(options["email"]), by=self.actor)
+            owner = get_or_create_user(normalise_email(email_or_local(options["email"])), by=self.actor)
             connected = services.connect(
                 actor=self.actor,
                 owner=owner,
                 provider=options["provider"],
-                api_key=sys.stdin.read(),
+                api_key=sys.stdin.read().removeprefix("\ufeff"),  # some editors write a byte order mark first
                 label=options["label"],
                 destination_url=options["destination"],
                 header_name=options["header_name"],

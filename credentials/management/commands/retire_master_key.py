@@ -1,4 +1,4 @@
-"""`manage.py retire_master_key`: end the use of a master key and remove it from the keyring file."""
+"""`manage.py retire_master_key`: end the use of a master key and remove it from the keyring."""
 
 from __future__ import annotations
 
@@ -8,37 +8,47 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandError
 
-from accounts.commands import OperatorCommand
 from credentials.errors import SealError
-from credentials.vault import master_keys
+from credentials.management.base import KeyringCommand
+from credentials.vault import key_holders, master_keys
+
+DROP_SECONDS = 5.0  # how long servers get to read the file again, which they do every second
 
 
-class Command(OperatorCommand):
+class Command(KeyringCommand):
     help = (
-        "End the use of an old master key and remove it from the keyring file. This fails while a row or a running "
-        "server needs the key. Earlier backups of the database need the keyring backup from the same day."
+        "End the use of an old master key and remove it from the keyring. This fails while a row or a running server "
+        "needs the key. Earlier backups of the database need the keyring backup from the same day."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("id", help="the master key's id, such as 2026-11-a")
+        self.add_place_arguments(parser)
         parser.add_argument(
             "--wait",
             type=float,
-            default=30,
+            default=key_holders.default_wait_seconds(),
             metavar="SECONDS",
-            help="how long to wait for servers to load the keyring (default: %(default)s)",
+            help="how long to wait for servers to load the keyring (default: %(default)g)",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         key_id = options["id"]
+        can_remove = bool(options["output"] or settings.STRAKE_MASTER_KEYS_FILE)
         try:
             master_keys.retire(actor=self.actor, key_id=key_id, wait_seconds=options["wait"])
-            if settings.STRAKE_MASTER_KEYS:
-                self.print(f"Retired {key_id}. Now remove it from STRAKE_MASTER_KEYS and restart the servers.")
-                return
-            path = master_keys.keyring_file()
-            master_keys.remove(actor=self.actor, path=path, key_id=key_id)
+            if can_remove:
+                place = self.place(options["output"])
+                master_keys.remove(actor=self.actor, place=place, key_id=key_id)
+                self.print(f"Retired {key_id} and removed it from {place}.")
+            else:
+                self.print(f"Retired {key_id}. Now remove it from where the keyring comes from.")
         except SealError as error:
             raise CommandError(str(error)) from None
-        self.print(f"Retired {key_id} and removed it from {path}.")
+        self._name_holders(key_id, 0 if options["output"] or not can_remove else DROP_SECONDS)
         self.print("Earlier backups of the database need the keyring backup from the same day.")
+
+    def _name_holders(self, key_id: str, seconds: float) -> None:
+        if holders := key_holders.wait_until(lambda process: key_id not in process.key_ids, seconds):
+            servers = key_holders.names(holders)
+            self.print(f"These servers still hold {key_id}: {servers}. Give their hosts the keyring without it.")

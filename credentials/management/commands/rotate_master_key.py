@@ -7,12 +7,13 @@ from typing import Any
 from uuid import UUID
 
 from django.core.management.base import CommandError
+from django.db import transaction
 from tqdm import tqdm
 
 from accounts.commands import OperatorCommand
 from credentials.errors import SealError
 from credentials.models import SealedKey
-from credentials.vault import keyring, rotation
+from credentials.vault import key_holders, keyring, rotation
 
 COMPROMISED = """
 Rewrapping does not help against somebody who has an old master key and a copy of the database or of a backup. They can
@@ -35,10 +36,11 @@ class Command(OperatorCommand):
         parser.add_argument(
             "--wait",
             type=float,
-            default=30,
+            default=key_holders.default_wait_seconds(),
             metavar="SECONDS",
-            help="how long to wait for servers to load the keyring (default: %(default)s)",
+            help="how long to wait for servers to load the keyring (default: %(default)g)",
         )
+        parser.add_argument("--no-server", action="store_true", help="go on if no running server is seen")
         parser.add_argument(
             "--compromised",
             action="store_true",
@@ -47,7 +49,7 @@ class Command(OperatorCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            stuck = self._dry_run() if options["dry_run"] else self._rotate(options["batch"], options["wait"])
+            stuck = self._dry_run() if options["dry_run"] else self._rotate(options)
             if options["compromised"]:
                 self._list_exposed()
         except SealError as error:
@@ -66,12 +68,16 @@ class Command(OperatorCommand):
         self.print("Nothing was changed.")
         return stuck
 
-    def _rotate(self, batch: int, wait_seconds: float) -> set[UUID]:
+    def _rotate(self, options: dict[str, Any]) -> set[UUID]:
         ring = keyring.reload()
         total = sum(rotation.pending(ring).values())
         with tqdm(total=total, desc="Rewrapping", unit=" rows", disable=None) as progress:  # None: only on a terminal
             outcome = rotation.rotate(
-                actor=self.actor, batch=batch, wait_seconds=wait_seconds, on_progress=lambda rows: progress.update(rows)
+                actor=self.actor,
+                batch=options["batch"],
+                wait_seconds=options["wait"],
+                no_server=options["no_server"],
+                on_progress=lambda rows: progress.update(rows),
             )
         self.print(f"{outcome.rewrapped} data keys rewrapped under {outcome.primary_id}.")
         old = [key_id for key_id in ring.ids if key_id != ring.primary_id]
@@ -82,8 +88,9 @@ class Command(OperatorCommand):
     def _list_exposed(self) -> None:
         self.print(*COMPROMISED.splitlines())
         exposed = rotation.exposed_endpoints(keyring.current())
-        for endpoint in exposed.iterator(chunk_size=500):
-            self.print(f"  {endpoint.owner.email}  {endpoint.subdomain}  {endpoint.provider}  {endpoint.label}")
+        with transaction.atomic():  # in which a cursor works behind a pooler too
+            for endpoint in exposed.iterator(chunk_size=500):
+                self.print(f"  {endpoint.owner.email}  {endpoint.subdomain}  {endpoint.provider}  {endpoint.label}")
         self.print("", f"{exposed.count()} endpoints.")
 
 

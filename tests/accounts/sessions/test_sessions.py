@@ -182,7 +182,9 @@ def test_pickle_planted_in_redis_is_not_loaded(redis: RedisServer, alice: User, 
 
 
 @pytest.mark.redis
-def test_redis_outage_is_a_503_and_ends_no_session(redis: RedisServer, alice: User) -> None:
+def test_redis_outage_is_a_503_and_ends_no_session(
+    redis: RedisServer, alice: User, caplog: pytest.LogCaptureFixture
+) -> None:
     browser = sign_in(alice)
     redis.stop()
     attempts = [
@@ -202,6 +204,8 @@ def test_redis_outage_is_a_503_and_ends_no_session(redis: RedisServer, alice: Us
     assert Client().get("/signin/").status_code == 200
     redis.start()
     assert is_signed_in(browser)
+    assert [message.partition(" ")[0] for message in caplog.messages] == ["pages_unavailable", "pages_back"]
+    assert caplog.messages[1].endswith(f"failures={len(attempts) + 1}")
 
 
 @pytest.mark.redis

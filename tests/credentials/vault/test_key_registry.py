@@ -22,7 +22,8 @@ from accounts.models import AuditEvent, User
 from credentials import checks, services
 from credentials.errors import KeyringError, RetiredMasterKey, WrongMasterKey
 from credentials.models import Endpoint, SealedKey
-from credentials.vault import keyring, master_keys
+from credentials.vault import keyring, keyring_file, master_keys
+from credentials.vault.master_keys import KeyringPlace
 from credentials.vault.models import MasterKeyCheck
 from strake.processes import serve
 from tests.support import factories
@@ -141,9 +142,9 @@ def unusable(good: str) -> dict[str, tuple[str, int, str, str]]:
             "needs a different key",
         ),
         "malformed": (good[:-1], 0o600, "E001", "restore it from your backup"),
-        "missing": ("", 0, "E001", "Restore it from your backup"),
+        "missing": ("", 0, "E001", "Restore the keyring"),
         "world-readable": (good, 0o604, "E001", "chmod 600"),
-        "group-readable": (good, 0o640, "E001", "chmod 600"),
+        "group-writable": (good, 0o660, "E001", "chmod 600"),
     }
 
 
@@ -201,10 +202,15 @@ def test_retired_primary_is_E003(alice: User) -> None:
     assert "create_master_key" in found()["credentials.E003"]
 
 
-def test_rows_of_missing_key_are_only_W001(alice: User, settings: Settings) -> None:
+def test_rows_of_missing_key_are_only_a_warning(alice: User, settings: Settings) -> None:
     factories.make_endpoint(owner=alice)
     factories.make_endpoint(owner=alice)
     settings.STRAKE_MASTER_KEYS = document("b", b=OTHER_MASTER_KEY)
+    messages = checks.check_master_keys()
+    assert [message.id for message in messages] == ["credentials.W002"]
+    assert messages[0].msg.startswith("This keyring opens none of the 2 stored keys")
+    assert KEY_ID in messages[0].msg
+    factories.make_endpoint(owner=alice)
     messages = checks.check_master_keys()
     assert [message.id for message in messages] == ["credentials.W001"]
     assert not messages[0].is_serious()
@@ -266,15 +272,17 @@ def test_second_key_becomes_primary_by_default(tmp_path: Path) -> None:
     home = {"STRAKE_HOME": str(tmp_path / "home")}
     assert run("migrate", "-v0", **home).returncode == 0
     path = tmp_path / "home/vault/master-keys.json"
-    first = keyring.read_file(path).primary_id
-    result = run("create_master_key", "--no-primary", **home)
-    assert "copy it to every host" in result.stdout
+    first = keyring_file.read_file(path).primary_id
+    result = run("create_master_key", "--no-promote", **home)
+    assert "promote_master_key" in result.stdout
     assert "rotate_master_key" not in result.stdout
-    assert keyring.read_file(path).primary_id == first
-    result = run("create_master_key", **home)
+    assert keyring_file.read_file(path).primary_id == first
+    assert "--no-server" in run("create_master_key", **home).stderr
+    assert len(keyring_file.read_file(path).ids) == 2, "nothing was added"
+    result = run("create_master_key", "--no-server", **home)
     assert "rotate_master_key" in result.stdout
-    assert keyring.read_file(path).primary_id not in {first, keyring.read_file(path).ids[1]}
-    assert len(keyring.read_file(path).ids) == 3
+    assert keyring_file.read_file(path).primary_id not in {first, keyring_file.read_file(path).ids[1]}
+    assert len(keyring_file.read_file(path).ids) == 3
 
 
 def test_keys_from_environment_are_not_changed(tmp_path: Path) -> None:
@@ -290,20 +298,20 @@ def test_lost_keyring_is_not_silently_replaced(alice: User, tmp_path: Path, sett
     factories.make_endpoint(owner=alice)
     settings.STRAKE_MASTER_KEYS = ""
     path = tmp_path / "keys.json"
-    with pytest.raises(KeyringError, match="--keys-lost"):
-        master_keys.create(actor=OPERATOR, path=path, primary=True)
+    with pytest.raises(KeyringError, match=r"Restore the file.*--keys-lost"):
+        master_keys.create(actor=OPERATOR, place=KeyringPlace(path))
     assert not path.exists()
-    master_keys.create(actor=OPERATOR, path=path, primary=True, keys_lost=True)
-    assert len(keyring.read_file(path).ids) == 1
+    master_keys.create(actor=OPERATOR, place=KeyringPlace(path), keys_lost=True)
+    assert len(keyring_file.read_file(path).ids) == 1
 
 
 def test_migrated_database_without_sealed_keys_is_new(db: None, tmp_path: Path, settings: Settings) -> None:
     """`migrate` may run before the first key exists. Nothing is lost then, so the key needs no --keys-lost."""
     settings.STRAKE_MASTER_KEYS = ""
     path = tmp_path / "keys.json"
-    key_id, ring = master_keys.create(actor=OPERATOR, path=path, primary=True)
+    key_id, ring = master_keys.create(actor=OPERATOR, place=KeyringPlace(path))
     assert (ring.primary_id, ring.ids) == (key_id, (key_id,))
-    assert keyring.read_file(path).key(key_id) == ring.key(key_id)
+    assert keyring_file.read_file(path).key(key_id) == ring.key(key_id)
     assert AuditEvent.objects.get(action="master_key.created").subject_id == key_id
 
 

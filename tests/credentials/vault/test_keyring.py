@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import codecs
 import copy
+import grp
 import json
 import logging
 import os
 import pickle
+import pwd
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -19,8 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pytest_django import Settings
 
+from accounts import secret_files
 from credentials.errors import KeyringError, UnknownMasterKey
-from credentials.vault import keyring
+from credentials.vault import keyring, keyring_document, keyring_file
 from credentials.vault.keyring import Keyring
 from tests.support.vault import KNOWN, MASTER_KEY, OTHER_MASTER_KEY, document, ring
 
@@ -174,17 +178,53 @@ def test_check_value_depends_on_key_and_id() -> None:
 # --- The file ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660, 0o601, 0o610, 0o777])
+@pytest.mark.parametrize("mode", [0o604, 0o644, 0o660, 0o601, 0o610, 0o777])
 def test_file_readable_by_others_is_refused(file: Path, mode: int) -> None:
     file.chmod(mode)
     with pytest.raises(KeyringError, match=f"chmod 600 {file}"):
-        keyring.read_file(file)
+        keyring_file.read_file(file)
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o400])
 def test_file_readable_only_by_owner_is_read(file: Path, mode: int) -> None:
     file.chmod(mode)
-    assert keyring.read_file(file).ids == ("2026-11-a",)
+    assert keyring_file.read_file(file).ids == ("2026-11-a",)
+
+
+def test_file_for_a_group_of_its_own_is_read(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Secret of Kubernetes belongs to root and `fsGroup`, which has no name in the container."""
+    group = 54_321
+    if os.geteuid() == 0:
+        os.chown(file, 0, group)
+    else:
+        group = os.getegid()
+    file.chmod(0o440)
+    monkeypatch.setattr(os, "getgroups", lambda: [group])
+    monkeypatch.setattr(secret_files, "_others_in", lambda gid: [])
+    assert keyring_file.read_file(file).ids == ("2026-11-a",)
+    for groups, others, says in ([[], [], "its group is none of this process"], [[group], ["ann", "bob"], "ann, bob"]):
+        monkeypatch.setattr(os, "getgroups", lambda groups=groups: groups)
+        monkeypatch.setattr(os, "getegid", lambda: 1)
+        monkeypatch.setattr(secret_files, "_others_in", lambda gid, others=others: others)
+        with pytest.raises(KeyringError, match=f"{says}.*chmod 600 {file}"):
+            keyring_file.read_file(file)
+
+
+def test_others_in_a_group_are_its_members_and_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def account(name: str, uid: int, gid: int) -> pwd.struct_passwd:
+        return pwd.struct_passwd((name, "x", uid, gid, "", "/", "/bin/sh"))
+
+    accounts = [account("root", 0, 7), account("me", 1000, 7), account("ann", 1001, 7), account("bob", 1002, 8)]
+    monkeypatch.setattr(pwd, "getpwall", lambda: [*accounts, account("eve", 1003, 9)])
+    monkeypatch.setattr(grp, "getgrgid", lambda gid: grp.struct_group(("g", "x", gid, ["bob"])))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert secret_files._others_in(7) == ["ann", "bob"]
+
+
+def test_byte_order_mark_is_skipped(file: Path) -> None:
+    file.write_bytes(codecs.BOM_UTF8 + document().encode() + b"\r\n")
+    assert keyring_file.read_file(file).key("2026-11-a") == MASTER_KEY
+    assert keyring.parse("\ufeff" + document()).ids == ("2026-11-a",)
 
 
 def test_file_of_another_user_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +232,7 @@ def test_file_of_another_user_is_refused(file: Path, monkeypatch: pytest.MonkeyP
         os.chown(file, 65534, 65534)
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(KeyringError, match="Run: chown 12345"):
-        keyring.read_file(file)
+        keyring_file.read_file(file)
 
 
 def test_path_without_regular_file_is_refused(tmp_path: Path) -> None:
@@ -205,23 +245,23 @@ def test_path_without_regular_file_is_refused(tmp_path: Path) -> None:
         (tmp_path / "pipe" / "below", "cannot be read"),
     ]:
         with pytest.raises(KeyringError, match=says):
-            keyring.read_file(path)
+            keyring_file.read_file(path)
 
 
 def test_file_with_other_content_is_refused(file: Path) -> None:
     for content, says in [(b"\xff\xfe", "not UTF-8"), (b" " * 70_000, "too large"), (b"", "not valid JSON")]:
         file.write_bytes(content)
         with pytest.raises(KeyringError, match=says):
-            keyring.read_file(file)
+            keyring_file.read_file(file)
 
 
 # --- Changing the file ---------------------------------------------------------------------------------------------
 
 
 def test_changed_file_is_private_and_leaves_no_draft(file: Path) -> None:
-    changed = keyring.change_file(file, lambda ring: keyring.new_document(ring, key_id="second"))
+    changed = keyring_file.change_file(file, lambda ring: keyring.new_document(ring, key_id="second"))
     assert changed.ids == ("2026-11-a", "second")
-    assert keyring.read_file(file).primary_id == "second"
+    assert keyring_file.read_file(file).primary_id == "second"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert os.listdir(file.parent) == [file.name]
 
@@ -229,16 +269,16 @@ def test_changed_file_is_private_and_leaves_no_draft(file: Path) -> None:
 def test_changing_a_symlink_changes_its_target(file: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.json"
     link.symlink_to(file)
-    keyring.change_file(link, lambda ring: keyring.new_document(ring, key_id="second"))
+    keyring_file.change_file(link, lambda ring: keyring.new_document(ring, key_id="second"))
     assert link.is_symlink()
-    assert keyring.read_file(file).ids == ("2026-11-a", "second")
+    assert keyring_file.read_file(file).ids == ("2026-11-a", "second")
 
 
 def test_failed_change_leaves_the_file_unchanged(file: Path) -> None:
     before = file.read_bytes()
     for change in (lambda ring: "{}", lambda ring: keyring.new_document(ring, key_id="2026-11-a")):
         with pytest.raises(KeyringError):
-            keyring.change_file(file, change)
+            keyring_file.change_file(file, change)
     assert file.read_bytes() == before
     assert os.listdir(file.parent) == [file.name]
 
@@ -246,14 +286,15 @@ def test_failed_change_leaves_the_file_unchanged(file: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_change_by_root_keeps_the_owner(file: Path) -> None:
     os.chown(file, 65534, 65533)
-    keyring.change_file(file, lambda ring: keyring.new_document(ring, key_id="second"))
+    keyring_file.change_file(file, lambda ring: keyring.new_document(ring, key_id="second"))
     assert (file.stat().st_uid, file.stat().st_gid) == (65534, 65533)
 
 
 def test_concurrent_changes_lose_no_key(file: Path) -> None:
     threads = [
         threading.Thread(
-            target=keyring.change_file, args=(file, lambda ring, n=n: keyring.new_document(ring, key_id=f"key-{n}"))
+            target=keyring_file.change_file,
+            args=(file, lambda ring, n=n: keyring.new_document(ring, key_id=f"key-{n}")),
         )
         for n in range(12)
     ]
@@ -261,24 +302,24 @@ def test_concurrent_changes_lose_no_key(file: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(keyring.read_file(file).ids) == 13
+    assert len(keyring_file.read_file(file).ids) == 13
 
 
 def test_new_key_ids_are_unique() -> None:
     taken: tuple[str, ...] = ()
     for _ in range(30):
-        taken += (keyring.new_key_id(taken),)
+        taken += (keyring_document.new_key_id(taken),)
     assert len(set(taken)) == 30
     assert taken[0].endswith("-a")
 
 
 def test_primary_key_cannot_be_removed() -> None:
     both = ring("new", new=OTHER_MASTER_KEY, old=MASTER_KEY)
-    assert keyring.parse(keyring.document_without(both, "old")).ids == ("new",)
+    assert keyring.parse(keyring_document.document_without(both, "old")).ids == ("new",)
     with pytest.raises(KeyringError, match="is the primary"):
-        keyring.document_without(both, "new")
+        keyring_document.document_without(both, "new")
     with pytest.raises(UnknownMasterKey):
-        keyring.document_without(both, "older")
+        keyring_document.document_without(both, "older")
 
 
 # --- A running process ---------------------------------------------------------------------------------------------
@@ -396,16 +437,18 @@ def test_credential_of_systemd_is_accepted(
     path = tmp_path / "master-keys.json"
     path.write_text(document())
     path.chmod(mode)
-    monkeypatch.setattr(keyring, "CREDENTIALS", tmp_path)
+    monkeypatch.setattr(os, "getegid", lambda: -1)
+    monkeypatch.setattr(os, "getgroups", list)
+    monkeypatch.setattr(secret_files, "CREDENTIALS", tmp_path)
     if is_accepted:
-        assert keyring.read_file(path).key("2026-11-a") == MASTER_KEY
+        assert keyring_file.read_file(path).key("2026-11-a") == MASTER_KEY
     else:
         with pytest.raises(KeyringError, match="Other users"):
-            keyring.read_file(path)
-    monkeypatch.setattr(keyring, "CREDENTIALS", tmp_path / "other")
+            keyring_file.read_file(path)
+    monkeypatch.setattr(secret_files, "CREDENTIALS", tmp_path / "other")
     if mode != 0o400:
-        with pytest.raises(KeyringError, match="Other users"):
-            keyring.read_file(path)
+        with pytest.raises(KeyringError, match="chmod 600"):
+            keyring_file.read_file(path)
 
 
 # --- Keys that have left ---------------------------------------------------------------------------------------------

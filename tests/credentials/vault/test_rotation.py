@@ -21,17 +21,18 @@ from credentials import vault
 from credentials.errors import (
     KeyringError,
     MasterKeyInUse,
-    ProcessesBehind,
+    MasterKeyNotEverywhere,
     RetiredMasterKey,
     RotationRunning,
     UnknownMasterKey,
     WrongMasterKey,
 )
 from credentials.models import Credential, DerivedToken, SealedKey
-from credentials.vault import heartbeats, key_registry, keyring, master_keys, rotation, unwrapping
+from credentials.vault import heartbeats, key_registry, keyring, keyring_file, master_keys, rotation, unwrapping
 from credentials.vault.envelope import WrappedKey, derived_binding
 from credentials.vault.heartbeats import Vitals
 from credentials.vault.keyring import Keyring
+from credentials.vault.master_keys import KeyringPlace
 from credentials.vault.models import MasterKeyCheck, ServerProcess
 from credentials.vault.provider_key import ProviderKey
 from proxy.unsealing import open_key
@@ -67,6 +68,13 @@ def change_keys(path: Path, primary: str, **keys: bytes) -> None:
     draft.replace(path)
 
 
+def add_primary(path: Path) -> str:
+    place = KeyringPlace(path)
+    key_id, _ = master_keys.create(actor=OPERATOR, place=place)
+    master_keys.promote(actor=OPERATOR, place=place, key_id=key_id, no_server=True)
+    return key_id
+
+
 def opened() -> list[str]:
     ring = keyring.current()
     return [
@@ -87,7 +95,7 @@ def test_rotation_changes_only_the_wrap_of_every_row(rows: list[Connected], keys
     before, keys = snapshot(), sorted(opened())
     change_keys(keys_file, "new", **BOTH)
     done: list[int] = []
-    outcome = rotation.rotate(actor=OPERATOR, batch=batch, on_progress=done.append)
+    outcome = rotation.rotate(actor=OPERATOR, no_server=True, batch=batch, on_progress=done.append)
     after = snapshot()
     assert (outcome.rewrapped, outcome.stuck, sum(done)) == (23, set(), 23)
     for pk, row in before.items():
@@ -99,14 +107,14 @@ def test_rotation_changes_only_the_wrap_of_every_row(rows: list[Connected], keys
 
 def test_rotation_without_work_changes_nothing(rows: list[Connected]) -> None:
     before = snapshot()
-    assert rotation.rotate(actor=OPERATOR).rewrapped == 0
+    assert rotation.rotate(actor=OPERATOR, no_server=True).rewrapped == 0
     assert snapshot() == before
     assert not AuditEvent.objects.filter(action="master_key.rotated").exists()
 
 
 def test_rotation_is_audited_and_registers_its_key(rows: list[Connected], keys_file: Path) -> None:
     change_keys(keys_file, "new", **BOTH)
-    rotation.rotate(actor=OPERATOR)
+    rotation.rotate(actor=OPERATOR, no_server=True)
     event = AuditEvent.objects.get(action="master_key.rotated")
     assert (event.subject_id, event.subject_label) == ("new", "23 data keys rewrapped")
     assert MasterKeyCheck.objects.filter(pk="new", retired_at=None).exists()
@@ -117,7 +125,7 @@ def test_rotation_to_wrong_key_changes_nothing(rows: list[Connected], keys_file:
     before = snapshot()
     change_keys(keys_file, "new", **BOTH)
     with pytest.raises(WrongMasterKey):
-        rotation.rotate(actor=OPERATOR)
+        rotation.rotate(actor=OPERATOR, no_server=True)
     assert snapshot() == before
 
 
@@ -133,10 +141,10 @@ def test_unreadable_rows_are_listed_and_others_rotate(
         )
     change_keys(keys_file, "new", **BOTH)
     with pytest.raises(CommandError, match="3 rows could not be rewrapped"):
-        call_command("rotate_master_key", "--dry-run")
+        call_command("rotate_master_key", "--no-server", "--dry-run")
     assert "Nothing was changed" in capsys.readouterr().out
     with pytest.raises(CommandError, match="3 rows could not be rewrapped"):
-        call_command("rotate_master_key")
+        call_command("rotate_master_key", "--no-server")
     shown = capsys.readouterr().out
     assert "20 data keys rewrapped" in shown
     for row, key_id in ((rows[3], "old"), (rows[4], "unknown"), (rows[5], "old")):
@@ -149,7 +157,7 @@ def test_dry_run_counts_and_changes_nothing(
 ) -> None:
     change_keys(keys_file, "new", **BOTH)
     before = snapshot()
-    call_command("rotate_master_key", "--dry-run")
+    call_command("rotate_master_key", "--no-server", "--dry-run")
     assert "23 data keys under old would be rewrapped under new." in capsys.readouterr().out
     assert snapshot() == before
     assert not MasterKeyCheck.objects.filter(pk="new").exists()
@@ -172,7 +180,7 @@ def test_key_replaced_during_rotation_is_kept(
         return renewed
 
     monkeypatch.setattr(unwrapping, "rewrap", replace_meanwhile)
-    outcome = rotation.rotate(actor=OPERATOR)
+    outcome = rotation.rotate(actor=OPERATOR, no_server=True)
     assert replaced
     assert outcome.rewrapped == 22
     assert "sk-replaced" in opened()
@@ -202,7 +210,7 @@ def test_rows_sealed_behind_the_rotation_are_found(
                 credential.secret = "sk-late"
                 credential.save(force_insert=True)
 
-    rotation.rotate(actor=OPERATOR, batch=5, on_progress=seal_behind)
+    rotation.rotate(actor=OPERATOR, no_server=True, batch=5, on_progress=seal_behind)
     assert set(SealedKey.objects.values_list("master_key_id", flat=True)) == {"new"}
     assert "sk-late" in opened()
 
@@ -212,10 +220,10 @@ def test_rotations_exclude_each_other(rows: list[Connected], keys_file: Path) ->
 
     def run_another(_: int) -> None:
         with pytest.raises(RotationRunning):
-            rotation.rotate(actor=OPERATOR)
+            rotation.rotate(actor=OPERATOR, no_server=True)
 
-    assert rotation.rotate(actor=OPERATOR, batch=10, on_progress=run_another).rewrapped == 23
-    rotation.rotate(actor=OPERATOR)  # The first run has released its lock.
+    assert rotation.rotate(actor=OPERATOR, no_server=True, batch=10, on_progress=run_another).rewrapped == 23
+    rotation.rotate(actor=OPERATOR, no_server=True)  # The first run has released its lock.
 
 
 # --- Running servers -----------------------------------------------------------------------------------------------
@@ -238,11 +246,11 @@ def test_rotation_waits_for_servers_without_new_key(rows: list[Connected], keys_
     before = snapshot()
     process_id = serve(keyring.current())
     change_keys(keys_file, "new", **BOTH)
-    with pytest.raises(ProcessesBehind, match="restart them"):
-        rotation.rotate(actor=OPERATOR, wait_seconds=0)
+    with pytest.raises(MasterKeyNotEverywhere, match="restart it"):
+        rotation.rotate(actor=OPERATOR, no_server=True, wait_seconds=0)
     assert snapshot() == before
     load(process_id, keyring.current())
-    assert rotation.rotate(actor=OPERATOR, wait_seconds=0).rewrapped == 23
+    assert rotation.rotate(actor=OPERATOR, no_server=True, wait_seconds=0).rewrapped == 23
 
 
 def test_rotation_waits_for_servers_with_wrong_key(rows: list[Connected], keys_file: Path) -> None:
@@ -250,24 +258,24 @@ def test_rotation_waits_for_servers_with_wrong_key(rows: list[Connected], keys_f
     before = snapshot()
     process_id = serve(keyring.parse(document("new", old=MASTER_KEY, new=bytes(range(50, 82)))))
     change_keys(keys_file, "new", **BOTH)
-    with pytest.raises(ProcessesBehind, match="another key under the same id"):
-        rotation.rotate(actor=OPERATOR, wait_seconds=0)
+    with pytest.raises(MasterKeyNotEverywhere, match="another key under this id"):
+        rotation.rotate(actor=OPERATOR, no_server=True, wait_seconds=0)
     assert snapshot() == before
     load(process_id, keyring.current())
-    assert rotation.rotate(actor=OPERATOR, wait_seconds=0).rewrapped == 23
+    assert rotation.rotate(actor=OPERATOR, no_server=True, wait_seconds=0).rewrapped == 23
 
 
 def test_rotation_and_retiring_do_not_wait_for_web_processes(rows: list[Connected], keys_file: Path) -> None:
     heartbeats.record(uuid.uuid4(), "web", Vitals(), timezone.now())
     change_keys(keys_file, "new", **BOTH)
-    assert rotation.rotate(actor=OPERATOR, wait_seconds=0).rewrapped == 23
+    assert rotation.rotate(actor=OPERATOR, no_server=True, wait_seconds=0).rewrapped == 23
     master_keys.retire(actor=OPERATOR, key_id="old", wait_seconds=0)
 
 
 def test_killed_server_does_not_delay_rotation(rows: list[Connected], keys_file: Path) -> None:
     serve(keyring.current(), seconds_ago=heartbeats.EXPIRY_SECONDS + 1)
     change_keys(keys_file, "new", **BOTH)
-    assert rotation.rotate(actor=OPERATOR, wait_seconds=0).rewrapped == 23
+    assert rotation.rotate(actor=OPERATOR, no_server=True, wait_seconds=0).rewrapped == 23
 
 
 # --- Retiring ------------------------------------------------------------------------------------------------------
@@ -278,9 +286,9 @@ def test_retired_key_leaves_keyring_and_rows_open(
 ) -> None:
     keys = sorted(opened())
     change_keys(keys_file, "new", **BOTH)
-    call_command("rotate_master_key")
+    call_command("rotate_master_key", "--no-server")
     call_command("retire_master_key", "old")
-    assert keyring.read_file(keys_file).ids == ("new",)
+    assert keyring_file.read_file(keys_file).ids == ("new",)
     assert sorted(opened()) == keys
     assert AuditEvent.objects.filter(action="master_key.retired", subject_id="old").count() == 1
     shown = capsys.readouterr().out
@@ -290,12 +298,12 @@ def test_retired_key_leaves_keyring_and_rows_open(
 
 def test_key_that_rows_need_is_not_retired(rows: list[Connected], keys_file: Path) -> None:
     change_keys(keys_file, "new", **BOTH)
-    rotation.rotate(actor=OPERATOR)
+    rotation.rotate(actor=OPERATOR, no_server=True)
     row = rows[5].credential
     SealedKey.objects.filter(pk=row.pk).update(master_key_id="old")
     with pytest.raises(CommandError, match=r"1 sealed key still needs old.*rotate_master_key"):
         call_command("retire_master_key", "old")
-    assert keyring.read_file(keys_file).ids == ("old", "new")
+    assert keyring_file.read_file(keys_file).ids == ("old", "new")
     assert not MasterKeyCheck.objects.filter(retired_at__isnull=False).exists()
 
 
@@ -303,7 +311,7 @@ def test_key_that_a_server_seals_under_is_not_retired(rows: list[Connected], key
     process_id = serve(keyring.current())
     change_keys(keys_file, "new", **BOTH)
     load(process_id, keyring.parse(document("old", **BOTH)))  # It has the new key but seals under the old one.
-    rotation.rotate(actor=OPERATOR)
+    rotation.rotate(actor=OPERATOR, no_server=True)
     with pytest.raises(CommandError, match="still seal under old"):
         call_command("retire_master_key", "old", "--wait", "0")
     load(process_id, keyring.current())
@@ -316,7 +324,7 @@ def test_primary_and_unknown_keys_are_not_retired(rows: list[Connected], keys_fi
     with pytest.raises(UnknownMasterKey):
         master_keys.retire(actor=OPERATOR, key_id="older")
     with pytest.raises(MasterKeyInUse, match="has not been retired"):
-        master_keys.remove(actor=OPERATOR, path=keys_file, key_id="old")
+        master_keys.remove(actor=OPERATOR, place=KeyringPlace(keys_file), key_id="old")
 
 
 def test_outdated_keyring_cannot_use_retired_key(
@@ -324,9 +332,9 @@ def test_outdated_keyring_cannot_use_retired_key(
 ) -> None:
     stale = keyring.current()
     change_keys(keys_file, "new", **BOTH)
-    rotation.rotate(actor=OPERATOR)
+    rotation.rotate(actor=OPERATOR, no_server=True)
     master_keys.retire(actor=OPERATOR, key_id="old")
-    master_keys.remove(actor=OPERATOR, path=keys_file, key_id="old")
+    master_keys.remove(actor=OPERATOR, place=KeyringPlace(keys_file), key_id="old")
     monkeypatch.setattr(keyring, "current", lambda: stale)
     with pytest.raises(RetiredMasterKey), transaction.atomic():
         factories.make_endpoint(owner=alice)
@@ -343,10 +351,10 @@ def test_unused_key_can_be_retired(rows: list[Connected], keys_file: Path) -> No
 
 def test_interrupted_retirement_continues(rows: list[Connected], keys_file: Path) -> None:
     change_keys(keys_file, "new", **BOTH)
-    rotation.rotate(actor=OPERATOR)
+    rotation.rotate(actor=OPERATOR, no_server=True)
     master_keys.retire(actor=OPERATOR, key_id="old")  # The command is killed here.
     call_command("retire_master_key", "old")
-    assert keyring.read_file(keys_file).ids == ("new",)
+    assert keyring_file.read_file(keys_file).ids == ("new",)
     assert AuditEvent.objects.filter(action="master_key.retired").count() == 1
 
 
@@ -354,21 +362,21 @@ def test_retiring_a_key_from_the_environment(
     rows: list[Connected], settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings.STRAKE_MASTER_KEYS = document("new", **BOTH)
-    rotation.rotate(actor=OPERATOR)
+    rotation.rotate(actor=OPERATOR, no_server=True)
     call_command("retire_master_key", "old")
-    assert "remove it from STRAKE_MASTER_KEYS and restart" in capsys.readouterr().out
+    assert "Now remove it from where the keyring comes from" in capsys.readouterr().out
     assert MasterKeyCheck.objects.filter(pk="old", retired_at__isnull=False).exists()
 
 
 def test_key_ids_are_never_reused(rows: list[Connected], keys_file: Path) -> None:
-    made = [master_keys.create(actor=OPERATOR, path=keys_file, primary=True)[0]]
-    rotation.rotate(actor=OPERATOR)
-    made.append(master_keys.create(actor=OPERATOR, path=keys_file, primary=True)[0])
-    rotation.rotate(actor=OPERATOR)
+    made = [add_primary(keys_file)]
+    rotation.rotate(actor=OPERATOR, no_server=True)
+    made.append(add_primary(keys_file))
+    rotation.rotate(actor=OPERATOR, no_server=True)
     call_command("retire_master_key", made[0])
-    made.append(master_keys.create(actor=OPERATOR, path=keys_file, primary=True)[0])
+    made.append(add_primary(keys_file))
     assert len(set(made)) == 3
-    rotation.rotate(actor=OPERATOR)
+    rotation.rotate(actor=OPERATOR, no_server=True)
 
 
 def test_every_command_reports_a_damaged_keyring(rows: list[Connected], keys_file: Path) -> None:
@@ -377,7 +385,7 @@ def test_every_command_reports_a_damaged_keyring(rows: list[Connected], keys_fil
         with pytest.raises(CommandError, match="not valid JSON"):
             call_command(*command)
     with pytest.raises(KeyringError):
-        rotation.rotate(actor=OPERATOR)
+        rotation.rotate(actor=OPERATOR, no_server=True)
 
 
 # --- A compromised key ---------------------------------------------------------------------------------------------
@@ -391,7 +399,7 @@ def test_compromised_lists_exactly_the_exposed_keys(
     rows[0].credential.secret = "sk-replaced-since"
     rows[0].credential.save()
     for _ in range(2):  # The second run finds every row rewrapped already.
-        call_command("rotate_master_key", "--compromised")
+        call_command("rotate_master_key", "--no-server", "--compromised")
         shown = capsys.readouterr().out
         assert "Only the providers can end those keys" in shown
         assert "22 endpoints." in shown
@@ -404,8 +412,8 @@ def test_compromised_lists_exactly_the_exposed_keys(
 def test_no_command_prints_a_master_key(
     rows: list[Connected], keys_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    call_command("create_master_key")
-    call_command("rotate_master_key", "--compromised")
+    call_command("create_master_key", "--no-server")
+    call_command("rotate_master_key", "--no-server", "--compromised")
     call_command("verify_vault")
     call_command("retire_master_key", "old")
     shown = capsys.readouterr()
@@ -425,16 +433,16 @@ def test_rotation_deletes_derived_tokens(rows: list[Connected], keys_file: Path)
     for made, master_key_id in zip(rows, ("old", "new", ""), strict=False):
         derive(made, master_key_id)
     change_keys(keys_file, "new", **BOTH)
-    rotation.rotate(actor=OPERATOR)
+    rotation.rotate(actor=OPERATOR, no_server=True)
     assert sorted(DerivedToken.objects.values_list("master_key_id", flat=True)) == ["", "new"]
     derive(rows[0], "old")
-    assert rotation.rotate(actor=OPERATOR).rewrapped == 0
+    assert rotation.rotate(actor=OPERATOR, no_server=True).rewrapped == 0
     assert not DerivedToken.objects.filter(master_key_id="old").exists()
 
 
 def test_retirement_deletes_late_derived_tokens(rows: list[Connected], keys_file: Path) -> None:
     change_keys(keys_file, "new", **BOTH)
-    rotation.rotate(actor=OPERATOR)
+    rotation.rotate(actor=OPERATOR, no_server=True)
     derive(rows[0], "old")  # by a process that had not loaded the new primary key
     master_keys.retire(actor=OPERATOR, key_id="old")
     assert not DerivedToken.objects.exists()

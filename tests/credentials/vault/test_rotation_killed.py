@@ -33,7 +33,7 @@ SEED = (
 def seeded(strake: Strake) -> Strake:
     strake.manage("migrate", "-v0", check=True)
     strake.python(SEED)
-    strake.manage("create_master_key", check=True)
+    strake.manage("create_master_key", "--no-server", check=True)
     return strake
 
 
@@ -68,7 +68,7 @@ def test_terminal_shows_progress_speed_and_time_left(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 120))
     with subprocess.Popen(
-        [sys.executable, "manage.py", "rotate_master_key", "--batch", "1"],
+        [sys.executable, "manage.py", "rotate_master_key", "--no-server", "--batch", "1"],
         cwd=ROOT,
         env={**strake.environment, "TERM": "xterm"},
         stdout=subprocess.DEVNULL,
@@ -163,10 +163,10 @@ def test_rotations_exclude_each_other_on_postgresql(tmp_path: Path, postgres_url
     code = (
         "import subprocess\nfrom accounts.actors import OPERATOR; from credentials.vault import rotation\n"
         "def another(_):\n"
-        "    command = [sys.executable, 'manage.py', 'rotate_master_key']\n"
+        "    command = [sys.executable, 'manage.py', 'rotate_master_key', '--no-server']\n"
         "    found = subprocess.run(command, capture_output=True, text=True)\n"
         "    print(found.returncode, found.stderr)\n"
-        "print(rotation.rotate(actor=OPERATOR, batch=30, on_progress=another).rewrapped)\n"
+        "print(rotation.rotate(actor=OPERATOR, batch=30, no_server=True, on_progress=another).rewrapped)\n"
     )
     shown = strake.python(code)
     assert "1 CommandError: Another rotation is running" in shown

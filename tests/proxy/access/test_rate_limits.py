@@ -189,7 +189,7 @@ async def test_script_is_loaded_once(workers: list[RedisRateLimits], redis_url: 
     with redis.Redis.from_url(redis_url) as client:
         statistics = client.info("commandstats")
         connections = client.info("stats")["total_connections_received"]
-    assert statistics["cmdstat_evalsha"]["calls"] >= 400
+    assert statistics["cmdstat_evalsha"]["calls"] < 200, "requests that wait together are one command"
     assert "cmdstat_eval" not in statistics
     assert statistics["cmdstat_script|load"]["calls"] == len(workers)
     assert connections <= len(workers) + 2  # one each, and those of wait_for_port and this test
@@ -318,3 +318,28 @@ async def test_redis_url_is_not_logged(caplog: pytest.LogCaptureFixture) -> None
     assert "redis_unavailable" in caplog.text
     assert "s3cret-word" not in caplog.text
     assert str(urlsplit(url).port) not in caplog.text
+
+
+@pytest.mark.redis
+async def test_full_redis_is_one_outage(
+    own_redis: list[subprocess.Popen[bytes]],
+    shared: Shared,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It still replies, and runs scripts that only read."""
+    monkeypatch.setattr(redis_rate_limits, "PROBE_SECONDS", 0.02)
+    port = free_port()
+    own_redis.append(start_redis(port))
+    counter = shared(port)
+    await counter.take("ctok_a", 1000)
+    async with redis.asyncio.Redis(port=port) as client:
+        await client.config_set("maxmemory", "1")
+        for _ in range(50):
+            await counter.take("ctok_a", 1000)
+            await asyncio.sleep(0.01)
+        assert counter._breaker.is_open
+        assert len(caplog.messages) == 1
+        await client.config_set("maxmemory", "0")
+    await until(lambda: not counter._breaker.is_open)
+    assert [message.partition(" ")[0] for message in caplog.messages] == ["redis_unavailable", "redis_back"]

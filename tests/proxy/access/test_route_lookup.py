@@ -177,3 +177,22 @@ def test_sqlite_connection_is_read_only(transactional_db: None) -> None:
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         reader._open().execute("DELETE FROM credentials_bearertoken")
     asyncio.run(reader.close())
+
+
+def test_look_up_connects_at_the_start(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a full disk, a new connection could not create SQLite's shared memory. One that exists goes on."""
+    made = factories.make_endpoint(owner=User.objects.create(email="alice@example.org"))
+
+    async def find() -> Route | None:
+        reader = SQLiteLookup()
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite3, "connect", fail_as_on_a_full_disk)
+            found = await reader.find(made.endpoint.subdomain, tokens.digest(made.plaintext))
+        await reader.close()
+        return found
+
+    assert asyncio.run(find()) is not None
+
+
+def fail_as_on_a_full_disk(*_: object, **__: object) -> None:
+    raise sqlite3.OperationalError("unable to open database file")

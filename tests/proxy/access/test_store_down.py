@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import resource
+import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -69,11 +72,16 @@ def locked_for_everybody(database: Path) -> sqlite3.Connection:
 
 
 def test_exclusive_sqlite_lock_is_an_outage(tmp_path: Path, upstream: Upstream) -> None:
-    """Without the web half, which keeps a connection open, so that nobody gets such a lock."""
+    """Nobody gets such a lock while a connection is open, so there is no web half, and the worker finds the lock."""
     with Strake(tmp_path / "strake", command=("manage.py", "serve", "--only=proxy", "--no-link")) as strake:
         endpoint = strake.connect(upstream.url)
         strake.hang_up()
+        os.kill(strake.pid, signal.SIGSTOP)  # the master process, which would start another worker
+        worker = strake.workers[0]
+        os.kill(worker, signal.SIGKILL)
+        eventually(lambda: "Z" in Path(f"/proc/{worker}/stat").read_text().split()[2])
         lock = locked_for_everybody(database_of(strake))
+        os.kill(strake.pid, signal.SIGCONT)
         load = asyncio.run(some_load(strake, endpoint))
         assert answers(load) == {(503, "store_unavailable")}
         assert {sample.headers["retry-after"] for sample in load.samples} == {"1"}
@@ -100,13 +108,26 @@ def test_missing_sqlite_file_is_an_outage(run_strake: RunStrake, upstream: Upstr
     strake.hang_up()
     database = database_of(strake)
     away = database.with_suffix(".away")
-    database.rename(away)  # before the worker opens it for the first time
+    database.rename(away)
+    os.kill(strake.workers[0], signal.SIGKILL)  # the file is open in it
+    eventually(lambda: ask(strake.address, get(endpoint, "/v1/models")).status == 503, what="an outage")
     load = asyncio.run(some_load(strake, endpoint))
     assert answers(load) == {(503, "store_unavailable")}
     away.rename(database)
     eventually_200(strake, endpoint)
     load = asyncio.run(some_load(strake, endpoint))
     assert answers(load) == {(200, "")}
+
+
+def test_disk_that_is_full_before_the_first_request(tmp_path: Path, upstream: Upstream) -> None:
+    """A limit on the size of files fails as a full disk does. Nobody else has the database open."""
+    with Strake(tmp_path / "strake", command=("manage.py", "serve", "--only=proxy", "--no-link")) as strake:
+        endpoint = strake.connect(upstream.url)
+        strake.hang_up()
+        for worker in strake.workers:
+            resource.prlimit(worker, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        response = ask(strake.address, get(endpoint, "/v1/models"))
+        assert response.status == 200
 
 
 def database_of(strake: Strake) -> Path:

@@ -51,7 +51,7 @@ def test_too_many_hops_are_a_loop() -> None:
 
 def test_id_is_that_of_the_installation(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     def own_id(base: str, host: str, *, embedded: bool) -> bytes:
-        settings.STRAKE_BASE_URL, settings.STRAKE_BASE, settings.STRAKE_EMBEDDED = base, urlsplit(base), embedded
+        settings.STRAKE_BASE_URL, settings.STRAKE_BASE, settings.STRAKE_LOOPBACK = base, urlsplit(base), embedded
         monkeypatch.setattr("socket.gethostname", lambda: host)
         hop.own_id.cache_clear()
         return hop.own_id()

@@ -144,7 +144,7 @@ def test_the_host_header_decides_nothing(strake: Strake, endpoint: Endpoint, mov
     assert response.headers["location"].startswith(f"http://localhost:{strake.port}/")
 
 
-@pytest.mark.parametrize("client", ["httpx", "requests", "curl"])
+@pytest.mark.parametrize("client", ["httpx", "requests", pytest.param("curl", marks=pytest.mark.curl)])
 @pytest.mark.parametrize("absolute", [True, False])
 def test_clients_that_follow_stay_at_strake(
     strake: Strake, endpoint: Endpoint, moved: Upstream, client: str, absolute: bool

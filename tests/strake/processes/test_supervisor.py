@@ -195,7 +195,7 @@ def test_taken_port_of_the_demo_provider_is_said(tmp_path: Path) -> None:
         (tmp_path / "strake/data").mkdir(parents=True)
         (tmp_path / "strake/data/demo-port").write_text(str(other.getsockname()[1]))
         with Strake(tmp_path / "strake") as strake:
-            assert "The demo provider is not running: port" in strake.log()
+            assert "The demo provider is not running: 127.0.0.1:" in strake.log()
 
 
 def test_each_half_gets_its_own_secrets_only(tmp_path: Path) -> None:
