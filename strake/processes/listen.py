@@ -65,7 +65,7 @@ def loopback(port: int) -> list[Address]:
 def parse(text: str, *, port: int, name: str = "STRAKE_BIND") -> list[Address]:
     """The addresses of a variable: `host:port`, `[v6]:port`, `localhost:port` or `unix:/path`, comma-separated.
 
-    An empty text means loopback on `port`. Raises `ImproperlyConfigured`.
+    `*:port` means every address of this machine. An empty text means loopback on `port`. Raises `ImproperlyConfigured`.
     """
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
@@ -82,11 +82,14 @@ def _parse_one(word: str, name: str) -> list[Address]:
     host, separator, digits = word.rpartition(":")
     if not (separator and digits.isascii() and digits.isdigit() and len(digits) < 6 and 0 < int(digits) < 65536):
         raise ImproperlyConfigured(
-            f"{name}: {word!r} must be host:port, [IPv6 address]:port or unix:/path, like 0.0.0.0:8000."
+            f"{name}: {word!r} must be host:port, [IPv6 address]:port, *:port or unix:/path, like *:8000."
         )
     number = int(digits)
     if host == "localhost":
         return loopback(number)
+    if host == "*":
+        every = ("0.0.0.0", "::")  # noqa: S104  (asked for)
+        return [TCPAddress(wildcard, number) for wildcard in every if _is_ours(wildcard)]
     bracketed = host.startswith("[") and host.endswith("]")
     try:
         address = ipaddress.ip_address(host[1:-1] if bracketed else host)
