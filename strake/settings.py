@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from credentials import egress_proxy, egress_tls
 from credentials.egress_allowlist import EgressAllowlist
-from strake import __version__, data_dir
+from strake import __version__, data_dir, log_lines
 from strake.data_dir import DataDir
 from strake.database_url import database_config
 from strake.env import LOOPBACK_HOSTS, Environment, Secret, email_config, redis_url
@@ -387,23 +387,6 @@ if not HTTPS:
 # --- Logs ----------------------------------------------------------------------------------------------------------
 
 STRAKE_LOG = env.choice("STRAKE_LOG", "text", {"text", "json"})
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"()": "strake.logs.LineFormatter", "style": STRAKE_LOG}},
-    "handlers": {"stderr": {"class": "strake.logs.CountingHandler", "formatter": "line"}},
-    "root": {"handlers": ["stderr"], "level": "INFO"},
-    "loggers": {
-        # Django's default handlers would print each record again, with the text of exceptions.
-        "django": {"handlers": [], "level": "INFO", "propagate": True},
-        # It warns at every attempt to reach a database that is down. The error of the request is enough.
-        "psycopg.pool": {"level": "ERROR"},
-        # Their INFO and DEBUG records contain URLs and headers, and therefore keys.
-        **{
-            name: {"level": "WARNING"}
-            for name in ("httpx", "httpcore", "asyncio", "urllib3", "uvicorn.access", "gunicorn.access")
-        },
-    },
-}
+LOGGING = log_lines.configuration(STRAKE_LOG)
 DEFAULT_EXCEPTION_REPORTER = "strake.logs.BlindReporter"
 DEFAULT_EXCEPTION_REPORTER_FILTER = "strake.logs.BlindReporterFilter"

