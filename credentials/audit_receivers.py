@@ -46,18 +46,24 @@ class Receiver(Protocol):
 
     def deliver(self, events: Sequence[dict[str, Any]]) -> None: ...
 
+    def close(self) -> None: ...
+
 
 class Stream:
-    """A file or a pipe."""
+    """A pipe, or with `is_file` a file, whose events are on the disk before their position is."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, is_file: bool = False) -> None:
         self._stream = stream
+        self._is_file = is_file
 
     def deliver(self, events: Sequence[dict[str, Any]]) -> None:
         self._stream.writelines(map(audit_export.line, events))
         self._stream.flush()
-        if self._stream.seekable():  # a file: before its position is kept
+        if self._is_file:
             os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        """Leave the stream to whoever opened it."""
 
 
 class HTTPReceiver:
@@ -84,6 +90,9 @@ class HTTPReceiver:
         if not 200 <= status < 300:
             raise NotDelivered(f"The receiver responded with status {status}.")
 
+    def close(self) -> None:
+        """No connection outlives a batch."""
+
 
 class SyslogReceiver:
     """Sends each event as a message of RFC 5424, framed by its length (RFC 6587 §3.4.1), over TLS (RFC 5425) or TCP.
@@ -98,12 +107,19 @@ class SyslogReceiver:
 
     def deliver(self, events: Sequence[dict[str, Any]]) -> None:
         try:
-            if self._connection is None or _has_ended(self._connection):
+            if self._connection is not None and _has_ended(self._connection):
+                self.close()
+            if self._connection is None:
                 self._connection = self._connect()
             self._connection.sendall(b"".join(map(_frame, events)))
         except OSError as error:
-            self._connection = None
+            self.close()
             raise NotDelivered(f"The syslog server cannot be reached: {_reason(error)}.") from None
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _connect(self) -> socket.socket:
         policy = _policy(plain=self._is_plain)

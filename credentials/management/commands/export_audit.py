@@ -69,9 +69,11 @@ class Command(OperatorCommand):
         try:
             if to:
                 secret = Path(authorization_file).read_text(encoding="ascii").strip() if authorization_file else ""
-                return receiver_of(to, secret)
+                receiver = receiver_of(to, secret)
+                stack.callback(receiver.close)
+                return receiver
             if file:
-                return Stream(stack.enter_context(Path(file).open("a", encoding="utf-8")))
+                return Stream(stack.enter_context(Path(file).open("a", encoding="utf-8")), is_file=True)
         except UnknownReceiver as error:
             raise CommandError(str(error), returncode=2) from None
         except (OSError, UnicodeDecodeError) as error:
