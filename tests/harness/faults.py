@@ -162,7 +162,7 @@ def main() -> int:
         root = ROOT
         if arguments.upgrade_from:
             root = faults_upgrade.checkout(arguments.upgrade_from, folder)
-            chosen = [Fault("rolling upgrade", faults_upgrade.upgrade, seconds=0)]
+            chosen = [Fault("rolling upgrade", faults_upgrade.upgrade, seconds=0, is_last=True)]
         with site(folder, root) as running:
             print(f"| {COLUMNS} |\n|{' --- |' * 7}", flush=True)
             results = [run(running, fault) for fault in chosen]

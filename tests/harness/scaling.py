@@ -39,6 +39,7 @@ def main() -> int:
         strake = Strake(Path(folder) / "home", {"DATABASE_URL": cluster.url})
         strake.manage("migrate", "-v0", check=True)
         strake.connect("http://127.0.0.1:9")
+        strake.hang_up()
         lookup = strake.python("from proxy.access import route_versions; print(route_versions.statement())")
         print(f"| endpoints | {' | '.join(TABLES)} | look-up: buffers | plan, ms | execution, ms |")
         print(f"|{' --- |' * (len(TABLES) + 4)}")
