@@ -161,7 +161,10 @@ def test_any_user_can_run_it(image: str, tmp_path: Path, provider: str, outside:
 
 def test_end_of_the_web_half_leaves_forwarding_alone(running: Container, outside: Upstream, provider: str) -> None:
     endpoint = running.connect(provider)
-    running.execute("sh", "-c", "kill -9 $(grep -al -e --only=web /proc/[0-9]*/cmdline | head -n 1 | cut -d / -f 3)")
+    kill = (
+        "for pid in $(cat /proc/1/task/1/children); do grep -aq only=web /proc/$pid/cmdline && kill -9 $pid; done; true"
+    )
+    running.execute("sh", "-c", kill)
     assert ask(endpoint) == 200
     eventually(lambda: "The web half ended with code -9" in running.logs())
     running.ready(path="/healthz")
