@@ -11,6 +11,7 @@ from accounts import outbox
 from accounts.metrics import OTHER, Counter, Gauge, Histogram
 from proxy.metrics import database_pool
 from strake import pruning
+from strake.backups import history
 
 PAGES = Counter("strake_pages_total", "Pages and API calls, by the name of their view.", ["view", "status_class"])
 PAGE_DURATION = Histogram(
@@ -20,6 +21,7 @@ PAGE_DURATION = Histogram(
     seconds=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 MAIL = Gauge("strake_outbox_emails", "Emails that wait to be sent, of all hosts.", merge="max")
+BACKED_UP = Gauge("strake_last_backup_timestamp_seconds", "When `manage.py backup` last succeeded.", merge="max")
 PRUNED = Gauge("strake_last_prune_timestamp_seconds", "When expired rows were last removed.", merge="max")
 
 
@@ -49,3 +51,5 @@ def look() -> None:
     MAIL.set(outbox.waiting())
     if (pruned_at := pruning.last_end()) is not None:
         PRUNED.set(pruned_at)
+    if (backed_up_at := history.last()) is not None:
+        BACKED_UP.set(backed_up_at.timestamp())

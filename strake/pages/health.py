@@ -7,7 +7,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
 import django
 from django.conf import settings
@@ -15,24 +14,21 @@ from django.core.cache import cache
 from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
-from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from accounts import outbox
 from accounts.errors import SessionStoreUnavailable
-from accounts.models import AuditEvent
 from accounts.sign_in import throttle
 from credentials.models import Endpoint, SealedKey
 from credentials.vault import heartbeats
 from credentials.vault.models import MasterKeyCheck, ServerProcess
 from proxy.request_log.stats import newest_record_at
 from strake import __version__
-from strake.backups import BACKED_UP
+from strake.backups import history
 
 # The request log writes twice a second, so a longer lag means that its writes are blocked.
 MAX_LAG_SECONDS = 10
 MAX_WAITING_EMAILS = 100
-BACKUP_DAYS = 31  # how far back the page looks for one
 MAX_ENDPOINTS = 10  # of those with requests open now, the busiest
 
 GOOD, WARN, BAD = "good", "warn", "bad"
@@ -196,9 +192,8 @@ def _mail_volume() -> Finding:
 
 def last_backup() -> Finding:
     """When `manage.py backup` last made one. Other ways of making a backup are as good, so none is no problem."""
-    since = timezone.now() - timedelta(days=BACKUP_DAYS)
-    event = AuditEvent.objects.filter(at__gt=since, action=BACKED_UP).order_by("-at").first()
-    words = f"{event.at:%Y-%m-%d %H:%M} UTC" if event else f"none with `manage.py backup` in {BACKUP_DAYS} days"
+    at = history.last()
+    words = f"{at:%Y-%m-%d %H:%M} UTC" if at else f"none with `manage.py backup` in {history.DAYS} days"
     return Finding("Last backup", GOOD, words)
 
 
