@@ -250,6 +250,33 @@ def test_rows_can_be_copied_as_they_are(postgresql: Tried) -> None:
             database.execute("SET CONSTRAINTS ALL IMMEDIATE")
 
 
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("at", "infinity"),
+        ("at", "200000-01-01Z"),
+        ("at", "0001-01-01Z BC"),
+        ("ip", "192.0.2.0/24"),
+        ("details", '{"number": 1.50}'),
+        ("details", '{"list": [9007199254740992]}'),
+        ("details", '{"number": 1e400}'),
+        ("details", '{"list": [[[[[[[[[]]]]]]]]]}'),
+        ("details", '{"ü": 1, "\U0001d11e": 2}'),
+    ],
+)
+def test_events_that_nobody_could_verify_are_refused(postgresql: Tried, column: str, value: str) -> None:
+    """Else the web half's password would be enough to end signing and verification for ever."""
+    values = {"action": "a.b", "subject_type": "t", "subject_id": "1", "subject_label": "", column: value}
+    statement = sql.SQL("INSERT INTO accounts_auditevent ({}) VALUES ({})").format(
+        sql.SQL(", ").join(map(sql.Identifier, values)), sql.SQL(", ").join(map(sql.Literal, values.values()))
+    )
+    with psycopg.connect(postgresql.strake.environment["DATABASE_URL"]) as database:
+        database.execute(statement)
+        with pytest.raises(psycopg.IntegrityError, match="audit events have"):
+            database.commit()
+
+
 # --- In this process, on SQLite ------------------------------------------------------------------------------------
 
 
