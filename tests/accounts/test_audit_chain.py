@@ -20,7 +20,7 @@ from accounts import audit, audit_chain, audit_export, users
 from accounts.actors import OPERATOR, Person
 from accounts.audit_chain import Checkpoint, NotACheckpoint, NotAKey, VerifierKey
 from accounts.models import AuditCheckpoint, AuditEvent, AuditLink, User
-from accounts.verify_audit import Tampered, Verification
+from accounts.verify_audit import Tampered, Verification, run
 from proxy import audit_checkpoints, audit_key
 from proxy.audit_checkpoints import ChainBroken
 from tests.accounts.processes import run_together
@@ -338,6 +338,38 @@ def test_signer_refuses_a_checkpoint_that_was_changed(key: VerifierKey) -> None:
     AuditCheckpoint.objects.create(size=1, key=str(key), note=signed.note.replace("\n1\n", "\n0\n"))
     with pytest.raises(ChainBroken, match="has been changed"):
         audit_checkpoints.sign()
+
+
+@pytest.mark.django_db
+def test_signer_trusts_no_copy_of_an_earlier_checkpoint(key: VerifierKey) -> None:
+    """Else a restarted signer would sign what contradicts the later one."""
+    add()
+    first = audit_checkpoints.sign()
+    add()
+    audit_checkpoints.sign()
+    assert first is not None
+    audit_checkpoints._seen.clear()
+    AuditCheckpoint.objects.create(size=1, key=str(key), note=first.note)
+    assert audit_checkpoints._trusted(audit_key.load())[0] == 2
+    AuditCheckpoint.objects.create(size=9, key=str(key), note=first.note)
+    with pytest.raises(ChainBroken, match="has been changed"):
+        audit_checkpoints.sign()
+
+
+@pytest.mark.django_db
+def test_verification_says_what_no_checkpoint_counts(key: VerifierKey, tmp_path: Path) -> None:
+    add()
+    audit_checkpoints.sign()
+    add()
+    add()
+    lines = [audit_export.line(event) for event in audit_export.events_after(0)]
+    (tmp_path / "all").write_text("".join(lines))
+    (tmp_path / "rest").write_text("".join(lines[1:]))
+    (tmp_path / "kept").write_text(AuditCheckpoint.objects.get().note)
+    said = run(str(tmp_path / "all"), str(key), [], 0)
+    assert said.startswith("Events 1 to 1 are unchanged. Events 2 to 3 fit, and have no signature yet")
+    with pytest.raises(Tampered, match="No checkpoint counts any"):
+        run(str(tmp_path / "rest"), str(key), [str(tmp_path / "kept")], 1)
 
 
 @pytest.mark.django_db
