@@ -203,8 +203,7 @@ def run(file: str, key: str, checkpoint: Sequence[str], since: int) -> str:
     if verification.erased:
         parts.append(f"The content of {verification.erased} was erased, and their hashes are unchanged.")
     if signed < verification.last:
-        unsigned = "Event" if signed + 1 == verification.last else f"Events {signed + 1} to"
-        parts.append(f"{unsigned} {verification.last} fit, and have no signature yet: anybody can have written them.")
+        parts.append(f"After event {signed}, nothing is signed yet, so anybody can have written it.")
     return " ".join(parts)
 
 
