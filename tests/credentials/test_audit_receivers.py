@@ -17,6 +17,7 @@ from pytest_django import Settings
 from accounts import audit
 from accounts.actors import OPERATOR
 from accounts.models import AuditEvent
+from tests.support.certificates import Authority
 from tests.support.upstream import Upstream, fixed
 
 pytestmark = pytest.mark.django_db
@@ -72,6 +73,23 @@ def test_refused_events_are_sent_again(upstream: Upstream, tmp_path: Path) -> No
     export("--to", upstream.url, "--position", str(position))
     assert [sequences(exchange.body.decode()) for exchange in upstream.exchanges] == [[1, 2, 3], [1, 2, 3]]
     assert position.read_text() == "3\n"
+
+
+@pytest.mark.parametrize("name", ["localhost", "other.example"])
+def test_receiver_needs_a_valid_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    authority = Authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
+    with Upstream(tls=authority.server(name)) as receiver:
+        receiver.default = fixed(204)
+        url = f"https://localhost:{receiver.port}/in"
+        if name == "localhost":
+            export("--to", url)
+            [exchange] = receiver.exchanges
+            assert sequences(exchange.body.decode()) == [1, 2, 3]
+        else:
+            with pytest.raises(CommandError, match="certificate is not valid"):
+                export("--to", url)
+            assert receiver.exchanges == []
 
 
 def test_egress_policy_holds(upstream: Upstream, settings: Settings) -> None:

@@ -14,6 +14,8 @@ import httpx
 import psycopg
 import pytest
 
+from accounts.audit_chain import VerifierKey
+from accounts.verify_audit import Verification
 from credentials.vault.keyring import new_document
 from strake import database_roles
 from strake.moving.service import _LEFT_BEHIND
@@ -47,6 +49,15 @@ def trail(execute: Callable[[str], Any]) -> list[tuple[Any, ...]]:
     return found
 
 
+def verified(strake: Strake, signer: Strake, kept: str) -> int:
+    """Verify the audit log against a checkpoint that was kept. Returns how many events it has."""
+    verification = Verification(VerifierKey.parse(signer.manage("checkpoint_audit", "--key", check=True).stdout))
+    verification.read_checkpoint(kept)
+    verification.read(strake.manage("export_audit", check=True).stdout.splitlines())
+    verification.finish()
+    return verification.last
+
+
 def test_killed_move_continues_and_everything_works(
     run_strake: Callable[..., Strake], upstream: Upstream, postgres_url: str
 ) -> None:
@@ -54,6 +65,7 @@ def test_killed_move_continues_and_everything_works(
     strake = run_strake()
     endpoint = strake.connect(upstream.url)
     strake.call("fill", email="owner@example.org", endpoints=3, tokens_first=2, records=300)
+    kept = strake.manage("checkpoint_audit", check=True).stdout
     running = strake.call("command", arguments=["move_to", postgres_url])
     assert "Stop it first" in running["failed"]
     assert strake.stop() == 0
@@ -71,7 +83,7 @@ def test_killed_move_continues_and_everything_works(
     assert PASSWORD not in done.stdout + done.stderr
     with psycopg.connect(postgres_url) as connection, sqlite3.connect(path) as source:
         assert rows(connection.execute) == rows(source.execute)
-        assert trail(connection.execute) == trail(source.execute)
+        assert (before_move := trail(connection.execute)) == trail(source.execute)
     assert path.read_bytes() == before
 
     moved = run_strake(
@@ -80,6 +92,7 @@ def test_killed_move_continues_and_everything_works(
     url = f"{moved.url}{endpoint.path}/v1/models"
     assert httpx.get(url, headers=endpoint.bearer, timeout=60).status_code == 200
     moved.connect(upstream.url)  # takes new ids from every sequence
+    assert verified(moved, strake, kept) > len(before_move)
     assert "has rows in" in strake.call("command", arguments=["move_to", postgres_url])["failed"]
 
 
