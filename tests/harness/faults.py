@@ -162,7 +162,7 @@ def main() -> int:
         root = ROOT
         if arguments.upgrade_from:
             root = faults_upgrade.checkout(arguments.upgrade_from, folder)
-            chosen = [Fault("rolling upgrade", faults_upgrade.upgrade, seconds=0)]
+            chosen = [Fault("rolling upgrade", faults_upgrade.upgrade, seconds=0, is_last=True)]
         with site(folder, root) as running:
             print(f"| {COLUMNS} |\n|{' --- |' * 7}", flush=True)
             results = [run(running, fault) for fault in chosen]
@@ -176,9 +176,11 @@ def run(site: Site, fault: Fault) -> bool:
 
     Everything here shares a machine. If that stood still, timeouts say nothing, and the fault is measured again.
     """
-    for _ in range(1 if fault.is_last else 8):
+    tries = 1 if fault.is_last else 8
+    while True:
         result, lost, lines = asyncio.run(measure(site, fault))
-        if result.longest_standstill < MAX_STANDSTILL_SECONDS:
+        tries -= 1
+        if not tries or result.longest_standstill < MAX_STANDSTILL_SECONDS:
             break
         sys.stderr.write(f"{fault.name}: the machine stood still for {result.longest_standstill:.1f} s\n")
     print(f"| {fault.name} | {result.row(lost, lines)} |", flush=True)

@@ -39,6 +39,7 @@ def main() -> int:
         strake = Strake(Path(folder) / "home", {"DATABASE_URL": cluster.url})
         strake.manage("migrate", "-v0", check=True)
         strake.connect("http://127.0.0.1:9")
+        strake.hang_up()
         lookup = strake.python("from proxy.access import route_versions; print(route_versions.statement())")
         print(f"| endpoints | {' | '.join(TABLES)} | look-up: buffers | plan, ms | execution, ms |")
         print(f"|{' --- |' * (len(TABLES) + 4)}")
@@ -84,8 +85,9 @@ def _look_up(connection: psycopg.Connection, statement: str, count: int) -> str:
         [count // 2],
     ).fetchone()
     assert row is not None
+    explained: Any = None
     for _ in range(10):
-        explained: Any = connection.execute(
+        explained = connection.execute(
             f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE route('{row[0]}', '{row[1]}', '')".encode()
         ).fetchone()
     connection.execute("DEALLOCATE route")

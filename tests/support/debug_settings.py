@@ -16,9 +16,9 @@ ADMINS = [("Operator", "operator@example.org")]
 LOGGING = {
     **LOGGING,
     "handlers": {
-        **LOGGING["handlers"],  # type: ignore[dict-item]
+        **LOGGING["handlers"],
         "mail": {"class": "django.utils.log.AdminEmailHandler", "level": "ERROR", "include_html": True},
     },
     "root": {"handlers": ["stderr", "mail"], "level": "DEBUG"},
-    "loggers": {name: {**logger, "level": "DEBUG"} for name, logger in LOGGING["loggers"].items()},  # type: ignore[attr-defined]
+    "loggers": {name: {**logger, "level": "DEBUG"} for name, logger in LOGGING["loggers"].items()},
 }

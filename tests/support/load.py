@@ -39,7 +39,8 @@ class Client:
         self, path: str, token: str, *, method: str = "GET", headers: dict[str, str] | None = None
     ) -> Sample:
         """Send a request without a body, and read the whole response."""
-        if self._streams is None or self._streams[1].is_closing():
+        # A front closes a connection that is idle. The transport only notices when it writes.
+        if self._streams is None or self._streams[1].is_closing() or self._streams[0].at_eof():
             self._streams = await asyncio.open_connection(*self._address)
         reader, writer = self._streams
         lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())

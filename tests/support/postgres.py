@@ -165,7 +165,7 @@ class Cluster:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             check=True,
-            timeout=120,
+            timeout=300,
         )
 
 
