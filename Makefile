@@ -25,7 +25,7 @@ DEPLOYED := STRAKE_CHECK_SERVICES=0 STRAKE_BASE_URL=https://strake.example.org S
 	STRAKE_MASTER_KEYS=$$($(BIN)/python -c 'from credentials.vault.keyring import new_document; print(new_document())') \
 	DATABASE_URL=postgres://strake@127.0.0.1/strake REDIS_URL=redis://127.0.0.1/0 EMAIL_URL=smtp://127.0.0.1
 
-.PHONY: help run test check fix lock audit sbom coverage screenshots bench mutations fronts clients faults hostile fuzz clean
+.PHONY: help run test check fix lock audit sbom coverage screenshots bench mutations fronts clients container faults hostile fuzz clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -65,6 +65,7 @@ lock: $(VENV)/.develops ## Compile requirements*.in into requirements*.txt, with
 	$(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 requirements-fuzz.in -o requirements-fuzz.txt
 	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 requirements-clients.in -o requirements-clients.txt
 	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 requirements-aider.in -o requirements-aider.txt
+	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 requirements-sbom.in -o requirements-sbom.txt
 
 audit: $(VENV)/.develops ## Look for known vulnerabilities in the pinned packages (needs the network)
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements.txt
@@ -87,6 +88,9 @@ fronts: $(VENV)/.develops ## Put nginx, Caddy and HAProxy in front of a running 
 
 clients: $(VENV)/.develops $(CLIENTS)/.node $(CLIENTS)/.python $(CLIENTS)/.aider ## Run agents and SDKs through a running Strake, or some with K=codex (by hand, needs the network)
 	CLIENTS=$(CLIENTS) STRAKE_REQUIRE_SERVICES=1 $(BIN)/python -m pytest tests/clients $(if $(K),-k '$(K)')
+
+container: $(VENV)/.develops ## Build the image and run it, Compose's and Kubernetes' containers too (by hand, as root, on Debian)
+	CONTAINER=1 STRAKE_REQUIRE_SERVICES=1 $(BIN)/python -m pytest -p no:randomly -rA tests/container
 
 faults: $(VENV)/.develops ## Measure what each fault of hosts, stores and network costs (by hand, as root)
 	$(BIN)/python -m tests.harness.faults $(FAULTS)

@@ -16,6 +16,7 @@ from accounts.plain_text import replace_unsafe
 
 MAX_VIA_LENGTH = 80
 MAX_DETAIL_LENGTH = 512  # the longest destination
+MAX_INTEGER = 2**53 - 1  # RFC 8785 has no larger ones
 # What one person reads of others is recorded once an hour for each page and filter, and at most this often.
 READINGS_PER_HOUR = 100
 _READING_INTERVAL = timedelta(hours=1)
@@ -112,7 +113,7 @@ def session_details(session: BrowserSession) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, bool | int | None):
+    if isinstance(value, bool | None) or (isinstance(value, int) and abs(value) <= MAX_INTEGER):
         return value
     if isinstance(value, datetime):
         return value.isoformat(timespec="seconds")

@@ -12,7 +12,8 @@ from typing import Any
 from django.db import transaction
 from django.db.models import QuerySet
 
-from accounts.models import AuditEvent
+from accounts.audit_chain import VerifierKey
+from accounts.models import AuditCheckpoint, AuditEvent
 
 # Labels of the stored actions. An action without an entry is shown as stored.
 ACTIONS = {
@@ -50,6 +51,7 @@ ACTIONS = {
     "master_key.retired": "Master key retired",
     "master_key.removed": "Master key removed from the keyring",
     "audit.read": "Records of others read",
+    "audit.erased": "Events of a deleted account erased",
     "database.backed_up": "Database backed up",
     "database.restored": "Database restored from a backup",
 }
@@ -83,6 +85,16 @@ def changes(event: AuditEvent) -> str:
             parts.append(f"{_words(prefix)} from {before} → {after}".strip())
     parts += [f"{_words(name)}: {_shown(value, name)}" for name, value in details.items() if value is not None]
     return " · ".join(parts)
+
+
+def newest_checkpoint() -> AuditCheckpoint | None:
+    return AuditCheckpoint.objects.order_by("-id").first()
+
+
+def fingerprint() -> str:
+    """The fingerprint of the key that signed the newest checkpoint, or "" if there is none."""
+    newest = newest_checkpoint()
+    return VerifierKey.parse(newest.key).fingerprint if newest else ""
 
 
 def csv_lines(events: QuerySet[AuditEvent]) -> Iterator[str]:

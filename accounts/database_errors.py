@@ -48,7 +48,7 @@ def _ask_without_pool() -> Error | None:
     alone = connection.copy()
     alone.settings_dict["OPTIONS"].pop("pool", None)
     try:
-        alone.connect()
+        alone.ensure_connection()  # unlike connect, it raises errors of Django
     except Error as error:
         return error
     alone.close()

@@ -75,4 +75,4 @@ class Suspended(AccountsError):
 
 
 class AppendOnly(AccountsError):
-    """Audit events cannot be changed, and only `manage.py prune` deletes them."""
+    """Audit events cannot be changed, and only `manage.py prune` and `erase_person --audit` delete them."""

@@ -1,4 +1,4 @@
-"""Models of users, sign-in links, sessions, access tokens, audit events, the outbox and the cache."""
+"""Models of users, sign-in links, sessions, access tokens, the outbox, the cache, and by import the audit log."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from django.db.models.functions import Lower, Now
 from django.utils.crypto import salted_hmac
 
 from accounts import addresses, tokens
-from accounts.errors import AppendOnly
+from accounts.audit_models import AuditCheckpoint as AuditCheckpoint
+from accounts.audit_models import AuditEvent as AuditEvent
+from accounts.audit_models import AuditLink as AuditLink
 from accounts.plain_text import plain_constraint
 from accounts.querysets import (
     AccessTokenQuerySet,
-    AuditEventQuerySet,
     BrowserSessionQuerySet,
     SignInLinkQuerySet,
 )
@@ -168,52 +169,6 @@ class AccessToken(models.Model):
 
     def __str__(self) -> str:
         return f"{self.label} ({self.preview})"
-
-
-class AuditEvent(models.Model):
-    """A record of who did what, when and from which IP address. Rows are append-only and contain no secrets.
-
-    `account` is the user in whose audit log the event appears. `actor` is the user who acted, or None for an operator
-    and for somebody who was not signed in. Neither has a database constraint, because events outlive users.
-    """
-
-    account = models.ForeignKey(
-        User, null=True, on_delete=models.DO_NOTHING, db_constraint=False, related_name="audit_trail"
-    )
-    actor = models.ForeignKey(
-        User, null=True, on_delete=models.DO_NOTHING, db_constraint=False, related_name="audit_actions"
-    )
-    action = models.CharField(max_length=64)
-    subject_type = models.CharField(max_length=32)
-    subject_id = models.CharField(max_length=64)
-    subject_label = models.CharField(max_length=254, blank=True)
-    ip = models.GenericIPAddressField(null=True)
-    via = models.CharField(
-        max_length=80, blank=True, db_default="", help_text="The session or access token that acted, or the command."
-    )
-    details: models.JSONField[Any, dict[str, Any]] = models.JSONField(
-        default=dict, db_default={}, help_text="What changed, such as from and to. Never a secret."
-    )
-    at = models.DateTimeField(db_default=Now(), editable=False)
-
-    objects = AuditEventQuerySet.as_manager()
-
-    class Meta:
-        indexes = [
-            models.Index(fields=["account", "-at"], name="accounts_auditevent_by_account"),
-            models.Index(fields=["-at"], name="accounts_auditevent_by_time"),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.action} {self.subject_label or self.subject_id}"
-
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        if not self._state.adding:
-            raise AppendOnly
-        super().save(*args, **kwargs)
-
-    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
-        raise AppendOnly
 
 
 class OutboxMail(models.Model):

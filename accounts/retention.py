@@ -13,7 +13,8 @@ from django.utils import timezone
 from accounts import outbox
 from accounts.models import AuditEvent, BrowserSession, CacheEntry, OutboxMail, SignInLink
 
-# Database triggers refuse to delete younger events. Their figure is in the migration accounts.0003.
+# Database triggers refuse to delete younger events, but for those of deleted accounts (migration accounts.0008). The
+# links of the hash chain stay, without anything from which the content could be guessed.
 MIN_AUDIT_DAYS = 365
 _BATCH_SIZE = 5000
 # The triggers and the outbox use the database's clock. The caller's may be ahead of it.

@@ -21,5 +21,6 @@ urlpatterns = [
     path("access-tokens/new/", views.create_access_token, name="new_access_token"),
     path("access-tokens/<slug:token_id>/revoke/", views.revoke_access_token, name="revoke_access_token"),
     path("audit/", views.audit_page, name="audit"),
+    path("audit/checkpoint", views.audit_checkpoint, name="audit_checkpoint"),
     path("audit.csv", views.audit_csv, name="audit_csv"),
 ]

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from django.db import transaction
-from django.db.models import CASCADE
+from django.db.models import CASCADE, Q
 from django.utils import timezone
 
-from accounts import audit
+from accounts import audit, retention
 from accounts.actors import Actor, Operator, Person
 from accounts.addresses import normalise_email
 from accounts.errors import ConfirmationMismatch, NotFound
-from accounts.models import OutboxMail, SignInLink, User
+from accounts.models import AuditEvent, OutboxMail, SignInLink, User
 from accounts.sessions import service as sessions
 from accounts.transactions import secure_delete_on_commit
 
@@ -102,10 +102,12 @@ def delete_account(*, actor: Person, confirmation: str) -> None:
     erase(actor=actor, user=user)
 
 
-def erase(*, actor: Actor, user: User) -> None:
+def erase(*, actor: Actor, user: User, events: bool = False) -> int:
     """Delete an account with all its endpoints, sealed keys, tokens and sessions. Audit events stay, for operators.
 
-    Raises `NotFound` if a person wants to erase somebody else.
+    With `events`, the content of their audit events is erased too, and only the hashes stay. Returns the number of
+    these events. With database roles, only the owner may do that. Raises `NotFound` if a person wants to erase somebody
+    else.
     """
     if isinstance(actor, Person) and actor.user != user:
         raise NotFound("There is no such user.")
@@ -115,7 +117,17 @@ def erase(*, actor: Actor, user: User) -> None:
         OutboxMail.objects.filter(email=user.email).delete()
         SignInLink.objects.filter(email=user.email).delete()
         User.objects.get(pk=user.pk).delete()
+        erased = _erase_events(actor, user) if events else 0
         secure_delete_on_commit()
+    return erased
+
+
+def _erase_events(actor: Actor, user: User) -> int:
+    """Erase the events about a deleted account, and those about its address from before it existed."""
+    of_address = Q(account=None, actor=None, subject_type__in=("email", "link"), subject_label=user.email)
+    erased = retention.prune(AuditEvent.objects.filter(Q(account_id=user.pk) | Q(actor_id=user.pk) | of_address))
+    audit.record(actor, "audit.erased", account=None, subject_type="audit", subject_id="", details={"events": erased})
+    return erased
 
 
 def holdings(user: User) -> dict[str, int]:

@@ -145,7 +145,13 @@ def audit_page(request: HttpRequest) -> HttpResponse:
     rows = [
         (event, audit_log.action_label(event), audit_log.actor_label(event), audit_log.changes(event)) for event in page
     ]
-    context = {"form": form, "page": page, "rows": rows, "is_filtered": bool(form.filters())}
+    context = {
+        "form": form,
+        "page": page,
+        "rows": rows,
+        "is_filtered": bool(form.filters()),
+        "fingerprint": audit_log.fingerprint(),
+    }
     return render(request, "accounts/audit.html", context, status=400 if form.errors else 200)
 
 
@@ -156,6 +162,16 @@ def audit_csv(request: HttpRequest) -> StreamingHttpResponse:
     _, events = _filtered_events(request, "Audit, as CSV")
     response = StreamingHttpResponse(audit_log.csv_lines(events), content_type="text/csv; charset=utf-8")
     response.headers["Content-Disposition"] = 'attachment; filename="strake-audit.csv"'
+    return response
+
+
+@require_safe
+def audit_checkpoint(request: HttpRequest) -> HttpResponse:
+    """The newest signed checkpoint, for anybody: it says how many events there are, and nothing about them."""
+    newest = audit_log.newest_checkpoint()
+    text = newest.note if newest else "No checkpoint has been signed yet.\n"
+    response = HttpResponse(text, content_type="text/plain; charset=utf-8", status=200 if newest else 404)
+    response.headers["Cache-Control"] = "no-store"
     return response
 
 

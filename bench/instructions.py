@@ -24,8 +24,8 @@ _VALGRIND = ("valgrind", "--tool=callgrind", "--instr-atstart=no")
 _TOTAL = re.compile(r"^(?:summary|totals): (\d+)", re.MULTILINE)
 
 
-def count(kind: str, requests: int = REQUESTS, *, profile: Path | None = None) -> int:
-    """Return the instructions per request of a kind in `bench.one_request`.
+def count(kind: str, requests: int = REQUESTS, *, profile: Path | None = None, metrics: bool = True) -> int:
+    """Return the instructions per request of a kind in `bench.one_request`, with what its metrics cost.
 
     `profile` is where callgrind's file is kept, for callgrind_annotate.
     """
@@ -35,6 +35,8 @@ def count(kind: str, requests: int = REQUESTS, *, profile: Path | None = None) -
         environment |= {"STRAKE_HOME": folder, "PYTHONHASHSEED": "0", "PYTHONMALLOC": "pymalloc"}
         environment |= {"DJANGO_SETTINGS_MODULE": "strake.settings", "STRAKE_ALLOWED_PRIVATE_UPSTREAMS": "127.0.0.1:9"}
         environment |= {"PYTHONDONTWRITEBYTECODE": "1"}
+        if metrics:
+            environment["STRAKE_METRICS_BIND"] = f"unix:{folder}/metrics.sock"
         made = _connect(environment)
         program = [sys.executable, "-W", "ignore", "-m", "bench.one_request"]
         process = subprocess.Popen(
@@ -77,8 +79,10 @@ def main() -> None:
     parser.add_argument("--kind", default="bench", choices=["bench", "openai"], help="whose request (%(default)s)")
     parser.add_argument("--requests", type=int, default=REQUESTS)
     parser.add_argument("--profile", type=Path, help="keep callgrind's file here")
+    parser.add_argument("--without-metrics", action="store_true", help="as if STRAKE_METRICS_BIND were not set")
     options = parser.parse_args()
-    sys.stdout.write(f"{count(options.kind, options.requests, profile=options.profile):,} instructions per request\n")
+    counted = count(options.kind, options.requests, profile=options.profile, metrics=not options.without_metrics)
+    sys.stdout.write(f"{counted:,} instructions per request\n")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,10 @@ import uvloop  # noqa: E402
 from uvicorn.server import ServerState  # noqa: E402
 
 from bench.upstream import RESPONSE  # noqa: E402
+from proxy.metrics import traffic  # noqa: E402
 from proxy.request_log import recorder  # noqa: E402
 from proxy.server.protocol import HTTPProtocol  # noqa: E402
+from proxy.upstream import pool  # noqa: E402
 from proxy.upstream.connection import UpstreamConnection  # noqa: E402
 from strake.asgi import Application  # noqa: E402
 
@@ -142,6 +144,7 @@ def _discard(data: bytes) -> None:
 async def main(kind: str, subdomain: str, warm_up: int, requests: int) -> None:
     token = sys.stdin.readline().strip()
     recorder.FLUSH_SECONDS = 3600  # once at the end, and not when a clock says so
+    pool.KEEPALIVE_SECONDS = 3600  # a busy machine may take a while
     application = Application()
     await application.proxy.startup()
     exchange = Exchange(application, kind, subdomain, token)
@@ -153,6 +156,7 @@ async def main(kind: str, subdomain: str, warm_up: int, requests: int) -> None:
         raise RuntimeError(exchange.received)
     log = application.proxy.request_log
     await log._flush()  # noqa: SLF001
+    traffic.publish()
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()
@@ -160,6 +164,7 @@ async def main(kind: str, subdomain: str, warm_up: int, requests: int) -> None:
         exchange.once()
     if not os.environ.get("BENCH_WITHOUT_LOG"):
         await log._flush()  # noqa: SLF001
+    traffic.publish()
     os._exit(0)
 
 

@@ -27,7 +27,7 @@ def add_listeners(listeners: Iterable[socket.socket]) -> None:
 
 def is_strake(address: IPAddress, port: int) -> bool:
     """True if a connection could reach a socket that Strake itself listens on, by any address of this machine."""
-    bound = (getattr(listener, "port", None) for listener in settings.STRAKE_BIND)
+    bound = (getattr(listener, "port", None) for listener in [*settings.STRAKE_BIND, *settings.STRAKE_METRICS_BIND])
     return (port in _listening or port in bound) and is_own(address)
 
 

@@ -24,6 +24,11 @@ class Shares(Generic[Item]):
         self._taken_by: dict[Hashable, int] = {}
         self._waiting: dict[Hashable, deque[Item]] = {}
 
+    @property
+    def taken(self) -> int:
+        """The number of places that are taken."""
+        return self._taken
+
     def try_take(self, owner: Hashable) -> bool:
         """Take a place if there is one for this owner. `free` returns it."""
         if self._taken >= self._total or self._taken_by.get(owner, 0) >= self._per_owner:

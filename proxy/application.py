@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
+from time import perf_counter_ns
 from typing import cast
 
 from django.conf import settings
@@ -27,13 +28,22 @@ from proxy.descriptors import DescriptorWatch
 from proxy.errors import ProxyError, StoreUnavailable, UpstreamInvalid, UpstreamUnreachable
 from proxy.http.error_response import error_response
 from proxy.http.request import ClientDisconnected, ProxyRequest
-from proxy.http.response import PROTECTION, PROTECTION_LINES, Response, send_response
-from proxy.request_log.recorder import RequestLog, milliseconds_since
-from proxy.request_log.writer import CLOSED, OPENED, Entry
+from proxy.http.response import (
+    LINES_BELOW_A_MILLISECOND,
+    LINES_IN_MILLISECONDS,
+    PROTECTION,
+    PROTECTION_LINES,
+    Response,
+    send_response,
+)
+from proxy.metrics import traffic
+from proxy.metrics.traffic import add_own
+from proxy.request_log.entries import CLOSED, OPENED, new_entry
+from proxy.request_log.recorder import NANOSECONDS_IN_MILLISECOND, RequestLog, milliseconds_since
 from proxy.server.exchange import Exchange
 from proxy.server.interfaces import WebSocket
 from proxy.upstream.connection import UpstreamBroken
-from proxy.upstream.pool import ConnectionPool
+from proxy.upstream.pool import ConnectionPool, UpstreamResponse
 from proxy.upstream.renewals import Renewals
 from proxy.views import forward
 
@@ -86,7 +96,7 @@ class ProxyApplication:
     async def handle(self, exchange: Exchange) -> None:
         """Forward a request, or refuse it."""
         started = time.time()
-        clock = time.perf_counter()
+        clock = perf_counter_ns()
         request = ProxyRequest(exchange, self._domain)
         status, first_byte = 500, None
         try:
@@ -95,9 +105,18 @@ class ProxyApplication:
                 status = await self._serve_websocket(request, exchange.websocket, opened)
             else:
                 response = await self._respond(request)
-                status = response.status
-                first_byte = int((time.perf_counter() - clock) * 1000)
-                await send_response(response, exchange, more_lines=PROTECTION_LINES)
+                status, body = response.status, response.body
+                elapsed = perf_counter_ns() - clock
+                first_byte = elapsed // NANOSECONDS_IN_MILLISECOND
+                lines = PROTECTION_LINES
+                if type(body) is UpstreamResponse:
+                    own = elapsed * 1e-9 - body.waited - request.waited
+                    add_own(own)
+                    if own >= 0.001:
+                        lines = LINES_IN_MILLISECONDS % (own * 1000 + 0.5)
+                    elif own > 0:
+                        lines = LINES_BELOW_A_MILLISECOND % (own * 1_000_000)
+                await send_response(response, exchange, more_lines=lines)
         except ClientDisconnected:
             status = CLIENT_DISCONNECTED
         except asyncio.CancelledError:
@@ -119,34 +138,38 @@ class ProxyApplication:
                 self.in_flight.leave(flight)
                 if flight.ended is not None:
                     request.error = flight.ended.code
+                    traffic.ENDED.add(request.error)
             self._log(request, status, clock, first_byte, started)
 
-    def _opened(self, request: ProxyRequest, clock: float, started: float) -> None:
+    def _opened(self, request: ProxyRequest, clock: int, started: float) -> None:
         """Record the start of a WebSocket connection: its end may be days away."""
+        self._log(request, 101, clock, milliseconds_since(clock), started, OPENED)
         request.opened = True
-        self._record(request, 101, milliseconds_since(clock), milliseconds_since(clock), started, OPENED)
 
-    def _log(self, request: ProxyRequest, status: int, clock: float, first_byte_ms: int | None, started: float) -> None:
-        """Record a request that was forwarded or whose client left before. Count one that was refused."""
-        if request.error and not request.forwarded:
-            route, refused = request.route, request.refused_token
-            if refused is None and route is not None and route.token_id is not None:
-                refused = route.endpoint_id, route.token_id
-            if refused is not None:
-                self.request_log.count_refusal(*refused, request.error, started)
-        elif request.opened:
-            self._record(request, status, milliseconds_since(clock), None, time.time(), CLOSED)
-        else:
-            self._record(request, status, milliseconds_since(clock), first_byte_ms, started)
-
-    def _record(
-        self, request: ProxyRequest, status: int, latency_ms: int, first_byte_ms: int | None, at: float, phase: str = ""
+    def _log(
+        self, request: ProxyRequest, status: int, clock: int, first_byte_ms: int | None, at: float, phase: str = ""
     ) -> None:
-        route = request.route
-        if route is not None and route.token_id is not None:
-            self.request_log.add(
-                Entry(route.endpoint_id, route.token_id, status, latency_ms, first_byte_ms, at, request.error, phase)
-            )
+        """Record a request that was forwarded or whose client left before. Count one that was refused."""
+        error, route = request.error, request.route
+        if error and not request.forwarded:
+            self._count_refusal(request, at)
+            return
+        if route is None or route.token_id is None:
+            return
+        if request.opened:
+            first_byte_ms, at, phase = None, time.time(), CLOSED
+        latency_ms = (perf_counter_ns() - clock) // NANOSECONDS_IN_MILLISECOND
+        entry = new_entry((route.endpoint_id, route.token_id, status, latency_ms, first_byte_ms, at, error, phase))
+        self.request_log.add(entry)
+        route.measure(entry)
+
+    def _count_refusal(self, request: ProxyRequest, at: float) -> None:
+        traffic.REFUSALS.add(request.error)
+        route, refused = request.route, request.refused_token
+        if refused is None and route is not None and route.token_id is not None:
+            refused = route.endpoint_id, route.token_id
+        if refused is not None:
+            self.request_log.count_refusal(*refused, request.error, at)
 
     async def _respond(self, request: ProxyRequest) -> Response:
         """Return the response of the provider, or that of an error."""
@@ -179,6 +202,9 @@ class ProxyApplication:
         if isinstance(error, ProxyError):
             if isinstance(error, UpstreamUnreachable | UpstreamInvalid):
                 _log_failure(request, error)
+            if isinstance(error, StoreUnavailable) and request.route is None:
+                # So that, after an outage, owners see which of their tokens it has hit.
+                request.refused_token = self.lookup.known(request.subdomain, request.digest)
             error = self.auth_throttle.refused(request, error)
         else:
             logger.error(

@@ -17,11 +17,13 @@ from django.conf import settings
 django.setup()  # the imports below need it
 
 from credentials.vault.heartbeats import Heartbeat
-from proxy import probes, vitals, wrap_service
+from proxy import audit_checkpoints, probes, vitals, wrap_service
 from proxy.application import ProxyApplication
 from proxy.http.request import PATH_PREFIX
+from proxy.metrics import gauges
 from proxy.relay import Relay
 from proxy.server.exchange import Exchange
+from strake.metrics.publisher import Publisher
 
 
 class Application:
@@ -65,6 +67,9 @@ class Application:
         await self.proxy.startup()
         heartbeat = Heartbeat("proxy", lambda: vitals.measure(self.proxy))
         await asyncio.to_thread(heartbeat.start)
+        publisher = Publisher("proxy", lambda name: gauges.measure(self.proxy, name), gauges.look)
+        await asyncio.to_thread(publisher.start)
+        audit_checkpoints.start()
         # Everything loaded by now stays loaded, so collections during requests need not traverse it.
         gc.collect()
         gc.freeze()
@@ -73,6 +78,7 @@ class Application:
         self.relay.close()
         await self.proxy.shutdown()
         await asyncio.to_thread(heartbeat.stop)
+        await asyncio.to_thread(publisher.stop)
         await send({"type": "lifespan.shutdown.complete"})
 
 

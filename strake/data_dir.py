@@ -1,6 +1,6 @@
 """The data folder of an installation on one machine, readable by its owner only.
 
-    vault/   the master keys, for the process that forwards and for commands
+    vault/   the master keys and the key that signs checkpoints, for the process that forwards and for commands
     data/    the database, the secret key, and the demo provider's port
     run/     the sockets between Strake's processes
 
@@ -91,6 +91,10 @@ class DataDir:
         return self._place("master-keys.json")
 
     @property
+    def audit_key(self) -> Path:
+        return self.vault / "audit-key"  # created by proxy.audit_key
+
+    @property
     def secret_key(self) -> Path:
         return self._place("secret-key")
 
@@ -103,6 +107,11 @@ class DataDir:
         """True if the folder holds neither master keys nor a database, so that `prepare` would create master keys."""
         with self._errors_explained():
             return not (_exists(self.master_keys) or _exists(self.database))
+
+    @property
+    def is_unprepared(self) -> bool:
+        """True if nothing has been created in the folder yet, or `prepare` would move files of an older version."""
+        return (self.is_new and not self.data.exists()) or self.is_older
 
     @property
     def is_older(self) -> bool:

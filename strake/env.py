@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -125,13 +126,13 @@ def email_config(url: str) -> dict[str, Any]:
 def redis_url(url: str) -> str:
     """Return the URL of a Redis server, `redis://` or `rediss://` (TLS). Raises `ImproperlyConfigured`."""
     example = "rediss://:password@redis.example.org:6379/0"
-    parts = _service_url(url, "REDIS_URL", {"redis", "rediss"}, example)
     # The first of these characters in a password ends the host part, so the @ comes after it.
-    if parts.fragment or "#" in url or "@" in parts.path + parts.query:
+    if "#" in url or re.search(r"[/?].*@", url.partition("://")[2]):
         raise ImproperlyConfigured(
             f"REDIS_URL should look like {example}. In the password, percent-encode special characters: # is %23, / is "
             "%2F, ? is %3F, @ is %40, % is %25."
         )
+    parts = _service_url(url, "REDIS_URL", {"redis", "rediss"}, example)
     number = parts.path.removeprefix("/")
     if not parts.hostname or (number and not (number.isascii() and number.isdigit())):
         raise ImproperlyConfigured(f"REDIS_URL must name a host, and after / a number or nothing, like {example}")

@@ -10,12 +10,34 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from accounts.plain_text import escape_unsafe
 
 Style = Literal["text", "json"]
 HOST = socket.gethostname()
+
+
+def configuration(style: str) -> dict[str, Any]:
+    """Return what LOGGING is in Django's settings."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"()": "strake.logs.LineFormatter", "style": style}},
+        "handlers": {"stderr": {"class": "strake.logs.CountingHandler", "formatter": "line"}},
+        "root": {"handlers": ["stderr"], "level": "INFO"},
+        "loggers": {
+            # Django's default handlers would print each record again, with the text of exceptions.
+            "django": {"handlers": [], "level": "INFO", "propagate": True},
+            # It warns at every attempt to reach a database that is down. The error of the request is enough.
+            "psycopg.pool": {"level": "ERROR"},
+            # Their INFO and DEBUG records contain URLs and headers, and therefore keys.
+            **{
+                name: {"level": "WARNING"}
+                for name in ("httpx", "httpcore", "asyncio", "urllib3", "uvicorn.access", "gunicorn.access")
+            },
+        },
+    }
 
 
 def line(

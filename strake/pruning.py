@@ -29,7 +29,7 @@ POLL_SECONDS = 300.0  # how often a process looks whether it is its turn
 FIRST_SECONDS = 10.0
 MAX_DIFFERENCE = timedelta(days=2)  # more than a day, since a daily timer may be late
 DOUBT = timedelta(days=7)
-_TURN, _CLOCK = "strake.pruning.turn", "strake.pruning.clock"
+_TURN, _CLOCK, _DONE = "strake.pruning.turn", "strake.pruning.clock", "strake.pruning.done"
 
 
 class ImplausibleClock(Exception):
@@ -156,3 +156,15 @@ def run_in_turn() -> None:
         except ProgrammingError:
             # With database roles, only the owner may remove audit events. `manage.py prune` does.
             logger.debug("pruning_not_permitted name=%s", name)
+    note_end(now)
+
+
+def note_end(now: datetime) -> None:
+    """Remember that everything was pruned at `now`, for the metrics."""
+    cache.set(_DONE, now.timestamp(), None)
+
+
+def last_end() -> float | None:
+    """When everything was pruned last, in seconds since the epoch. None if that is not known."""
+    found: float | None = cache.get(_DONE)
+    return found

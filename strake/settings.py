@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from credentials import egress_proxy, egress_tls
 from credentials.egress_allowlist import EgressAllowlist
-from strake import __version__, data_dir
+from strake import __version__, data_dir, log_lines
 from strake.data_dir import DataDir
 from strake.database_url import database_config
 from strake.env import LOOPBACK_HOSTS, Environment, Secret, email_config, redis_url
@@ -34,6 +34,8 @@ PORT = env.number("PORT", 8000, low=1, high=65535)
 WEB_CONCURRENCY = env.number("WEB_CONCURRENCY", 0, low=0, high=256)  # 0: chosen in proxy_server.py
 STRAKE_WEB_WORKERS = env.number("STRAKE_WEB_WORKERS", 1, low=1, high=64)
 STRAKE_BIND = listen.parse(env.text("STRAKE_BIND"), port=PORT)
+_metrics_bind = env.text("STRAKE_METRICS_BIND")
+STRAKE_METRICS_BIND = listen.parse(_metrics_bind, port=PORT, name="STRAKE_METRICS_BIND") if _metrics_bind else []
 STRAKE_BASE = env.origin("STRAKE_BASE_URL", f"http://localhost:{PORT}")
 STRAKE_BASE_URL = STRAKE_BASE.geturl()
 STRAKE_PROXY_DOMAIN = env.text("STRAKE_PROXY_DOMAIN").lower().strip(".")
@@ -57,8 +59,8 @@ STRAKE_HOME = DataDir.configured(env)
 STRAKE_MASTER_KEYS_FILE = ""
 STRAKE_MASTER_KEYS_COMMAND = ""
 STRAKE_MASTER_KEYS = Secret("")
+STRAKE_AUDIT_KEY_FILE = ""
 SECRET_KEY = Secret("")  # Django refuses to use an empty key
-_is_new = STRAKE_EMBEDDED and STRAKE_HOME.is_new  # nothing has been created in the data folder yet
 _key_sources = env.present("STRAKE_MASTER_KEYS_FILE", "STRAKE_MASTER_KEYS_COMMAND", "STRAKE_MASTER_KEYS")
 if STRAKE_PROCESS == "web" and _key_sources:
     raise ImproperlyConfigured(
@@ -72,6 +74,11 @@ if STRAKE_PROCESS != "web":
     STRAKE_MASTER_KEYS = Secret(env.text("STRAKE_MASTER_KEYS"))
     if STRAKE_EMBEDDED and not _key_sources:
         STRAKE_MASTER_KEYS_FILE = str(STRAKE_HOME.master_keys)
+    STRAKE_AUDIT_KEY_FILE = env.text("STRAKE_AUDIT_KEY_FILE", str(STRAKE_HOME.audit_key) if STRAKE_EMBEDDED else "")
+elif env.text("STRAKE_AUDIT_KEY_FILE"):
+    raise ImproperlyConfigured(
+        "The web half must not sign checkpoints. Remove STRAKE_AUDIT_KEY_FILE from its environment."
+    )
 if STRAKE_PROCESS != "proxy":
     SECRET_KEY = env.secret("STRAKE_SECRET_KEY") or Secret("")
     if STRAKE_EMBEDDED:
@@ -137,7 +144,7 @@ else:
             "ENGINE": "django.db.backends.sqlite3",
             # Only commands that create nothing get here with a new folder, or with one of an older version before its
             # files have been moved. They see an empty database.
-            "NAME": ":memory:" if _is_new or STRAKE_HOME.is_older else str(STRAKE_HOME.database),
+            "NAME": ":memory:" if STRAKE_HOME.is_unprepared else str(STRAKE_HOME.database),
             "OPTIONS": {
                 # Take the write lock when a transaction begins: under load, upgrading a read lock fails at once.
                 "transaction_mode": "IMMEDIATE",
@@ -192,6 +199,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",  # outermost, so that every response carries it
+    "strake.metrics.web.CountPages",
     "strake.pages.static_files.StaticFiles",
     "strake.pages.middleware.Compression",
     "strake.pages.middleware.PageHeaders",
@@ -359,10 +367,8 @@ SECURE_REFERRER_POLICY = "same-origin"
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = HTTPS
-SECURE_HSTS_PRELOAD = False
 # The reverse proxy terminates TLS and redirects plain HTTP.
 SECURE_SSL_REDIRECT = False
-X_FRAME_OPTIONS = "DENY"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 64 * 1024  # the largest form holds a pasted key
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 100
 
@@ -371,7 +377,7 @@ SILENCED_SYSTEM_CHECKS = [
     "security.W021",  # HSTS preload binds a whole domain permanently: the operator decides
     "django_ratelimit.W001",  # it knows atomic caches by name, and accounts.database_cache is not among them
 ]
-if _is_new and STRAKE_LOOPBACK and str(STRAKE_HOME.master_keys) == STRAKE_MASTER_KEYS_FILE:
+if STRAKE_LOOPBACK and STRAKE_HOME.is_new and str(STRAKE_HOME.master_keys) == STRAKE_MASTER_KEYS_FILE:
     # The keyring does not exist yet. The first command that needs it creates it.
     SILENCED_SYSTEM_CHECKS += ["credentials.E001"]
 if not HTTPS:
@@ -381,23 +387,6 @@ if not HTTPS:
 # --- Logs ----------------------------------------------------------------------------------------------------------
 
 STRAKE_LOG = env.choice("STRAKE_LOG", "text", {"text", "json"})
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"line": {"()": "strake.logs.LineFormatter", "style": STRAKE_LOG}},
-    "handlers": {"stderr": {"class": "strake.logs.CountingHandler", "formatter": "line"}},
-    "root": {"handlers": ["stderr"], "level": "INFO"},
-    "loggers": {
-        # Django's default handlers would print each record again, with the text of exceptions.
-        "django": {"handlers": [], "level": "INFO", "propagate": True},
-        # It warns at every attempt to reach a database that is down. The error of the request is enough.
-        "psycopg.pool": {"level": "ERROR"},
-        # Their INFO and DEBUG records contain URLs and headers, and therefore keys.
-        **{
-            name: {"level": "WARNING"}
-            for name in ("httpx", "httpcore", "asyncio", "urllib3", "uvicorn.access", "gunicorn.access")
-        },
-    },
-}
+LOGGING = log_lines.configuration(STRAKE_LOG)
 DEFAULT_EXCEPTION_REPORTER = "strake.logs.BlindReporter"
 DEFAULT_EXCEPTION_REPORTER_FILTER = "strake.logs.BlindReporterFilter"

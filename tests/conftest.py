@@ -50,6 +50,7 @@ from accounts import outbox  # noqa: E402
 from accounts.database_cache import DatabaseCache  # noqa: E402
 from accounts.models import User  # noqa: E402
 from credentials import resolver  # noqa: E402
+from proxy import audit_checkpoints  # noqa: E402
 from tests.support import factories, fronts, machines, postgres  # noqa: E402
 from tests.support.pages import FROM_LOOPBACK  # noqa: E402
 from tests.support.postgres import Cluster  # noqa: E402
@@ -412,6 +413,12 @@ def _watched_keyring(monkeypatch: pytest.MonkeyPatch) -> None:
 def _forgotten_names() -> None:
     """No test uses what another one has looked up."""
     resolver.shared.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _forgotten_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test has seen the checkpoints of another one's audit log."""
+    monkeypatch.setattr(audit_checkpoints, "_seen", {})
 
 
 @pytest.fixture

@@ -61,21 +61,24 @@ def test_contracts_behind_promises_exist() -> None:
         "accounts",
     ]
     crypto = contracts[
-        "Only sealing, wrapping, unsealing, upload capabilities and assertions of clouds touch cryptographic primitives"
+        "Only sealing, unsealing, capabilities, cloud assertions and checkpoints touch cryptographic primitives"
     ]
     assert set(crypto["ignore_imports"]) == {
+        "accounts.verify_audit -> cryptography",
         "credentials.cloud_tokens -> cryptography",
         "credentials.vault.sealing -> cryptography",
         "credentials.vault.unwrapping -> cryptography",
         "credentials.vault.wrapping -> cryptography",
         "proxy.access.upload_capability -> cryptography",
+        "proxy.audit_checkpoints -> cryptography",
+        "proxy.audit_key -> cryptography",
         "proxy.unsealing -> cryptography",
     }
     opens_keys = {"credentials.vault.unwrapping", "credentials.vault.rotation", "proxy.unsealing"}
     wrap_service = contracts["The wrap service opens nothing"]
     assert wrap_service["source_modules"] == ["proxy.wrap_service"]
     assert set(wrap_service["forbidden_modules"]) >= opens_keys
-    web = contracts["The web half has no path to the keyring or to the opener"]
+    web = contracts["The web half has no path to the keyring, to the opener or to the key that signs checkpoints"]
     assert set(web["source_modules"]) >= {
         "accounts",
         "credentials.admin",
@@ -84,10 +87,15 @@ def test_contracts_behind_promises_exist() -> None:
         "strake.urls",
         "strake.wsgi",
     }
-    assert set(web["forbidden_modules"]) >= opens_keys | {"credentials.vault.keyring", "credentials.vault.wrapping"}
-    client = contracts["Only the key check, the wrap client, the connection test and the doctor import an HTTP client"]
+    assert set(web["forbidden_modules"]) >= opens_keys | {
+        "credentials.vault.keyring",
+        "credentials.vault.wrapping",
+        "proxy.audit_key",
+    }
+    client = contracts["Only key check, wrap client, connection test, audit receivers and doctor import an HTTP client"]
     assert set(client["forbidden_modules"]) == {"aiohttp", "httpx", "httpcore", "requests", "urllib3"}
     assert {entry.partition(" ")[0] for entry in client["ignore_imports"]} == {
+        "credentials.audit_receivers",
         "credentials.deadline_transport",
         "credentials.key_check",
         "credentials.vault.socket_wrapper",
@@ -152,7 +160,7 @@ def test_type_imports_are_only_for_types() -> None:
 
 
 # Import contracts cannot see code that is named by a string. Django resolves these at startup.
-RESOLVED_BY_DJANGO = {"strake/settings.py", "strake/page_urls.py", "accounts/apps.py"}
+RESOLVED_BY_DJANGO = {"strake/settings.py", "strake/log_lines.py", "strake/page_urls.py", "accounts/apps.py"}
 NAMED_BY_STRING = {
     ("accounts/sessions/service.py", "accounts.backends.LinkBackend"),  # Django stores this name in the session
 }
@@ -235,7 +243,7 @@ def test_connect_failures_are_drawn() -> None:
 # Lower a number when the count falls. To raise one, give the reason in the commit.
 
 CEILINGS = {
-    r"#.*\bnoqa\b": 27,
+    r"#.*\bnoqa\b": 30,
     r"#.*\btype: ignore\b": 15,
     r"#.*\bpragma: no cover\b": 0,
     r"\bmark_safe\b": 0,

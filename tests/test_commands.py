@@ -62,7 +62,7 @@ def test_commands_print_through_one_function() -> None:
     for path in paths:
         tree = ast.parse(path.read_text())
         [command] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Command"]
-        assert ast.unparse(command.bases[0]) in {"OperatorCommand", "PersonCommand"}, path
+        assert ast.unparse(command.bases[0]) in {"KeyringCommand", "OperatorCommand", "PersonCommand"}, path
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)

@@ -39,6 +39,7 @@ PUBLIC = {
     "accounts:link_sent",
     "accounts:open_link",  # the link is the credential
     "accounts:confirm",
+    "accounts:audit_checkpoint",  # for whoever wants to keep it: a number, a hash and a time
     "accounts:sign_out",  # has no effect without a session
 }
 

@@ -15,7 +15,7 @@ from accounts.errors import LinkNotValid, TooManyRequests
 from accounts.models import LINK_TOKEN_PREFIX, User
 from accounts.sessions import service as sessions
 from accounts.shortcuts import see_other
-from accounts.sign_in import cookies, magic_links, throttle
+from accounts.sign_in import cookies, magic_links, metrics, throttle
 from accounts.sign_in.forms import SignInForm
 from accounts.sign_in.mail import delivery
 from accounts.sign_in.policy import safe_next_path
@@ -132,6 +132,7 @@ def confirm(request: HttpRequest) -> HttpResponse:
     except TooManyRequests as error:
         return _too_many_requests(request, error.retry_after, str(error))
     except LinkNotValid as error:
+        metrics.REFUSALS.add("link_not_valid")
         response = render(request, "accounts/link_not_valid.html", {"error": error}, status=410)
     else:
         response = see_other(redeemed.next_path or settings.LOGIN_REDIRECT_URL)
@@ -146,6 +147,7 @@ def sign_out(request: HttpRequest) -> HttpResponse:
 
 
 def _too_many_requests(request: HttpRequest, retry_after: int, reason: str = "") -> HttpResponse:
+    metrics.REFUSALS.add("too_many_requests")
     context = {"minutes": -(-retry_after // 60), "reason": reason}
     response = render(request, "accounts/too_many.html", context, status=429)
     response.headers["Retry-After"] = str(retry_after)

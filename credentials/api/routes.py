@@ -17,6 +17,7 @@ from accounts.actors import Person
 from accounts.errors import SessionStoreUnavailable
 from accounts.sign_in import throttle
 from credentials import services
+from credentials.api import audit as audit_routes
 from credentials.api import errors as api_errors
 from credentials.api import schemas
 from credentials.api.schemas import (
@@ -76,6 +77,7 @@ api = ManagementAPI(
     urls_namespace="api",
 )
 api_errors.install(api)
+api.add_router("/audit", audit_routes.router)
 
 
 def _actor(request: HttpRequest) -> Person:

@@ -6,6 +6,7 @@ A kept route gives nobody access. It is used by a request that has just learned 
 from __future__ import annotations
 
 from typing import Any, Generic, TypeVar
+from uuid import UUID
 
 from proxy.access.route import Converters, Route, route_from
 
@@ -42,6 +43,13 @@ class KeptRoutes(Generic[Version]):
     def knows(self, digest: bytes) -> bool:
         """Whether a token of this digest exists or has existed."""
         return digest in self._kept
+
+    def known(self, subdomain: str, digest: bytes) -> tuple[UUID, str] | None:
+        """Return the ids of the endpoint and the token, as they were read last."""
+        kept = self.get(subdomain, digest)
+        if kept is None or kept.route.token_id is None:
+            return None
+        return kept.route.endpoint_id, kept.route.token_id
 
     def keep(self, subdomain: str, digest: bytes, version: Version, row: Any, convert: Converters) -> Route:
         """Keep a row that was just read. What was derived from the same values before stays.

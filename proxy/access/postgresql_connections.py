@@ -85,6 +85,11 @@ class StatementPool:
         self._release(prepared)
         return result
 
+    def counts(self) -> dict[str, int]:
+        """Return the number of connections by state, and of statements that wait for one. For any thread."""
+        idle = len(self._idle)
+        return {"used": self._size - idle, "idle": idle, "waiting": len(self._waiters)}
+
     async def add_connection(self) -> None:
         """Connect once more, for a probe. Raises one of `STORE_ERRORS`."""
         self._release(await self._connect())

@@ -69,6 +69,7 @@ class PostgreSQLLookup:
         """`config` is one of Django's DATABASES, as `strake.database_url` returns it."""
         self._kept: KeptRoutes[str] = KeptRoutes()
         self.knows = self._kept.knows
+        self.known = self._kept.known
         self._forget_at = 0.0
         self._next: _Batch | None = None  # that requests join
         self._running: set[_Batch] = set()
@@ -78,6 +79,9 @@ class PostgreSQLLookup:
         self._origins_sql = origin_lists.statement("$1")
         self._states_sql = token_state.statement("= ANY($1::varchar[])")
         self._breaker = CircuitBreaker("store", self._pool.add_connection, PROBE_SECONDS)
+
+    def connections(self) -> dict[str, int]:
+        return self._pool.counts()
 
     async def find(self, subdomain: str, digest: bytes) -> Route | None:
         if self._breaker.is_open:

@@ -21,6 +21,7 @@ from proxy.access.derived_token import DerivedRecord
 from proxy.access.path_patterns import PathPatterns
 from proxy.http import key_places
 from proxy.http.key_places import KeyPlaces
+from proxy.metrics import traffic
 from proxy.upstream.origin import Origin, destination
 
 
@@ -81,11 +82,47 @@ class Route:
     with, and `destination` if its URL was edited in the database: then nothing can be forwarded.
     """
 
+    # More attributes than Python keeps in an object without them.
+    __slots__ = (
+        "_parameters",
+        "binding",
+        "buys_token",
+        "connection_id",
+        "credential_id",
+        "derived",
+        "destination",
+        "destination_url",
+        "dialect",
+        "endpoint_id",
+        "expires_at",
+        "header_name",
+        "is_ended",
+        "is_fixed",
+        "is_paused",
+        "iv",
+        "kind",
+        "master_key_id",
+        "max_streams",
+        "measure",
+        "minting",
+        "networks",
+        "origins",
+        "owner_email",
+        "owner_id",
+        "paths",
+        "places",
+        "provider",
+        "requests_per_minute",
+        "sealed",
+        "token_id",
+    )
+
     def __init__(self, row: Row) -> None:
         self.endpoint_id = row.endpoint_id
         self.owner_id = row.owner_id
         self.owner_email = row.owner_email
         self.provider = row.provider
+        self.measure = traffic.of(row.provider).add
         self.destination_url = row.destination_url
         self.credential_id = row.credential_id
         self.kind = row.kind

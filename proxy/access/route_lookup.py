@@ -8,6 +8,7 @@ only description of the tables. They run on the event loop, and no connection is
 from __future__ import annotations
 
 from typing import Protocol
+from uuid import UUID
 
 from django.conf import settings
 
@@ -33,6 +34,12 @@ class Lookup(Protocol):
 
     async def origins(self, subdomain: str) -> list[list[str]]:
         """Return the lists of origins of an endpoint's tokens, each once. Raises `StoreUnavailable` as above."""
+
+    def connections(self) -> dict[str, int]:
+        """Return the connections of a pool by state: used, idle, and waiting for those who wait for one."""
+
+    def known(self, subdomain: str, digest: bytes) -> tuple[UUID, str] | None:
+        """Return the ids of an endpoint and a token that are kept, for statistics. They may not be valid any more."""
 
     async def close(self) -> None:
         """Close every connection."""

@@ -156,6 +156,7 @@ _FOR_BROWSERS = frozenset(
         b"request-id",
         b"retry-after",
         b"retry-after-ms",
+        b"server-timing",
         b"vary",
         b"www-authenticate",
         b"x-request-id",

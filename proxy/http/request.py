@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable
+from time import perf_counter
 from uuid import UUID
 
 from django.conf import settings
@@ -39,7 +40,8 @@ class ProxyRequest:
     `route` after it, `is_allowed_origin` if the token lists the origin, `flight` when the request counts as in flight,
     `rate` if the token has a rate limit, `upload` if the request is for an upload URL,
     and `forwarded` once nothing of Strake's own can refuse the request any more.
-    `opened` is set when the provider has accepted a WebSocket handshake.
+    `opened` is set when the provider has accepted a WebSocket handshake. `waited` is how many seconds it took until the
+    client began to send its body.
 
     `error` is the code of the error that Strake responded with or ended the request with. `refused_token` is set in
     place of `route` if the request is refused without a look-up: the ids of its endpoint and token.
@@ -61,6 +63,7 @@ class ProxyRequest:
     opened = False
     refused_token: tuple[UUID, str] | None = None
     body_read = False
+    waited = 0.0
     _request_id = ""
 
     def __init__(self, exchange: Exchange, domain: str | None = None) -> None:
@@ -162,7 +165,9 @@ class ProxyRequest:
         if exchange.more_body:
             if self.kinds & CONTENT_LENGTH and int(self.header(b"content-length")) > max_bytes:
                 raise BodyTooLarge
+            started = perf_counter()
             first = await exchange.read()
+            self.waited = perf_counter() - started
             if exchange.more_body:
                 return self._stream(first, max_bytes)
         else:

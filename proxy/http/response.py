@@ -17,6 +17,11 @@ PROTECTION: Headers = [
 
 
 PROTECTION_LINES = b"".join([b"%b: %b\r\n" % pair for pair in PROTECTION])
+# With how long Strake took itself (https://www.w3.org/TR/server-timing/), to fill in: a number of microseconds below
+# 1000, or of milliseconds. One number, since to format one is among a request's costlier steps. A provider's own
+# Server-Timing stays beside it.
+LINES_BELOW_A_MILLISECOND = PROTECTION_LINES + b"server-timing: strake;dur=0.%03d\r\n"
+LINES_IN_MILLISECONDS = PROTECTION_LINES + b"server-timing: strake;dur=%d\r\n"
 
 
 class Stream(Protocol):

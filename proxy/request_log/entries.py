@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
@@ -24,6 +26,10 @@ class Entry(NamedTuple):
     at: float
     error: str = ""
     phase: str = ""
+
+
+# A named tuple's own way to make one costs three times as much.
+new_entry: Callable[[tuple[UUID, str, int, int, int | None, float, str, str]], Entry] = partial(tuple.__new__, Entry)
 
 
 class Rollup(NamedTuple):

@@ -9,11 +9,13 @@ HdrHistogram's own packages store arrays in a binary form, which a database cann
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from math import ceil
 
 _PRECISION_BITS = 5
 
 
+@lru_cache(4096)
 def bucket(milliseconds: int) -> int:
     """Return the middle of the bucket of a latency."""
     shift = max(0, milliseconds.bit_length() - _PRECISION_BITS)

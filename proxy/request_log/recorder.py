@@ -31,6 +31,7 @@ MAX_PENDING = 100_000
 MAX_BATCH = 5_000
 WRITE_SECONDS = 10.0  # how long a write may take before its connection is given up
 SWITCH_INTERVAL_SECONDS = 0.000_5
+NANOSECONDS_IN_MILLISECOND = 1_000_000
 
 
 class RequestLog:
@@ -185,6 +186,6 @@ class RequestLog:
             self._lost_of.clear()
 
 
-def milliseconds_since(start: float) -> int:
-    """Return the milliseconds since `start`, a reading of `time.perf_counter`."""
-    return int((time.perf_counter() - start) * 1000)
+def milliseconds_since(start: int) -> int:
+    """Return the milliseconds since `start`, a reading of `time.perf_counter_ns`."""
+    return (time.perf_counter_ns() - start) // NANOSECONDS_IN_MILLISECOND

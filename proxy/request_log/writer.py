@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any
 from uuid import UUID
 
@@ -29,6 +30,7 @@ MAX_ROWS = 500  # of refusals per statement: databases limit the number of param
 LAST_USE_SECONDS = 60.0  # how often the last use of a token is written
 MAX_TOKENS = 10_000  # whose last use is remembered
 _MAX_MS = 2**31 - 1
+_latency, _token_and_time = itemgetter(3), itemgetter(1, 5)
 _INSERT_REFUSALS = "INSERT INTO proxy_refusalcount (endpoint_id, token_id, minute, code, count, last_at) VALUES "
 _ON_CONFLICT_ADD = (
     " ON CONFLICT (endpoint_id, minute, token_id, code) "
@@ -46,9 +48,9 @@ class _LastUse:
     def due(self, batch: list[Entry]) -> dict[str, float]:
         """Return the times that are to be written now."""
         latest: dict[str, float] = {}
-        for entry in batch:
-            if entry.at > latest.get(entry.token_id, 0.0):
-                latest[entry.token_id] = entry.at
+        for token_id, at in map(_token_and_time, batch):
+            if token_id not in latest or at > latest[token_id]:
+                latest[token_id] = at
         before = self._written
         return {token: at for token, at in latest.items() if at - before.get(token, 0.0) >= LAST_USE_SECONDS}
 
@@ -63,7 +65,8 @@ _last_use = _LastUse()
 
 def write(batch: list[Entry]) -> None:
     """Write entries, their rollups and the tokens' last use in one transaction. Raises Django's database errors."""
-    batch = [entry if entry.latency_ms <= _MAX_MS else _clamped(entry) for entry in batch]
+    if max(map(_latency, batch), default=0) > _MAX_MS:
+        batch = [entry if entry.latency_ms <= _MAX_MS else _clamped(entry) for entry in batch]
     rollups, used = _rollups(batch), _last_use.due(batch)
     statements = postgresql if connection.vendor == "postgresql" else sqlite
     with _cursor() as cursor:
@@ -158,10 +161,14 @@ class _Total:
 
 def _rollups(batch: list[Entry]) -> list[Rollup]:
     totals: dict[tuple[str, int, int], _Total] = {}
+    hour, hour_at, next_hour_at = 0, 0.0, 0.0  # of the last entry, which mostly is that of the next one too
     for endpoint_id, token_id, status, latency_ms, first_byte_ms, at, error, phase in batch:
         if phase == CLOSED:
             continue  # counted when it was opened
-        key = (token_id, int(at // 3600), status // 100)
+        if not hour_at <= at < next_hour_at:
+            hour = int(at // 3600)
+            hour_at, next_hour_at = hour * 3600.0, hour * 3600.0 + 3600.0
+        key = (token_id, hour, status // 100)
         total = totals.get(key)
         if total is None:
             total = totals[key] = _Total(endpoint_id)

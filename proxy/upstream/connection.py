@@ -35,7 +35,7 @@ class UpstreamConnection(ReceivedResponse, asyncio.Protocol):
     """A connection that carries one exchange after another: `begin`, `head`, then `take` and `wait` until `finished`.
 
     After `head`, `status`, `reason` and `headers` (raw pairs, as sent) are those of the final response, and `kinds` is
-    what the headers are (`proxy.http.names`). `last_activity` is a reading of `time.monotonic`.
+    what the headers are (`proxy.http.names`). `began_at` and `last_activity` are readings of `time.monotonic`.
 
     A provider may answer before it has read the whole request, and close: a 413 or 401, say. Its kernel then resets the
     connection, and sending fails while the answer is still unread. So after such a failure, what has arrived is read.
@@ -54,6 +54,7 @@ class UpstreamConnection(ReceivedResponse, asyncio.Protocol):
         "_remainder",
         "_upgrade",
         "_upload",
+        "began_at",
         "last_activity",
         "transport",
     )
@@ -84,7 +85,7 @@ class UpstreamConnection(ReceivedResponse, asyncio.Protocol):
         self._behind_head: bytes | None = None
         self._upload = None
         self._head_bytes = 0
-        self.last_activity = monotonic()
+        self.began_at = self.last_activity = monotonic()
         if len(data) > SEND_BYTES:
             self._remainder.keep()
         self.transport.write(data)

@@ -20,6 +20,17 @@ class Connects:
     def __init__(self, *, total: int, per_owner: int, seconds: float) -> None:
         self._shares = Shares[asyncio.Future[None]](total=total, per_owner=per_owner)
         self._seconds = seconds
+        self._waiting = 0
+
+    @property
+    def taken(self) -> int:
+        """The number of connections that are being opened."""
+        return self._shares.taken
+
+    @property
+    def waiting(self) -> int:
+        """The number of requests that wait for a place."""
+        return self._waiting
 
     @contextlib.asynccontextmanager
     async def place(self, owner: Hashable) -> AsyncIterator[None]:
@@ -35,6 +46,7 @@ class Connects:
     async def _wait(self, owner: Hashable) -> None:
         turn = asyncio.get_running_loop().create_future()
         self._shares.add(owner, turn)
+        self._waiting += 1
         try:
             async with asyncio.timeout(self._seconds):
                 await turn
@@ -47,6 +59,8 @@ class Connects:
             if isinstance(error, TimeoutError):
                 raise TooManyConnects(retry_after=10) from None
             raise
+        finally:
+            self._waiting -= 1
 
     def _give_places(self) -> None:
         while (taken := self._shares.next()) is not None:

@@ -113,7 +113,12 @@ class ConnectionPool:
         data = bytearray().join((head, key_header[1], b"\r\n\r\n", body if isinstance(body, bytes) else b""))
         try:
             key: Hashable | None = (origin, credential_id)
-            connection = self._idle.take(key) or await self._connected(origin, owner_id, owner_email)
+            connection = self._idle.take(key)
+            waited = 0.0
+            if connection is None:
+                started = monotonic()
+                connection = await self._connected(origin, owner_id, owner_email)
+                waited = monotonic() - started
             self._active.add(connection)
             try:
                 connection.begin(data, bodyless=method == "HEAD", upgrade=upgrade)
@@ -131,7 +136,7 @@ class ConnectionPool:
             data[start : start + length] = bytearray(length)
         if body and method in _METHODS_WITHOUT_BODY:
             key = None
-        return UpstreamResponse(self, connection, key, owner_id)
+        return UpstreamResponse(self, connection, key, owner_id, waited)
 
     def release(self, connection: UpstreamConnection, key: Hashable, owner_id: Hashable) -> None:
         """Keep a connection for the next request with this key. Its exchange must be over."""
@@ -146,6 +151,15 @@ class ConnectionPool:
         """Abort a connection, in the middle of an exchange or not."""
         self._active.discard(connection)
         connection.abort()
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of connections by state. Safe to call from any thread."""
+        return {
+            "active": len(self._active),
+            "idle": len(self._idle),
+            "connecting": self._connects.taken + self._connects_to_fixed.taken,
+            "waiting": self._connects.waiting + self._connects_to_fixed.waiting,
+        }
 
     def close(self) -> None:
         self._sweeper.cancel()
@@ -233,12 +247,33 @@ class UpstreamResponse:
     Always close it: providers bill for what they generate.
     """
 
-    __slots__ = ("_connection", "_key", "_owner_id", "_pool", "headers", "kinds", "reason", "status", "take", "wait")
+    __slots__ = (
+        "_connection",
+        "_key",
+        "_owner_id",
+        "_pool",
+        "headers",
+        "kinds",
+        "reason",
+        "status",
+        "take",
+        "wait",
+        "waited",
+    )
 
     def __init__(
-        self, pool: ConnectionPool, connection: UpstreamConnection, key: Hashable | None, owner_id: Hashable
+        self,
+        pool: ConnectionPool,
+        connection: UpstreamConnection,
+        key: Hashable | None,
+        owner_id: Hashable,
+        connecting: float,
     ) -> None:
-        """`key` is that of the idle connection which this one becomes, or None if it must be closed."""
+        """`key` is that of the idle connection which this one becomes, or None if it must be closed.
+
+        `connecting` is how long it took to connect, in seconds. `waited` is that and the time until the head arrived.
+        """
+        self.waited = connecting + connection.last_activity - connection.began_at
         self.status: int = connection.status
         self.reason: bytes = connection.reason
         self.headers = connection.headers

@@ -17,7 +17,6 @@ from django.db.migrations.loader import MigrationLoader
 from accounts import database_errors
 from credentials.vault import heartbeats
 from credentials.vault.models import ServerProcess
-from proxy.access import postgresql_connections
 from strake.pages.health import BAD, GOOD, WARN, Finding
 
 OLDEST_POSTGRESQL = 14  # as Django demands
@@ -103,9 +102,8 @@ def _migrations(database: BaseDatabaseWrapper) -> Finding:
 
 
 def connections_needed(proxies: int, webs: int) -> int:
-    """How many connections these processes open at most: each proxy process has those of the look-up beside a pool."""
-    pool = int(settings.DATABASES["default"]["OPTIONS"].get("pool", {}).get("max_size", 1))
-    return proxies * (pool + postgresql_connections.MAX_CONNECTIONS) + webs * pool
+    """How many connections these processes open at most: a proxy process has two pools, and a web process one."""
+    return (2 * proxies + webs) * settings.STRAKE_DATABASE_CONNECTIONS
 
 
 def _slots(database: BaseDatabaseWrapper) -> Finding:

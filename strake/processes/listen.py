@@ -62,31 +62,34 @@ def loopback(port: int) -> list[Address]:
     return [TCPAddress(host, port) for host in ("127.0.0.1", "::1") if _is_ours(host)]
 
 
-def parse(text: str, *, port: int) -> list[Address]:
-    """The addresses of `STRAKE_BIND`: `host:port`, `[v6]:port`, `localhost:port` or `unix:/path`, comma-separated.
+def parse(text: str, *, port: int, name: str = "STRAKE_BIND") -> list[Address]:
+    """The addresses of a variable: `host:port`, `[v6]:port`, `localhost:port` or `unix:/path`, comma-separated.
 
-    An empty text means loopback on `port`. Raises `ImproperlyConfigured`.
+    `*:port` means every address of this machine. An empty text means loopback on `port`. Raises `ImproperlyConfigured`.
     """
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not words:
         return loopback(port)
-    return [address for word in words for address in _parse_one(word)]
+    return [address for word in words for address in _parse_one(word, name)]
 
 
-def _parse_one(word: str) -> list[Address]:
+def _parse_one(word: str, name: str) -> list[Address]:
     if word.startswith("unix:"):
         path = word.removeprefix("unix:")
         if not path.startswith("/"):
-            raise ImproperlyConfigured(f"STRAKE_BIND: {word!r} must name an absolute path, like unix:/run/strake.sock.")
+            raise ImproperlyConfigured(f"{name}: {word!r} must name an absolute path, like unix:/run/strake.sock.")
         return [UnixAddress(Path(path))]
     host, separator, digits = word.rpartition(":")
     if not (separator and digits.isascii() and digits.isdigit() and len(digits) < 6 and 0 < int(digits) < 65536):
         raise ImproperlyConfigured(
-            f"STRAKE_BIND: {word!r} must be host:port, [IPv6 address]:port or unix:/path, like 0.0.0.0:8000."
+            f"{name}: {word!r} must be host:port, [IPv6 address]:port, *:port or unix:/path, like *:8000."
         )
     number = int(digits)
     if host == "localhost":
         return loopback(number)
+    if host == "*":
+        every = (str(ipaddress.IPv4Address(0)), str(ipaddress.IPv6Address(0)))
+        return [TCPAddress(wildcard, number) for wildcard in every if _is_ours(wildcard)]
     bracketed = host.startswith("[") and host.endswith("]")
     try:
         address = ipaddress.ip_address(host[1:-1] if bracketed else host)
@@ -94,7 +97,7 @@ def _parse_one(word: str) -> list[Address]:
         address = None
     if address is None or bracketed != (address.version == 6):
         raise ImproperlyConfigured(
-            f"STRAKE_BIND: {word!r} must name an IP address of this machine, 0.0.0.0, [::] or localhost."
+            f"{name}: {word!r} must name an IP address of this machine, 0.0.0.0, [::] or localhost."
         )
     return [TCPAddress(str(address), number)]
 

@@ -15,6 +15,7 @@ from django.conf import settings
 from credentials import egress_tls
 from proxy import probes
 from proxy.access import route_lookup
+from strake.metrics.exporter_process import ExporterProcess
 from strake.processes.gunicorn_server import GunicornServer, StoppableArbiter
 from strake.processes.worker import Worker
 
@@ -30,6 +31,10 @@ class DrainingArbiter(StoppableArbiter):
     Accepting goes on for `STRAKE_DRAIN_SECONDS`. Then gunicorn stops: it closes the sockets and lets streams finish.
     """
 
+    def manage_workers(self) -> None:
+        super().manage_workers()
+        self.app.exporter.keep_running()
+
     def stop(self, graceful: bool = True) -> None:
         if graceful and settings.STRAKE_DRAIN_SECONDS and not probes.is_stopping():
             probes.begin_stopping()
@@ -40,13 +45,14 @@ class DrainingArbiter(StoppableArbiter):
 class ProxyServer(GunicornServer):
     arbiter_class = DrainingArbiter
 
-    def __init__(self, listeners: Sequence[socket.socket]) -> None:
+    def __init__(self, listeners: Sequence[socket.socket], metrics_listeners: Sequence[socket.socket] = ()) -> None:
         config = {
             "worker_class": Worker,
             "workers": settings.WEB_CONCURRENCY or (1 if settings.STRAKE_EMBEDDED else os.cpu_count() or 1),
             "graceful_timeout": GRACEFUL_SECONDS,
             "proc_name": "strake-proxy",
         }
+        self.exporter = ExporterProcess(metrics_listeners)
         super().__init__(listeners, config, _application)
         _log_egress_proxy()
 

@@ -22,6 +22,7 @@ from accounts import database_errors
 from credentials import local_addresses
 from strake.data_dir import DataDir
 from strake.database_url import FILES
+from strake.metrics import snapshots
 from strake.processes import landlock, listen
 from strake.processes.hardening import end_with_parent
 from strake.processes.listen import UnixAddress
@@ -57,6 +58,22 @@ def open_listeners(half: Half) -> list[socket.socket]:
         return public + listen.open_sockets(internal)
     except listen.CannotListen as error:
         raise StartupError(str(error), exit_code=error.errno) from None
+
+
+def open_metrics_listeners(half: Half) -> list[socket.socket]:
+    """The sockets of `STRAKE_METRICS_BIND`, for the proxy half. Removes what earlier processes have published.
+
+    Raises `StartupError`.
+    """
+    snapshots.remove(settings.STRAKE_RUNTIME.folder / half)
+    if half == "web":
+        return []
+    try:
+        listeners = listen.open_sockets(settings.STRAKE_METRICS_BIND)
+    except listen.CannotListen as error:
+        raise StartupError(f"STRAKE_METRICS_BIND: {error}", exit_code=error.errno) from None
+    local_addresses.add_listeners(listeners)
+    return listeners
 
 
 @contextmanager

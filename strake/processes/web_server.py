@@ -14,6 +14,8 @@ from django.conf import settings
 from accounts import outbox
 from credentials.vault.heartbeats import Heartbeat, Vitals
 from strake import pruning
+from strake.metrics import web
+from strake.metrics.publisher import Publisher
 from strake.processes.gunicorn_server import GunicornServer, accept_signals
 
 GRACEFUL_SECONDS = 30
@@ -53,6 +55,7 @@ def _application() -> Any:
 
 
 _heartbeat = Heartbeat("web", Vitals)
+_publisher = Publisher("web", web.measure, web.look)
 
 
 def _start(worker: Any) -> None:
@@ -61,8 +64,10 @@ def _start(worker: Any) -> None:
     _heartbeat.start()
     outbox.start()
     pruning.start()
+    _publisher.start()
 
 
 def _stop(arbiter: Any, worker: Any) -> None:
     """gunicorn calls this in each worker at its end."""
     _heartbeat.stop()
+    _publisher.stop()

@@ -22,9 +22,11 @@ from pytest_django import Settings
 
 from accounts import access_tokens, audit, audit_log, retention
 from accounts.actors import OPERATOR, Actor, Person
+from accounts.audit_chain import VerifierKey
 from accounts.errors import AppendOnly
 from accounts.models import AccessToken, AuditEvent, SignInLink, User
 from accounts.plain_text import is_plain
+from proxy import audit_checkpoints
 
 pytestmark = pytest.mark.django_db
 
@@ -358,3 +360,18 @@ def test_every_recorded_action_has_a_label() -> None:
             if "audit.record" in text or "_audit(" in text or path.name == "audit.py":
                 recorded |= set(re.findall(r'"([a-z_]+\.[a-z_]+)"', text))
     assert recorded == set(audit_log.ACTIONS)
+
+
+# --- Checkpoints ---------------------------------------------------------------------------------------------------
+
+
+def test_checkpoint_is_public_and_its_key_is_on_the_page(client: Client, alice: User) -> None:
+    assert client.get("/audit/checkpoint").status_code == 404
+    add(alice)
+    signed = audit_checkpoints.sign()
+    assert signed is not None
+    response = client.get("/audit/checkpoint")
+    assert (response.status_code, response.content.decode()) == (200, signed.note)
+    assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
+    client.force_login(alice)
+    assert VerifierKey.parse(signed.key).fingerprint in client.get("/audit/").content.decode()

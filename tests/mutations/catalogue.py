@@ -759,4 +759,58 @@ BY_FILE: dict[str, list[Mutation]] = {
     "accounts/quotas.py": [
         Mutation("P23", "quotas are not kept", "if held.count() >= quota:", "if False:"),
     ],
+    "accounts/verify_audit.py": [
+        Mutation("P24", "a changed event is not found", 'if content != event["content_hash"]:', "if False:"),
+        Mutation("P24", "a changed link is not found", 'if link != event["hash"]:', "if False:"),
+        Mutation(
+            "P24",
+            "a missing event is not found",
+            "if type(found) is not int or found != number:",
+            "if type(found) is not int:",
+        ),
+        Mutation(
+            "P24",
+            "an event that does not continue the one before it is not found",
+            'if event["previous_hash"] != self._last_hash:',
+            "if False:",
+        ),
+        Mutation("P24", "a tail that was cut off is not found", "if checkpoint.size > self._last:", "if False:"),
+        Mutation(
+            "P24",
+            "a chain that was computed anew is not found",
+            "if found is not None and found != checkpoint.hash:",
+            "if False:",
+        ),
+        Mutation("P24", "a file without a checkpoint passes", "        if not self._checkpoints:", "        if False:"),
+    ],
+    "accounts/audit_chain.py": [
+        Mutation(
+            "P24", "a forged checkpoint passes", 'if not verify(signature[4:], found["text"].encode()):', "if False:"
+        ),
+    ],
+    "accounts/audit_models.py": [
+        Mutation(
+            "P24",
+            "a crash leaves an event without its link",
+            "with transaction.atomic():  # holds",
+            "if True:  # holds",
+        ),
+    ],
+    "accounts/migrations/0009_audit_links.py": [
+        Mutation(
+            "P24",
+            "two servers write the same link",
+            "PERFORM pg_advisory_xact_lock(hashtext('accounts_auditlink'));",
+            "",
+        ),
+        Mutation(
+            "P24",
+            "the chain is locked before foreign keys are checked",
+            "FOR EACH ROW EXECUTE FUNCTION accounts_auditevent_last();",
+            "FOR EACH ROW EXECUTE FUNCTION accounts_auditevent_chain();",
+        ),
+    ],
+    "proxy/audit_checkpoints.py": [
+        Mutation("P24", "the signer signs a chain computed anew", "if stored != checkpoint.hash:", "if False:"),
+    ],
 }

@@ -31,7 +31,9 @@ def database(postgres_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
 READ_AND_WRITE = "DELETE, INSERT, SELECT, UPDATE"
 WEB = {
     "accounts_accesstoken": "DELETE, INSERT, SELECT, UPDATE (last_used_at, revoked_at)",
+    "accounts_auditcheckpoint": "SELECT",
     "accounts_auditevent": "INSERT, SELECT",
+    "accounts_auditlink": "SELECT",
     "accounts_browsersession": "DELETE, INSERT, SELECT, UPDATE (ip, last_seen_at)",
     "accounts_cacheentry": READ_AND_WRITE,
     "accounts_outboxmail": "DELETE, INSERT, SELECT, UPDATE (attempts, details, due_at)",
@@ -56,6 +58,8 @@ WEB = {
     "proxy_uploadcapability": "DELETE, SELECT (digest, expires_at, token_id)",
 }
 PROXY = {
+    "accounts_auditcheckpoint": "INSERT, SELECT",
+    "accounts_auditlink": "SELECT",
     "accounts_user": "SELECT (email, id, suspended_at)",
     "credentials_bearertoken": "SELECT, UPDATE (last_used_at)",
     "credentials_credential": "SELECT",

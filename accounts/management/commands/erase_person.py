@@ -16,17 +16,19 @@ from accounts.models import User
 class Command(OperatorCommand):
     help = (
         "Delete a person with all their endpoints, sealed keys, tokens, sessions and request records, as they can do "
-        "on their settings page. There is no way back. Audit events stay. Asks for the email address again, which a "
-        "script sends on standard input or skips with --yes. Exit code 0, or 1 if nothing was deleted."
+        "on their settings page. There is no way back. Audit events stay, or with --audit only their hashes. Asks for "
+        "the email address again, which a script sends on standard input or skips with --yes. Exit code 0, or 1 if "
+        "nothing was deleted."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("email", metavar="EMAIL")
+        parser.add_argument("--audit", action="store_true", help="erase what the audit log says of them, too")
         parser.add_argument("--yes", action="store_true", help="do not ask")
         parser.add_argument("--dry-run", action="store_true", help="say what would be deleted and delete nothing")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
-    def handle(self, *args: Any, email: str, yes: bool, dry_run: bool, json: bool, **options: Any) -> None:
+    def handle(self, *args: Any, email: str, audit: bool, yes: bool, dry_run: bool, json: bool, **options: Any) -> None:
         try:
             user = users.find(email)
             holdings = users.holdings(user)
@@ -35,7 +37,7 @@ class Command(OperatorCommand):
             if not dry_run:
                 if not yes:
                     self._ask(user, quiet=json)
-                users.erase(actor=self.actor, user=user)
+                users.erase(actor=self.actor, user=user, events=audit)
         except AccountsError as error:
             raise CommandError(str(error)) from None
         if json:

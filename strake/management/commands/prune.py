@@ -34,3 +34,5 @@ class Command(OperatorCommand):
         for name, remove in pruning.removals(now).items():
             number = remove(dry_run=dry_run)
             self.print(f"{number:>8} {name} {'would be removed' if dry_run else 'removed'}")
+        if not dry_run:
+            pruning.note_end(now)

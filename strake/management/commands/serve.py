@@ -60,6 +60,7 @@ class Command(OperatorCommand):
         harden()
         try:
             listeners = serve.open_listeners(half)
+            metrics_listeners = serve.open_metrics_listeners(half)
         except serve.StartupError as error:
             raise CommandError(str(error), returncode=error.exit_code) from None
         if half == "web":
@@ -67,7 +68,7 @@ class Command(OperatorCommand):
         with serve.in_child(lambda: self._prepare(half, options)):
             if options["ready_fd"] is not None:
                 os.close(options["ready_fd"])
-            server = _server(half, listeners)
+            server = _server(half, listeners, metrics_listeners)
             server.wsgi()  # load the application meanwhile
         server.run()
 
@@ -113,11 +114,11 @@ class Command(OperatorCommand):
         )
 
 
-def _server(half: Half, listeners: list[socket.socket]) -> GunicornServer:
+def _server(half: Half, listeners: list[socket.socket], metrics_listeners: list[socket.socket]) -> GunicornServer:
     if half == "web":
         from strake.processes.web_server import WebServer
 
         return WebServer(listeners)
     from strake.processes.proxy_server import ProxyServer
 
-    return ProxyServer(listeners)
+    return ProxyServer(listeners, metrics_listeners)

@@ -10,12 +10,13 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from accounts import access_tokens
+from accounts import access_tokens, audit, audit_chain
 from accounts.actors import Person
 from accounts.models import AuditEvent, User
 from accounts.sign_in import throttle
 from credentials.api.routes import api
 from credentials.models import BearerToken, Credential, Endpoint, SealedKey
+from proxy import audit_checkpoints
 from tests.support import factories
 from tests.support.pages import FROM_LOOPBACK
 
@@ -356,3 +357,31 @@ def test_openapi_document_lists_all_operations(client: Client) -> None:
         ("DELETE", "/endpoints/{subdomain}/tokens/{token_id}"),
         ("POST", "/endpoints/{subdomain}/credential/rotate"),
     }
+
+
+# --- The audit log -------------------------------------------------------------------------------------------------
+
+
+def test_audit_events_are_ones_own_with_their_links(call: Caller, alice: User, bob: User) -> None:
+    for user in (alice, bob, alice):
+        audit.record(Person(user), "token.issued", account=user, subject_type="t", subject_id="1")
+    status, found = call("GET", "/audit?limit=2")
+    assert status == 200
+    assert {event["account"] for event in found["events"]} == {str(alice.pk)}
+    for event in found["events"]:
+        content = {name: event[name] for name in audit_chain.CONTENT_FIELDS}
+        link = {name: event[name] for name in ("sequence", "at", "content_hash", "previous_hash")}
+        assert event["content_hash"] == audit_chain.content_hash(content)
+        assert event["hash"] == audit_chain.link_hash(**link)
+    following = call("GET", f"/audit?since={found['next']}")[1]
+    own = AuditEvent.objects.filter(account=alice).count()
+    assert len(found["events"] + following["events"]) == own
+    assert following["next"] is None
+
+
+def test_newest_checkpoint(call: Caller) -> None:
+    assert call("GET", "/audit/checkpoint")[0] == 404
+    signed = audit_checkpoints.sign()
+    assert signed is not None
+    status, found = call("GET", "/audit/checkpoint")
+    assert (status, found["checkpoint"]["note"], found["checkpoint"]["key"]) == (200, signed.note, signed.key)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from proxy.access.postgresql_connections import TIMEOUT_SECONDS
@@ -159,6 +160,16 @@ def test_postgresql_outage(how: str, own_postgres: Cluster, run_strake: RunStrak
     }[how]
     strake = run_strake(DATABASE_URL=own_postgres.url)
     endpoint = strake.connect(upstream.url)
-    asyncio.run(check_outage(strake, endpoint, begin, end, seconds=4 * TIMEOUT_SECONDS))
+    load = asyncio.run(check_outage(strake, endpoint, begin, end, seconds=4 * TIMEOUT_SECONDS))
     assert strake.log().count("store_unavailable") <= 8, "once per outage and worker, not once per request"
     eventually(lambda: "store_back" in strake.log())
+    # Afterwards its owner sees how often the outage has refused the token.
+    refused = sum(sample.error == "store_unavailable" for sample in load.samples)
+    counted = "SELECT sum(count) FROM proxy_refusalcount WHERE code = 'store_unavailable' AND token_id = %s"
+    with psycopg.connect(own_postgres.url, autocommit=True) as connection:
+        eventually(lambda: (_one(connection.execute(counted, [endpoint.token_id])) or 0) >= refused * 0.9)
+
+
+def _one(cursor: psycopg.Cursor) -> int | None:
+    row = cursor.fetchone()
+    return row[0] if row else None

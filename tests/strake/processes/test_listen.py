@@ -20,6 +20,7 @@ from tests.support.services import free_port
         ("", ["127.0.0.1:8000", "[::1]:8000"]),
         ("localhost:9000", ["127.0.0.1:9000", "[::1]:9000"]),
         ("0.0.0.0:80, [::]:80", ["0.0.0.0:80", "[::]:80"]),
+        ("*:80", ["0.0.0.0:80", "[::]:80"]),
         ("unix:/run/strake/http.sock", ["unix:/run/strake/http.sock"]),
         ("10.0.0.5:8000,unix:/run/s.sock,", ["10.0.0.5:8000", "unix:/run/s.sock"]),
     ],

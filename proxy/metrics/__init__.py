@@ -1,0 +1,1 @@
+"""What a proxy process counts, and what it is asked for, for the metrics."""
