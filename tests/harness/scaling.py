@@ -85,8 +85,9 @@ def _look_up(connection: psycopg.Connection, statement: str, count: int) -> str:
         [count // 2],
     ).fetchone()
     assert row is not None
+    explained: Any = None
     for _ in range(10):
-        explained: Any = connection.execute(
+        explained = connection.execute(
             f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE route('{row[0]}', '{row[1]}', '')".encode()
         ).fetchone()
     connection.execute("DEALLOCATE route")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pytest
 from django.db.migrations import operations
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
+from django.db.models import NOT_PROVIDED
 
 from accounts.transactions import lock_key
 from tests.strake.test_deployed import deployed_environment
@@ -124,7 +125,7 @@ def test_migrations_only_expand() -> None:
     assert contracting == CONTRACTING
 
 
-def database_operations(steps: list[Operation]) -> Iterator[Operation]:
+def database_operations(steps: Sequence[Operation]) -> Iterator[Operation]:
     for operation in steps:
         if isinstance(operation, operations.SeparateDatabaseAndState):
             yield from database_operations(operation.database_operations)
@@ -135,6 +136,7 @@ def database_operations(steps: list[Operation]) -> Iterator[Operation]:
 def breaks_the_version_before(operation: Operation) -> bool:
     if isinstance(operation, operations.AddField):
         field = operation.field
-        return not (field.null or field.has_db_default() or field.many_to_many)
+        has_db_default = getattr(field, "db_default", NOT_PROVIDED) is not NOT_PROVIDED
+        return not (field.null or has_db_default or field.many_to_many)
     gone = (operations.RemoveField, operations.DeleteModel, operations.RenameField, operations.RenameModel)
     return isinstance(operation, (*gone, operations.AlterModelTable))
