@@ -145,8 +145,8 @@ def eventually_200(strake: Strake, endpoint: Endpoint) -> None:
 
 @pytest.fixture
 def own_postgres() -> Iterator[Cluster]:
-    """A separate server, since the test stops it."""
-    with cluster() as running:
+    """A separate server, since the test stops it. It loses nothing that was committed."""
+    with cluster(synchronous_commit="on") as running:
         yield running
 
 
