@@ -85,6 +85,8 @@ class Verification:
                 f"No checkpoint was signed with the key {self._key.name}+{self._key.key_id.hex()}, so anybody can have "
                 "written this file. Pass one that you kept: --checkpoint FILE"
             )
+        if self.signed <= self._since:
+            raise Tampered("No checkpoint counts any of these events, so anybody can have written this file.")
 
     def _hash_of(self, sequence: int) -> str | None:
         """Return the hash of an event, or None if it is before the first line."""
@@ -140,7 +142,7 @@ class Verification:
                 content_hash=event["content_hash"],
                 previous_hash=event["previous_hash"],
             )
-        except (ValueError, TypeError):  # not in the domain of RFC 8785
+        except (ValueError, TypeError, RecursionError):  # not in the domain of RFC 8785
             content = link = ""
         if content != event["content_hash"]:
             raise Tampered(f"Event {number} has been changed: its content does not have its hash.")
@@ -196,11 +198,12 @@ def run(file: str, key: str, checkpoint: Sequence[str], since: int) -> str:
     if verification.last == since:
         raise Tampered("There is no event.")
     verification.finish()
-    parts = [f"Events {since + 1} to {verification.last} are unchanged."]
+    signed = min(verification.signed, verification.last)
+    parts = [f"Events {since + 1} to {signed} are unchanged."]
     if verification.erased:
         parts.append(f"The content of {verification.erased} was erased, and their hashes are unchanged.")
-    if verification.signed < verification.last:
-        parts.append(f"Events after {verification.signed} have no signature yet.")
+    if signed < verification.last:
+        parts.append(f"After event {signed}, nothing is signed yet, so anybody can have written it.")
     return " ".join(parts)
 
 

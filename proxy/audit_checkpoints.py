@@ -72,13 +72,17 @@ def look() -> None:
 def _trusted(key: AuditKey) -> tuple[int, str]:
     """Return size and hash of the longest checkpoint that this key signed. Raises `ChainBroken`."""
     name = str(key.public)
-    newest = AuditCheckpoint.objects.filter(key=name).order_by("-id").first()
+    # Not the newest, which may be a copy of an earlier one.
+    recorded = AuditCheckpoint.objects.filter(key=name).order_by("-size", "-id").first()
     known = [_seen[name]] if name in _seen else []
-    if newest is not None:
+    if recorded is not None:
         try:
-            known.append(audit_chain.read_note(newest.note, key.public, _verifier(key)))
+            checkpoint = audit_chain.read_note(recorded.note, key.public, _verifier(key))
         except NotACheckpoint as error:
-            raise ChainBroken(f"The newest checkpoint in the database has been changed: {error}") from None
+            raise ChainBroken(f"The longest checkpoint in the database has been changed: {error}") from None
+        if checkpoint.size != recorded.size:
+            raise ChainBroken("The longest checkpoint in the database has been changed: it counts other events.")
+        known.append(checkpoint)
     for checkpoint in known:
         if checkpoint.size:
             stored = AuditLink.objects.filter(sequence=checkpoint.size).values_list("hash", flat=True).first()

@@ -20,7 +20,7 @@ from accounts import audit, audit_chain, audit_export, users
 from accounts.actors import OPERATOR, Person
 from accounts.audit_chain import Checkpoint, NotACheckpoint, NotAKey, VerifierKey
 from accounts.models import AuditCheckpoint, AuditEvent, AuditLink, User
-from accounts.verify_audit import Tampered, Verification
+from accounts.verify_audit import Tampered, Verification, run
 from proxy import audit_checkpoints, audit_key
 from proxy.audit_checkpoints import ChainBroken
 from tests.accounts.processes import run_together
@@ -250,6 +250,33 @@ def test_rows_can_be_copied_as_they_are(postgresql: Tried) -> None:
             database.execute("SET CONSTRAINTS ALL IMMEDIATE")
 
 
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("at", "infinity"),
+        ("at", "200000-01-01Z"),
+        ("at", "0001-01-01Z BC"),
+        ("ip", "192.0.2.0/24"),
+        ("details", '{"number": 1.50}'),
+        ("details", '{"list": [9007199254740992]}'),
+        ("details", '{"number": 1e400}'),
+        ("details", '{"list": [[[[[[[[[]]]]]]]]]}'),
+        ("details", '{"ü": 1, "\U0001d11e": 2}'),
+    ],
+)
+def test_events_that_nobody_could_verify_are_refused(postgresql: Tried, column: str, value: str) -> None:
+    """Else the web half's password would be enough to end signing and verification for ever."""
+    values = {"action": "a.b", "subject_type": "t", "subject_id": "1", "subject_label": "", column: value}
+    statement = sql.SQL("INSERT INTO accounts_auditevent ({}) VALUES ({})").format(
+        sql.SQL(", ").join(map(sql.Identifier, values)), sql.SQL(", ").join(map(sql.Literal, values.values()))
+    )
+    with psycopg.connect(postgresql.strake.environment["DATABASE_URL"]) as database:
+        database.execute(statement)
+        with pytest.raises(psycopg.IntegrityError, match="audit events have"):
+            database.commit()
+
+
 # --- In this process, on SQLite ------------------------------------------------------------------------------------
 
 
@@ -311,6 +338,38 @@ def test_signer_refuses_a_checkpoint_that_was_changed(key: VerifierKey) -> None:
     AuditCheckpoint.objects.create(size=1, key=str(key), note=signed.note.replace("\n1\n", "\n0\n"))
     with pytest.raises(ChainBroken, match="has been changed"):
         audit_checkpoints.sign()
+
+
+@pytest.mark.django_db
+def test_signer_trusts_no_copy_of_an_earlier_checkpoint(key: VerifierKey) -> None:
+    """Else a restarted signer would sign what contradicts the later one."""
+    add()
+    first = audit_checkpoints.sign()
+    add()
+    audit_checkpoints.sign()
+    assert first is not None
+    audit_checkpoints._seen.clear()
+    AuditCheckpoint.objects.create(size=1, key=str(key), note=first.note)
+    assert audit_checkpoints._trusted(audit_key.load())[0] == 2
+    AuditCheckpoint.objects.create(size=9, key=str(key), note=first.note)
+    with pytest.raises(ChainBroken, match="has been changed"):
+        audit_checkpoints.sign()
+
+
+@pytest.mark.django_db
+def test_verification_says_what_no_checkpoint_counts(key: VerifierKey, tmp_path: Path) -> None:
+    add()
+    audit_checkpoints.sign()
+    add()
+    add()
+    lines = [audit_export.line(event) for event in audit_export.events_after(0)]
+    (tmp_path / "all").write_text("".join(lines))
+    (tmp_path / "rest").write_text("".join(lines[1:]))
+    (tmp_path / "kept").write_text(AuditCheckpoint.objects.get().note)
+    said = run(str(tmp_path / "all"), str(key), [], 0)
+    assert said.startswith("Events 1 to 1 are unchanged. After event 1, nothing is signed yet")
+    with pytest.raises(Tampered, match="No checkpoint counts any"):
+        run(str(tmp_path / "rest"), str(key), [str(tmp_path / "kept")], 1)
 
 
 @pytest.mark.django_db
