@@ -42,6 +42,7 @@ def process_lock(key: int, *, wait: Callable[[], bool] = lambda: False) -> Itera
     may sleep. If not, raises `LockTaken`.
     """
     holder = connection.copy()
+    holder.settings_dict["OPTIONS"].pop("pool", None)  # which may have no second connection to give
     try:
         holder.set_autocommit(False)
         with holder.cursor() as cursor:

@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.apps import apps
-from django.conf import settings
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, resolve
 
@@ -23,6 +23,7 @@ from accounts import access_tokens
 from accounts.actors import Person
 from accounts.models import AccessToken, User
 from credentials.vault import keyring, unwrapping
+from proxy import audit_checkpoints, audit_key
 from tests.support import factories
 from tests.support.canaries import Canary, leaks
 from tests.support.rolled_back import rolled_back
@@ -43,7 +44,7 @@ class Scene:
 
 
 @pytest.fixture
-def scene(alice: User, bob: User) -> Scene:
+def scene(alice: User, bob: User, tmp_path: Path, settings: Any) -> Scene:
     made = factories.make_endpoint(
         owner=alice, key=KEY, destination_url="https://api.example.com", header_template="Bearer {{secret}}"
     )
@@ -66,6 +67,9 @@ def scene(alice: User, bob: User) -> Scene:
         Canary("an access token", token.encode()),
         Canary("a token's digest", bytes(made.token.digest)),
     ]
+    settings.STRAKE_AUDIT_KEY_FILE = str(tmp_path / "audit-key")
+    audit_key.create(tmp_path / "audit-key")
+    assert audit_checkpoints.sign()
     people = {"nobody": None, "alice": alice, "bob": bob, "operator": operator}
     return Scene(made, people, token, canaries)
 

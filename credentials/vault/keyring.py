@@ -81,7 +81,7 @@ def _run_again(version: _Version) -> None:
     except KeyringError as error:
         _schedule.ran(ok=False)
         if _failure != (version, str(error)):
-            logger.error("The master keys cannot be read again. The previous ones stay in use. %s", error)  # noqa: TRY400
+            _complain("The master keys cannot be read again.", error)
         _failure = (version, str(error))
         return
     with _loading:
@@ -103,13 +103,17 @@ def _load(version: _Version) -> Keyring:
             _schedule.ran(ok=False)
         if _cached is None or _cached[0][0] != version[0]:
             raise
-        logger.error("The changed master keys are invalid. The previous ones stay in use. %s", error)  # noqa: TRY400
+        _complain("The changed master keys are invalid.", error)
         _refused = version
         return _cached[1]
     if _cached is not None:
         ring = _successor(_cached[1], ring)
     _cached, _refused = (version, ring), None
     return ring
+
+
+def _complain(problem: str, error: KeyringError) -> None:
+    logger.error("%s The previous ones stay in use. %s", problem, error)
 
 
 def _read(version: _Version) -> Keyring:

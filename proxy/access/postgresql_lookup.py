@@ -148,7 +148,7 @@ class PostgreSQLLookup:
         if self._next is not None:
             self._next.fail_all()
             self._next = None
-        self._kept.clear()  # behind a connection pooler, the server may be another one afterwards
+        # What is kept only tells now which token a request had: the outage ends with a new connection, which clears it.
         self._pool.fail()
         self._breaker.trip(error)
 

@@ -176,13 +176,12 @@ def run(site: Site, fault: Fault) -> bool:
 
     Everything here shares a machine. If that stood still, timeouts say nothing, and the fault is measured again.
     """
-    tries = 1 if fault.is_last else 8
-    while True:
-        result, lost, lines = asyncio.run(measure(site, fault))
-        tries -= 1
-        if not tries or result.longest_standstill < MAX_STANDSTILL_SECONDS:
-            break
+    result, lost, lines = asyncio.run(measure(site, fault))
+    tries = 1
+    while result.longest_standstill > MAX_STANDSTILL_SECONDS and tries < 8 and not fault.is_last:
         sys.stderr.write(f"{fault.name}: the machine stood still for {result.longest_standstill:.1f} s\n")
+        result, lost, lines = asyncio.run(measure(site, fault))
+        tries += 1
     print(f"| {fault.name} | {result.row(lost, lines)} |", flush=True)
     return not fault.name.startswith(("rolling", "none")) or not (result.last_failure() or lost)
 

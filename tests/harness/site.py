@@ -116,7 +116,7 @@ class Site:
 
     def query(self, statement: str) -> Any:
         """The first value of a statement's result, on the server that writes."""
-        url = f"{self.hosts[0].environment['DATABASE_URL']}&connect_timeout=2"
+        url = f"{self.hosts[0].environment['DATABASE_URL']}&connect_timeout=20"
         with psycopg.connect(url, autocommit=True) as connection:
             row = connection.execute(statement.encode()).fetchone()
         return row[0] if row else None

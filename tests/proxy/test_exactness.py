@@ -217,7 +217,11 @@ def test_any_response_arrives_as_sent(
         b"connection",
         b"content-length",
     }
-    forwarded = [(name, value.strip()) for name, _, value in _lines(response) if name.lower() not in added]
+    forwarded = [
+        (name, value.strip())
+        for name, _, value in _lines(response)
+        if name.lower() not in added and (name, value[:12]) != (b"server-timing", b" strake;dur=")
+    ]
     assert forwarded == [(name.encode(), value.encode("latin-1")) for name, value in headers]
 
 

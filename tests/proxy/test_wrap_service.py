@@ -164,7 +164,7 @@ def test_missing_keyring_gets_503(client: httpx.Client, settings: Settings, capl
         assert (response.status_code, response.content) == (503, b"")
     keyring.forget()
     assert [record.getMessage() for record in caplog.records if record.name == "proxy.wrap_service"] == [
-        "wrap_failed kind=KeyringError"
+        "wrap_failed kind=KeyringMissing"
     ] * 2
 
 

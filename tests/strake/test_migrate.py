@@ -14,7 +14,7 @@ import pytest
 from django.db.migrations import operations
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
-from django.db.models.fields import NOT_PROVIDED
+from django.db.models import NOT_PROVIDED
 
 from accounts.transactions import lock_key
 from tests.strake.test_deployed import deployed_environment
@@ -136,6 +136,7 @@ def database_operations(steps: Sequence[Operation]) -> Iterator[Operation]:
 def breaks_the_version_before(operation: Operation) -> bool:
     if isinstance(operation, operations.AddField):
         field = operation.field
-        return not (field.null or field.db_default is not NOT_PROVIDED or field.many_to_many)
+        has_db_default = getattr(field, "db_default", NOT_PROVIDED) is not NOT_PROVIDED
+        return not (field.null or has_db_default or field.many_to_many)
     gone = (operations.RemoveField, operations.DeleteModel, operations.RenameField, operations.RenameModel)
     return isinstance(operation, (*gone, operations.AlterModelTable))

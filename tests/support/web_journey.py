@@ -123,6 +123,7 @@ def use_settings(browser: Browser) -> str:
     browser.send(f"/access-tokens/{AccessToken.objects.get(label='old').pk}/revoke/")
     for path in ("/settings/", "/access-tokens/", "/audit/?action=token.issued", "/audit.csv"):
         browser.see(path)
+    browser.see("/audit/checkpoint", 404)  # there is none yet
     return plaintext[0]
 
 
@@ -150,6 +151,8 @@ def use_the_api(token: str) -> None:
         return response.json() if response.content else None
 
     call("GET", "/me", 200)
+    call("GET", "/audit", 200)
+    call("GET", "/audit/checkpoint", 404)
     new = {"provider": "custom", "api_key": "sk-fourth", "destination_url": "http://127.0.0.1:9", "unchecked": True}
     endpoint = "/endpoints/" + call("POST", "/endpoints", 201, **new)["endpoint"]["subdomain"]
     call("GET", "/endpoints", 200)
@@ -161,6 +164,8 @@ def use_the_api(token: str) -> None:
     call("DELETE", endpoint, 204)
     AccessToken.objects.update(last_used_at=None)
     call("GET", "/me", 200)
+    call("GET", "/audit", 200)
+    call("GET", "/audit/checkpoint", 404)
 
 
 def use_admin(browser: Browser) -> None:

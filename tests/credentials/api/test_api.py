@@ -348,6 +348,8 @@ def test_openapi_document_lists_all_operations(client: Client) -> None:
     }
     assert calls == {
         ("GET", "/me"),
+        ("GET", "/audit"),
+        ("GET", "/audit/checkpoint"),
         ("GET", "/endpoints"),
         ("POST", "/endpoints"),
         ("GET", "/endpoints/{subdomain}"),

@@ -361,7 +361,7 @@ def test_interrupted_retirement_continues(rows: list[Connected], keys_file: Path
 def test_retiring_a_key_from_the_environment(
     rows: list[Connected], settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings.STRAKE_MASTER_KEYS = document("new", **BOTH)
+    settings.STRAKE_MASTER_KEYS, settings.STRAKE_MASTER_KEYS_FILE = document("new", **BOTH), ""
     rotation.rotate(actor=OPERATOR, no_server=True)
     call_command("retire_master_key", "old")
     assert "Now remove it from where the keyring comes from" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from http import HTTPStatus
 
+import pytest
 from django.templatetags.static import static
 from django.test import AsyncClient, Client
 
@@ -29,6 +30,7 @@ def test_unchanged_file_returns_304(client: Client) -> None:
     assert (again.status_code, again.content) == (HTTPStatus.NOT_MODIFIED, b"")
 
 
+@pytest.mark.django_db  # the page says whose account is there
 def test_hashed_urls_are_immutable(client: Client) -> None:
     url = static("strake/strake.css")
     assert url != "/static/strake/strake.css"
