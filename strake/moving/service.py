@@ -148,6 +148,11 @@ def _set_sequences(target: BaseDatabaseWrapper) -> None:
     with target.cursor() as cursor:
         for statement in target.ops.sequence_reset_sql(no_style(), _in_order()):
             cursor.execute(statement)
+        # Not the id of an event that was erased: its link stays.
+        cursor.execute(
+            "SELECT setval(pg_get_serial_sequence('accounts_auditevent', 'id'), event_id) FROM accounts_auditlink "
+            "ORDER BY event_id DESC LIMIT 1"
+        )
 
 
 # --- Checking --------------------------------------------------------------------------------------------------------

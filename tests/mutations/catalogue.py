@@ -782,6 +782,7 @@ BY_FILE: dict[str, list[Mutation]] = {
             "if False:",
         ),
         Mutation("P24", "a file without a checkpoint passes", "        if not self._checkpoints:", "        if False:"),
+        Mutation("P24", "a checkpoint of earlier events is enough", "if self.signed <= self._since:", "if False:"),
     ],
     "accounts/audit_chain.py": [
         Mutation(
@@ -810,7 +811,11 @@ BY_FILE: dict[str, list[Mutation]] = {
             "FOR EACH ROW EXECUTE FUNCTION accounts_auditevent_chain();",
         ),
     ],
+    "accounts/migrations/0010_audit_refuses_unreadable.py": [
+        Mutation("P24", "one event ends all verification", "NEW.ip <> host(NEW.ip)::inet", "false"),
+    ],
     "proxy/audit_checkpoints.py": [
+        Mutation("P24", "the signer trusts a copy", '.order_by("-size", "-id").first()', '.order_by("-id").first()'),
         Mutation("P24", "the signer signs a chain computed anew", "if stored != checkpoint.hash:", "if False:"),
     ],
 }
