@@ -89,7 +89,8 @@ def at_commit(upstream: str, streams: int, commit: str) -> Iterator[Starter]:
     with tempfile.TemporaryDirectory(prefix="strake-bench-") as folder:
         root = Path(folder, "code")
         with tarfile.open(fileobj=BytesIO(archive)) as files:
-            files.extractall(root, filter="data")
+            files.extraction_filter = getattr(tarfile, "data_filter", None)  # since 3.11.4, and Debian 12 has 3.11.2
+            files.extractall(root)
         requirements = root / "requirements.txt"
         environment = {}
         if requirements.read_bytes() != (ROOT / "requirements.txt").read_bytes():
