@@ -12,7 +12,6 @@ from typing import Any
 from django.db import transaction
 from django.db.models import QuerySet
 
-from accounts.audit_chain import VerifierKey
 from accounts.models import AuditCheckpoint, AuditEvent
 
 # Labels of the stored actions. An action without an entry is shown as stored.
@@ -94,7 +93,7 @@ def newest_checkpoint() -> AuditCheckpoint | None:
 def fingerprint() -> str:
     """The fingerprint of the key that signed the newest checkpoint, or "" if there is none."""
     newest = newest_checkpoint()
-    return VerifierKey.parse(newest.key).fingerprint if newest else ""
+    return newest.fingerprint if newest else ""
 
 
 def csv_lines(events: QuerySet[AuditEvent]) -> Iterator[str]:

@@ -139,3 +139,11 @@ class AuditCheckpoint(models.Model):
 
     def __str__(self) -> str:
         return f"checkpoint at {self.size}"
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the public key, or "" if somebody has stored something else in its place."""
+        try:
+            return audit_chain.VerifierKey.parse(self.key).fingerprint
+        except audit_chain.NotAKey:
+            return ""

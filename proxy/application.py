@@ -7,7 +7,6 @@ switches between threads for its signals.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -80,9 +79,6 @@ class ProxyApplication:
         self.renewals = Renewals(self.pool)
         self.request_log = RequestLog()
         self.request_log.start()
-        # So that the first request finds a connection. On a full disk, SQLite could no longer open one.
-        with contextlib.suppress(StoreUnavailable):
-            await self.lookup.find("", b"")
 
     async def shutdown(self) -> None:
         self._watch.cancel()

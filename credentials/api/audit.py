@@ -10,7 +10,6 @@ from ninja import Field, Query, Router, Schema
 
 from accounts import audit_export, audit_log
 from accounts.actors import Person
-from accounts.audit_chain import VerifierKey
 from accounts.errors import NotFound
 from accounts.models import AuditEvent, AuditLink
 from credentials.api.schemas import ErrorAnswer
@@ -82,7 +81,7 @@ def show_audit_checkpoint(request: HttpRequest) -> OneCheckpoint:
         checkpoint=SignedCheckpoint(
             note=newest.note,
             key=newest.key,
-            fingerprint=VerifierKey.parse(newest.key).fingerprint,
+            fingerprint=newest.fingerprint,
             size=newest.size,
             created_at=newest.created_at,
         )

@@ -16,6 +16,18 @@ from credentials.vault import key_holders, keyring_file, master_keys
 from credentials.vault.master_keys import KeyringPlace
 
 
+def add_wait_arguments(parser: ArgumentParser) -> None:
+    """Add the options of a command that waits until every server has loaded the keyring."""
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=key_holders.default_wait_seconds(),
+        metavar="SECONDS",
+        help="how long to wait for servers to load the keyring (default: %(default)g)",
+    )
+    parser.add_argument("--no-server", action="store_true", help="go on if no running server is seen")
+
+
 class KeyringCommand(OperatorCommand):
     """A command that changes the keyring: the file, or with `--output` a copy for whatever the keyring comes from."""
 
@@ -26,16 +38,6 @@ class KeyringCommand(OperatorCommand):
             help="leave the present keyring as it is, and write the changed one to this new file, or with - to "
             "standard output, for a mounted Secret or whatever STRAKE_MASTER_KEYS_COMMAND reads",
         )
-
-    def add_wait_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument(
-            "--wait",
-            type=float,
-            default=key_holders.default_wait_seconds(),
-            metavar="SECONDS",
-            help="how long to wait for servers to load the keyring (default: %(default)g)",
-        )
-        parser.add_argument("--no-server", action="store_true", help="go on if no running server is seen")
 
     def place(self, output: str | None, file: str | None = None) -> KeyringPlace:
         """The place that the options name. With `--output -`, messages go to standard error from then on."""

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core.management.base import CommandError
 
 from credentials.errors import SealError
-from credentials.management.base import KeyringCommand
+from credentials.management.base import KeyringCommand, add_wait_arguments
 from credentials.vault import key_holders, key_registry, master_keys
 from credentials.vault.keyring_document import Keyring
 from credentials.vault.master_keys import KeyringPlace
@@ -30,7 +30,7 @@ class Command(KeyringCommand):
             action="store_true",
             help="only add the key. Give the new keyring to every host, and then run promote_master_key",
         )
-        self.add_wait_arguments(parser)
+        add_wait_arguments(parser)
         parser.add_argument(
             "--keys-lost", action="store_true", help="create a new keyring although the database holds sealed keys"
         )

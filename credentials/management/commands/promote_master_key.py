@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from credentials.errors import SealError
-from credentials.management.base import KeyringCommand
+from credentials.management.base import KeyringCommand, add_wait_arguments
 from credentials.vault import master_keys
 
 
@@ -21,7 +21,7 @@ class Command(KeyringCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("id", help="the master key's id, such as 2026-11-b")
         self.add_place_arguments(parser)
-        self.add_wait_arguments(parser)
+        add_wait_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         key_id, place = options["id"], self.place(options["output"])

@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from accounts.commands import OperatorCommand
 from credentials.errors import SealError
+from credentials.management.base import add_wait_arguments
 from credentials.models import SealedKey
-from credentials.vault import key_holders, keyring, rotation
+from credentials.vault import keyring, rotation
 
 COMPROMISED = """
 Rewrapping does not help against somebody who has an old master key and a copy of the database or of a backup. They can
@@ -33,14 +34,7 @@ class Command(OperatorCommand):
             "--dry-run", action="store_true", help="count the rows and try each one, but change nothing"
         )
         parser.add_argument("--batch", type=_positive, default=200, help="rows per transaction (default: %(default)s)")
-        parser.add_argument(
-            "--wait",
-            type=float,
-            default=key_holders.default_wait_seconds(),
-            metavar="SECONDS",
-            help="how long to wait for servers to load the keyring (default: %(default)g)",
-        )
-        parser.add_argument("--no-server", action="store_true", help="go on if no running server is seen")
+        add_wait_arguments(parser)
         parser.add_argument(
             "--compromised",
             action="store_true",
