@@ -74,7 +74,7 @@ def record(
         subject_id=str(subject_id),
         subject_label=replace_unsafe(subject_label)[:254],
         ip=None if isinstance(actor, Operator) else actor.ip,
-        via="" if isinstance(actor, Visitor) else _shortened(replace_unsafe(actor.via), MAX_VIA_LENGTH),
+        via=_shortened(replace_unsafe(actor.via), MAX_VIA_LENGTH),
         details={name: _plain(value) for name, value in (details or {}).items()},
     )
 

@@ -354,7 +354,15 @@ CHANGING = {
     "credentials:revoke_token",
     "admin:logout",
 }
-CHANGING_CALLS = {"connect", "delete_endpoint", "issue_token", "rotate_token", "revoke_token", "replace_key"}
+CHANGING_CALLS = {
+    "connect",
+    "delete_endpoint",
+    "issue_token",
+    "rotate_token",
+    "revoke_token",
+    "revoke_held_token",
+    "replace_key",
+}
 
 
 def path_of(route: Route, world: World) -> str:
@@ -432,6 +440,7 @@ def test_changing_api_call_writes_an_event(method: str, path: str, name: str, wo
     body = {
         "connect": {"provider": "custom", "destination_url": "https://api.example.com", **KEY},
         "replace_key": KEY,
+        "revoke_held_token": {"token": world.connected.plaintext},
     }.get(name, {})
     before, events = everything(), AuditEvent.objects.count()
     response = Client(headers={"Authorization": f"Bearer {bearer}"}).generic(

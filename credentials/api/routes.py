@@ -19,7 +19,7 @@ from accounts.sign_in import throttle
 from credentials import services
 from credentials.api import audit as audit_routes
 from credentials.api import errors as api_errors
-from credentials.api import schemas
+from credentials.api import revocation, schemas
 from credentials.api.schemas import (
     ConnectedEndpoint,
     EndpointDetail,
@@ -78,6 +78,7 @@ api = ManagementAPI(
 )
 api_errors.install(api)
 api.add_router("/audit", audit_routes.router)
+api.add_router("/tokens", revocation.router)
 
 
 def _actor(request: HttpRequest) -> Person:
