@@ -169,7 +169,7 @@ def test_end_of_a_parent_ends_its_child(strake: Strake, upstream: Upstream) -> N
     parent = connect(strake, upstream, "parent")
     child = strake.issue(parent, parent_id=parent.token_id)
     clients = Clients(strake, upstream, child)
-    # As the parent's row alone would: the service ends the child's too.
+    # Only the parent's row changes. The services write the children's too.
     strake.call("expire", token_id=parent.token_id)
     clients.check("invalid_token")
     assert ask(strake.address, get(child, "/x")).status == 401
