@@ -155,6 +155,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if reason := machines.missing():
         parser.error(reason)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything started is stopped
     machines.isolated()
     chosen = [fault for fault in FAULTS if arguments.only in fault.name and (arguments.only or not fault.is_last)]
     if arguments.seconds is not None:
