@@ -12,8 +12,8 @@ from proxy.request_log.encoding import json_array
 from proxy.request_log.entries import Entry, Rollup
 from proxy.request_log.portions import portions
 
-# Records of one second that differ only in their times come as one group, with each record as text of fixed widths: SQLite
-# reads that three times faster than JSON.
+# Records of one second that differ only in their times come as one group, with each record as text of fixed widths.
+# SQLite reads that three times faster than JSON.
 _INSERT_RECORDS = """
 WITH records AS MATERIALIZED (
     SELECT json_extract(value, '$[0]') AS endpoint_id, json_extract(value, '$[1]') AS token_id,
