@@ -36,6 +36,7 @@ from credentials.api.schemas import (
     PlainToken,
     Token,
 )
+from credentials.dashboard import snippets
 from credentials.models import Endpoint
 from credentials.services import Issued
 
@@ -219,6 +220,7 @@ def _detail(endpoint: Endpoint) -> EndpointDetail:
     renewal = credential.renewal()
     return EndpointDetail(
         **_summary(endpoint).model_dump(),
+        base_urls=snippets.base_urls(endpoint),
         destination_url=credential.destination_url,
         header_name=credential.header_name,
         places=[schemas.Place(position=position, name=name) for position, name, _ in credential.places],
