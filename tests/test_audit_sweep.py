@@ -85,7 +85,7 @@ def world(alice: User, monkeypatch: pytest.MonkeyPatch) -> World:
         alice,
         factories.make_endpoint(owner=alice),
         paused,
-        access_tokens.create_access_token(actor=Person(alice), user=alice, label="old").token,
+        access_tokens.create(actor=Person(alice), user=alice, label="old").token,
         BrowserSession.objects.get(),
         magic_links.operator_link(email=alice.email).split("/")[-2],
         User.objects.create(email="suspended@example.org", suspended_at=timezone.now()),
@@ -141,8 +141,8 @@ SERVICES: dict[str, tuple[Service, list[str]]] = {
         lambda w, a: services.revoke_token(actor=a, token_id=w.connected.token.pk),
         ["token.revoked"],
     ),
-    "access_tokens.create_access_token": (
-        lambda w, a: access_tokens.create_access_token(actor=a, user=w.user, label="new"),
+    "access_tokens.create": (
+        lambda w, a: access_tokens.create(actor=a, user=w.user, label="new"),
         ["access_token.created"],
     ),
     "access_tokens.revoke_access_token": (
@@ -375,6 +375,7 @@ def test_changing_route_writes_an_event(name: str, world: World) -> None:
         "token": world.link,
         "email": "alice@example.org",
         "days": "30",
+        "scopes": "read",
         "max_streams": "5",
         **KEY,
     }
@@ -410,7 +411,7 @@ def api_calls() -> list[tuple[str, str, str]]:
 
 @pytest.mark.parametrize(("method", "path", "name"), api_calls())
 def test_changing_api_call_writes_an_event(method: str, path: str, name: str, world: World) -> None:
-    bearer = access_tokens.create_access_token(actor=Person(world.user), user=world.user, label="script").plaintext
+    bearer = access_tokens.create(actor=Person(world.user), user=world.user, label="script").plaintext
     audit_checkpoints.sign()  # which one call shows
     body = {
         "connect": {"provider": "custom", "destination_url": "https://api.example.com", **KEY},
