@@ -109,7 +109,7 @@ def paths_of(route: str, scene: Scene) -> list[str]:
         "content_type_id": ["1"],
         "session_id": ["1"],
         "url": ["nothing/here"],
-        "path": ["strake/strake.css"],
+        "path": ["strake/css/strake.css"],
     }
     admin = re.match(r"/admin/(\w+)/(\w+)/.*<path:object_id>", route)
     model = apps.get_model(admin[1], admin[2]) if admin else User
