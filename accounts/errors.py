@@ -4,6 +4,10 @@ AccountsError
 ├── InvalidEmail                the text is not an email address
 ├── InvalidLabel                a label is empty, too long or not plain text
 ├── InvalidExpiry               an access token would expire in the past
+├── InvalidScope                there is no such scope of access tokens, or none was chosen
+├── InvalidNetwork              the text is not a network, or there are too many
+├── ScopeMissing                an access token lacks the scope that an operation needs
+├── NetworkNotAllowed           an access token may not be used from this address
 ├── ConfirmationMismatch        the typed confirmation is not what was asked for
 ├── LinkNotValid                a sign-in link is unknown, used, expired or malformed
 ├── SessionStoreUnavailable     the store of sessions and rate limits does not respond
@@ -38,6 +42,22 @@ class InvalidLabel(AccountsError):
 
 class InvalidExpiry(AccountsError):
     """The expiry of an access token is in the past."""
+
+
+class InvalidScope(AccountsError):
+    """There is no such scope of access tokens, or none was chosen."""
+
+
+class InvalidNetwork(AccountsError):
+    """The text is not an IP address or network, or there are too many of them."""
+
+
+class ScopeMissing(AccountsError):
+    """An access token lacks the scope that an operation needs. The message names the scope."""
+
+
+class NetworkNotAllowed(AccountsError):
+    """An access token is limited to other networks."""
 
 
 class ConfirmationMismatch(AccountsError):

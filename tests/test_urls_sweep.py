@@ -131,7 +131,7 @@ def belongings(user: User) -> Belongings:
     Client().force_login(user)
     return Belongings(
         factories.make_endpoint(owner=user, label=f"endpoint of {user.email}"),
-        access_tokens.create_access_token(actor=Person(user), user=user, label="script").token.pk,
+        access_tokens.create(actor=Person(user), user=user, label="script").token.pk,
         user.browser_sessions.get().pk,
     )
 

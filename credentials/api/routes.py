@@ -49,7 +49,7 @@ class AccessTokenAuth(HttpBearer):
     """`Authorization: Bearer pat_…`. People create access tokens on a page or with `manage.py create_access_token`."""
 
     def authenticate(self, request: HttpRequest, token: str) -> Person | None:
-        found = access_tokens.authenticate(token)
+        found = access_tokens.authenticate(token, address=audit.request_ip(request))
         if found is None:
             # Only invalid tokens count. Others from the same address cannot lock out a valid one.
             with suppress(SessionStoreUnavailable):
@@ -59,7 +59,7 @@ class AccessTokenAuth(HttpBearer):
                 if verdict.exceeded:
                     raise api_errors.TooManyFailures(verdict.retry_after)
             return None
-        return Person(found.user, audit.request_ip(request), audit.access_token_name(found))
+        return audit.token_actor(request, found)
 
 
 class ManagementAPI(NinjaAPI):

@@ -116,10 +116,10 @@ def use_endpoints(browser: Browser) -> None:
 
 def use_settings(browser: Browser) -> str:
     """Returns an access token."""
-    shown = browser.send("/access-tokens/new/", 200, label="script", days="30")
+    shown = browser.send("/access-tokens/new/", 200, label="script", days="30", scopes="tokens endpoints")
     plaintext = re.search(r"pat_[0-9A-Za-z]{49}", shown.content.decode())
     assert plaintext
-    browser.send("/access-tokens/new/", 200, label="old", days="")
+    browser.send("/access-tokens/new/", 200, label="old", days="", scopes="read")
     browser.send(f"/access-tokens/{AccessToken.objects.get(label='old').pk}/revoke/")
     for path in ("/settings/", "/access-tokens/", "/audit/?action=token.issued", "/audit.csv"):
         browser.see(path)
