@@ -78,7 +78,7 @@ def normalise(address: str) -> str:
     if "://" not in address:
         host = urlsplit(f"//{address}").hostname
         address = f"{'http' if host in LOOPBACK else 'https'}://{address}"
-    parts = urlsplit(address.rstrip("/"))
+    parts = urlsplit(address.rstrip("/:"))
     try:
         valid = parts.scheme in {"http", "https"} and parts.hostname and (parts.port or 1) and not parts.username
     except ValueError:

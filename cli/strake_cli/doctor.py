@@ -73,7 +73,8 @@ def _show(step: Step) -> None:
 
 def _steps(api: Api, name: str, token: str) -> Iterator[Step]:
     found = api.endpoint(name)["endpoint"]
-    yield _endpoint_step(found)
+    settings = api.call("GET", f"/endpoints/{found['subdomain']}/settings")["settings"]
+    yield _endpoint_step(found, is_paused=bool(settings["paused_at"]))
     parts = urlsplit(found["url"])
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     yield _dns_step(host, port)
@@ -90,11 +91,11 @@ def _steps(api: Api, name: str, token: str) -> Iterator[Step]:
             api.call("DELETE", f"/endpoints/{found['subdomain']}/tokens/{segment(issued['id'])}")
 
 
-def _endpoint_step(found: dict[str, Any]) -> Step:
+def _endpoint_step(found: dict[str, Any], *, is_paused: bool) -> Step:
     subdomain, named = found["subdomain"], f"{found['subdomain']} of {found['provider']}"
     if found.get("needs_key_again"):
         return Step("endpoint", False, f"{named} needs its key again", f"Run: strake replace-key {subdomain}")
-    if found.get("paused_at") or found.get("paused"):
+    if is_paused:
         return Step("endpoint", False, f"{named} is paused", f"Run: strake resume {subdomain}")
     if found.get("renewal_failure"):
         advice = f"Replace the cloud's secret: strake replace-key {subdomain}"

@@ -53,8 +53,8 @@ def list_endpoints(state: State) -> None:
     if state.json:
         output.as_json({"endpoints": found})
     elif found:
-        rows = [(one["subdomain"], one["label"], one["provider"], _state(one), one["url"]) for one in found]
-        output.table(("ENDPOINT", "NAME", "PROVIDER", "STATE", "URL"), rows)
+        rows = [(one["subdomain"], one["label"], one["provider"], _key_state(one), one["url"]) for one in found]
+        output.table(("ENDPOINT", "NAME", "PROVIDER", "KEY", "URL"), rows)
     else:
         output.say("There is no endpoint yet. Connect one: strake connect openai")
 
@@ -65,6 +65,7 @@ def list_endpoints(state: State) -> None:
 def show(state: State, endpoint: str) -> None:
     """Show an endpoint and its tokens."""
     found = state.api.endpoint(endpoint)
+    found |= state.api.call("GET", f"/endpoints/{found['endpoint']['subdomain']}/settings")
     if state.json:
         output.as_json(found)
         return
@@ -76,7 +77,8 @@ def show(state: State, endpoint: str) -> None:
             "Provider": one["provider"],
             "URL": one["url"],
             "Destination": one["destination_url"],
-            "State": _state(one),
+            "State": "paused" if found["settings"]["paused_at"] else "active",
+            "Key": _key_state(one),
             "Connected": output.time(one["created_at"]),
         }
     )
@@ -84,7 +86,9 @@ def show(state: State, endpoint: str) -> None:
     token_table(found["tokens"])
 
 
-def token_table(tokens: list[dict[str, Any]]) -> None:
+def token_table(tokens: list[dict[str, Any]], *, with_ended: bool = False) -> None:
+    live = [token for token in tokens if not token["revoked_at"] and not output.is_past(token["expires_at"])]
+    ended = len(tokens) - len(live)
     rows = [
         (
             token["id"],
@@ -93,9 +97,11 @@ def token_table(tokens: list[dict[str, Any]]) -> None:
             output.ago(token["last_used_at"]),
             f"revoked {output.time(token['revoked_at'])}" if token["revoked_at"] else output.time(token["expires_at"]),
         )
-        for token in tokens
+        for token in (tokens if with_ended else live)
     ]
     output.table(("TOKEN", "NAME", "STARTS WITH", "USED", "ENDS"), rows)
+    if ended and not with_ended:
+        output.say(f"{ended} more have ended: strake tokens list ENDPOINT --all")
 
 
 @click.command()
@@ -163,7 +169,7 @@ def _done(state: State, answer: Any, message: str) -> None:
         output.say(message)
 
 
-def _state(endpoint: dict[str, Any]) -> str:
+def _key_state(endpoint: dict[str, Any]) -> str:
     if endpoint.get("needs_key_again"):
         return "needs its key again"
-    return "paused" if endpoint.get("paused_at") or endpoint.get("paused") else "active"
+    return "in place"

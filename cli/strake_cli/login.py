@@ -14,8 +14,8 @@ from typing import Any
 import click
 
 from strake_cli import config, output
-from strake_cli.api import Api
-from strake_cli.errors import CliError
+from strake_cli.api import Api, segment
+from strake_cli.errors import CliError, Missing, NotSignedIn
 from strake_cli.options import State, common, read_secret
 
 SCOPES = ("read", "tokens", "endpoints")
@@ -58,10 +58,12 @@ def logout(state: State, forget: bool) -> None:
     if entry is None:
         raise CliError(f"You are not signed in to {state.server}.", "not_signed_in")
     if not forget:
-        api = Api(state.server)
-        kept = stored.get("tokens", {}).get(state.server, {}).values()
-        for token in [*(one["token"] for one in kept), entry["access_token"]]:
-            api.call("POST", "/tokens/revoke", data={"token": token})
+        api = Api(state.server, entry["access_token"])
+        for subdomain, kept in stored.get("tokens", {}).get(state.server, {}).items():
+            with suppress(Missing):
+                api.call("DELETE", f"/endpoints/{subdomain}/tokens/{segment(kept['id'])}")
+        with suppress(NotSignedIn):  # it has expired or was revoked elsewhere
+            api.call("DELETE", "/access-tokens/current")
     with config.changed() as current:
         for name in ("servers", "tokens"):
             current.get(name, {}).pop(state.server, None)

@@ -79,6 +79,22 @@ class Seconds(click.ParamType):
 SECONDS = Seconds()
 
 
+class Count(click.ParamType):
+    """A number from 1 on, or "none" as 0, which ends a limit."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int) or value == "none":
+            return 0 if value == "none" else value
+        if not re.fullmatch(r"[1-9][0-9]{0,8}", value):
+            self.fail("Write a number from 1 on, or none.", param, ctx)
+        return int(value)
+
+
+COUNT = Count()
+
+
 def _complete_endpoint(context: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     try:
         found = Api(config.server(None), config.access_token(config.server(None))).endpoints()
@@ -99,10 +115,10 @@ def limits(command: Command) -> Command:
     """Add the options that limit a token."""
     for option in reversed(
         (
-            click.option("--rpm", "requests_per_minute", type=click.IntRange(1), help="Requests a minute."),
-            click.option("--per-day", "requests_per_day", type=click.IntRange(1), help="Requests a day."),
-            click.option("--per-month", "requests_per_month", type=click.IntRange(1), help="Requests a month."),
-            click.option("--concurrent", "concurrent_requests", type=click.IntRange(1), help="Requests at a time."),
+            click.option("--rpm", "requests_per_minute", type=COUNT, help="Requests a minute."),
+            click.option("--per-day", "requests_per_day", type=COUNT, help="Requests a day."),
+            click.option("--per-month", "requests_per_month", type=COUNT, help="Requests a month."),
+            click.option("--concurrent", "concurrent_requests", type=COUNT, help="Requests at a time."),
             click.option(
                 "--paths",
                 "allowed_paths",
@@ -123,8 +139,20 @@ def limits(command: Command) -> Command:
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:
-    """The limits that were given, as the API takes them."""
+    """The fields of a new token that were given, as the API takes them."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value}
+
+
+def changed(values: dict[str, Any]) -> dict[str, Any]:
+    """The same for a token that is there: a limit of `none` becomes null, or an empty list."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, tuple):
+            if value:
+                found[name] = [] if value == ("none",) else list(value)
+        elif value is not None:
+            found[name] = value if value != 0 else None
+    return found
 
 
 def read_secret(prompt: str, *, from_stdin: bool) -> str:

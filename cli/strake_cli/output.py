@@ -62,6 +62,10 @@ def time(text: str | None) -> str:
     return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
+def is_past(text: str | None) -> bool:
+    return bool(text) and datetime.fromisoformat(str(text)) <= datetime.now(UTC)
+
+
 def ago(text: str | None) -> str:
     """How long ago a time of the API is."""
     if not text:

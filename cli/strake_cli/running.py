@@ -51,7 +51,7 @@ def run(
     found = state.api.endpoint(endpoint)["endpoint"]
     program = tool or command[0]
     tools.setup(target_of(found, "none yet"), program, api or "")  # fails before a token is made
-    limits_ = {**given(restrictions), **given({"parent": parent})}
+    limits_ = {**given(restrictions), **given({"parent_id": parent})}
     with supervision.held_signals() as mask:
         label = f"strake run {os.path.basename(command[0])}"[:100]
         issued = issue(state.api, found["subdomain"], label=label, ttl=ttl, **limits_)

@@ -11,7 +11,7 @@ from strake_cli import output
 from strake_cli.api import segment
 from strake_cli.endpoints import token_table
 from strake_cli.errors import CliError
-from strake_cli.options import SECONDS, State, common, endpoint_argument, given, limits
+from strake_cli.options import SECONDS, State, changed, common, endpoint_argument, given, limits
 
 
 @click.group()
@@ -21,21 +21,22 @@ def tokens() -> None:
 
 @tokens.command("list")
 @endpoint_argument
+@click.option("--all", "with_ended", is_flag=True, help="Also those that were revoked or have expired.")
 @common
-def list_tokens(state: State, endpoint: str) -> None:
+def list_tokens(state: State, endpoint: str, with_ended: bool) -> None:
     """List the tokens of an endpoint."""
     found = state.api.endpoint(endpoint)["tokens"]
     if state.json:
         output.as_json({"tokens": found})
     else:
-        token_table(found)
+        token_table(found, with_ended=with_ended)
 
 
 @tokens.command()
 @endpoint_argument
 @click.option("--label", default="", help="A name for the token.")
 @click.option("--ttl", "expires_in", type=SECONDS, help="How long it works, such as 8h.")
-@click.option("--parent", metavar="TOKEN-ID", help="The token whose end also ends this one.")
+@click.option("--parent", "parent_id", metavar="TOKEN-ID", help="The token whose end also ends this one.")
 @click.option("--allow-minting", is_flag=True, help="Allow calls that create credentials at the provider.")
 @limits
 @common
@@ -53,8 +54,8 @@ def add(state: State, endpoint: str, **fields: Any) -> None:
 @limits
 @common
 def edit(state: State, endpoint: str, token_id: str, **fields: Any) -> None:
-    """Change the name, the expiry and the limits of a token."""
-    changes = given(fields)
+    """Change the name, the expiry and the limits of a token. The value none ends a limit."""
+    changes = changed(fields)
     if not changes:
         raise CliError("Say what to change, such as --label or --rpm. See: strake tokens edit --help", "nothing")
     subdomain = state.api.endpoint(endpoint)["endpoint"]["subdomain"]

@@ -69,14 +69,17 @@ def device_code(request: HttpRequest, response: HttpResponse, body: Form[DeviceC
     except (InvalidScope, TooManyRequests) as error:
         return _refusal(response, error)
     page = settings.STRAKE_BASE_URL + reverse("accounts:device")
-    return Status(200, DeviceCode(
-        device_code=requested.device_code,
-        user_code=requested.user_code,
-        verification_uri=page,
-        verification_uri_complete=f"{page}?user_code={requested.user_code}",
-        expires_in=int(device_grants.LIFETIME.total_seconds()),
-        interval=requested.grant.interval,
-    ))
+    return Status(
+        200,
+        DeviceCode(
+            device_code=requested.device_code,
+            user_code=requested.user_code,
+            verification_uri=page,
+            verification_uri_complete=f"{page}?user_code={requested.user_code}",
+            expires_in=int(device_grants.LIFETIME.total_seconds()),
+            interval=requested.grant.interval,
+        ),
+    )
 
 
 @router.post(
@@ -89,7 +92,9 @@ def device_token(request: HttpRequest, response: HttpResponse, body: Form[Device
     if _repeats(request) or not body.device_code or not body.client_id:
         return _invalid("Send grant_type, device_code and client_id, each once.")
     if body.grant_type != GRANT_TYPE:
-        return Status(400, OAuthError(error="unsupported_grant_type", error_description=f"The grant type is {GRANT_TYPE}."))
+        return Status(
+            400, OAuthError(error="unsupported_grant_type", error_description=f"The grant type is {GRANT_TYPE}.")
+        )
     try:
         created = device_grants.exchange(
             device_code=body.device_code, client=body.client_id, ip=audit.request_ip(request)
@@ -98,12 +103,15 @@ def device_token(request: HttpRequest, response: HttpResponse, body: Form[Device
         return _refusal(response, error)
     if created.token.expires_at is None:
         raise TypeError("Access tokens of device grants expire.")
-    return Status(200, DeviceToken(
-        access_token=created.plaintext,
-        token_type="Bearer",  # noqa: S106
-        expires_in=round((created.token.expires_at - timezone.now()).total_seconds()),
-        scope=" ".join(created.token.scopes),
-    ))
+    return Status(
+        200,
+        DeviceToken(
+            access_token=created.plaintext,
+            token_type="Bearer",  # noqa: S106
+            expires_in=round((created.token.expires_at - timezone.now()).total_seconds()),
+            scope=" ".join(created.token.scopes),
+        ),
+    )
 
 
 def _repeats(request: HttpRequest) -> bool:
