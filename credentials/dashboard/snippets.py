@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import cast
 from uuid import UUID
 
+from django.conf import settings
 from django.template import Context, Engine
 
 from credentials import providers
@@ -150,6 +151,7 @@ def snippet(tool: Tool, endpoint: Endpoint, provider: Provider, token: str = TOK
     suffix = sdk_suffix(endpoint, provider) if dialect == provider.dialect else ""
     values = {
         "url": endpoint.url,
+        "server": settings.STRAKE_BASE_URL,
         "base": endpoint.url + suffix,
         "subdomain": endpoint.subdomain,
         "provider": provider.slug,
