@@ -49,7 +49,7 @@ def scene(alice: User, bob: User, tmp_path: Path, settings: Any) -> Scene:
         owner=alice, key=KEY, destination_url="https://api.example.com", header_template="Bearer {{secret}}"
     )
     operator = factories.make_user("operator@example.org", is_staff=True)
-    token = access_tokens.create_access_token(actor=Person(alice), user=alice, label="sweep").plaintext
+    token = access_tokens.create(actor=Person(alice), user=alice, label="sweep").plaintext
     ring = keyring.current()
     master_key = bytes(ring.key(ring.primary_id))
     sealed = made.credential.sealed()
@@ -109,7 +109,7 @@ def paths_of(route: str, scene: Scene) -> list[str]:
         "content_type_id": ["1"],
         "session_id": ["1"],
         "url": ["nothing/here"],
-        "path": ["strake/strake.css"],
+        "path": ["strake/css/strake.css"],
     }
     admin = re.match(r"/admin/(\w+)/(\w+)/.*<path:object_id>", route)
     model = apps.get_model(admin[1], admin[2]) if admin else User
