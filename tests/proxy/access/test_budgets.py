@@ -91,11 +91,17 @@ def test_stored_requests_are_those_of_the_token_and_its_children(alice: User) ->
     assert budgets._stored(ids, {made.endpoint.pk}, Q(hour__gte=DAY)) == {made.token.pk: 7, child.pk: 4}
 
 
+@pytest.fixture
+def seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing be read again during a test on a slow machine."""
+    monkeypatch.setattr(budgets, "REFRESH_SECONDS", 3600)
+
+
 class Log:
     written_until = 0.0
 
 
-async def test_refused_request_gives_its_place_back() -> None:
+async def test_refused_request_gives_its_place_back(seldom: None) -> None:
     counted = Budgets(Log())
     counted._failed_at = monotonic()  # nothing is read
     for request in range(5):
@@ -110,7 +116,7 @@ async def test_refused_request_gives_its_place_back() -> None:
         await counted.take(6, (FIVE_A_DAY,))
 
 
-async def test_child_uses_its_parents_budget() -> None:
+async def test_child_uses_its_parents_budget(seldom: None) -> None:
     own = routes.route(
         token_id="ctok_c",
         requests_per_day=5,
@@ -127,7 +133,7 @@ async def test_child_uses_its_parents_budget() -> None:
         await counted.take(2, own.budgets)
 
 
-async def test_store_that_fails_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_store_that_fails_stops_nobody(seldom: None, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def fail(*_: object) -> None:
