@@ -178,7 +178,7 @@ def test_end_of_a_parent_ends_its_child(strake: Strake, upstream: Upstream) -> N
 def test_token_is_limited_in_each_process(strake: Strake, upstream: Upstream) -> None:
     upstream.on("/stream", endless(b"data: 1\n\n", every=0.05))
     limited = strake.issue(connect(strake, upstream, "limited"), concurrent_requests=1)
-    clients = [Client(strake, get(limited, "/stream"), head=True) for _ in range(4)]
+    clients = [Client(strake, get(limited, "/stream", "Connection: close"), head=True) for _ in range(4)]
     refused = [client for client in clients if b"x-strake-error: token_busy" in client.head]
     assert 4 - len(strake.workers) <= len(refused) < 4
     strake.revoke(limited)
