@@ -86,7 +86,7 @@ class Demo:
     token: str = field(repr=False)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cli(strake: Strake, tmp_path_factory: pytest.TempPathFactory) -> Cli:
     """The command line of somebody who is signed in."""
     home = tmp_path_factory.mktemp("home")
@@ -97,7 +97,7 @@ def cli(strake: Strake, tmp_path_factory: pytest.TempPathFactory) -> Cli:
     return cli
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def demo(cli: Cli) -> Demo:
     made = cli.json("connect", "demo", "--label", "Try it", "--key-stdin", stdin=PROVIDER_KEY)
     return Demo(made["endpoint"]["subdomain"], made["endpoint"]["url"], made["token"]["plaintext"])

@@ -76,10 +76,10 @@ def test_signal_reaches_the_tool_and_ends_both(cli: Cli, demo: Demo, number: sig
 
 
 def test_killed_command_line_leaves_no_token(cli: Cli, demo: Demo) -> None:
-    process, token = started(cli, demo, f"{PRINTS}; import sys; sys.stdin.read(); import time; time.sleep(20)")
+    process, token = started(cli, demo, f"{PRINTS}; import time; time.sleep(3)")
     process.kill()
-    process.wait(60)
     eventually(lambda: cli.status(demo.url, token) == 401, 30, what="the watcher revokes it")
+    process.communicate(timeout=60)  # until the tool has ended
 
 
 def test_program_that_is_missing_leaves_no_token(cli: Cli, demo: Demo) -> None:
