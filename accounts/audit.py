@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.utils import timezone
 
-from accounts.actors import Operator, Person, Visitor
+from accounts.actors import Operator, Person, Staff, Visitor
 from accounts.addresses import parse_address
 from accounts.models import AccessToken, AuditEvent, BrowserSession, User
 from accounts.plain_text import replace_unsafe
@@ -41,6 +42,14 @@ def actor_of(request: HttpRequest) -> Person:
     return Person(request.user, request_ip(request), session_name(session_id) if session_id else "")
 
 
+def staff_of(request: HttpRequest) -> Staff:
+    """The member of staff who sent a request, to act as an operator. Raises `PermissionDenied` if they are none."""
+    person = actor_of(request)
+    if not person.user.is_staff:
+        raise PermissionDenied
+    return Staff(user=person.user, ip=person.ip, via=person.via)
+
+
 def session_name(session_id: str) -> str:
     """How the audit log names a session: six characters tell a person's sessions apart."""
     return f"session {session_id.removeprefix('ses_')[:6]}"
@@ -68,12 +77,12 @@ def record(
     """
     AuditEvent.objects.create(
         account=account,
-        actor=actor.user if isinstance(actor, Person) else None,
+        actor=actor.user if isinstance(actor, Person | Staff) else None,
         action=action,
         subject_type=subject_type,
         subject_id=str(subject_id),
         subject_label=replace_unsafe(subject_label)[:254],
-        ip=None if isinstance(actor, Operator) else actor.ip,
+        ip=actor.ip if isinstance(actor, Person | Staff | Visitor) else None,
         via="" if isinstance(actor, Visitor) else _shortened(replace_unsafe(actor.via), MAX_VIA_LENGTH),
         details={name: _plain(value) for name, value in (details or {}).items()},
     )

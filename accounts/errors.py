@@ -12,6 +12,7 @@ AccountsError
 ├── ServerBusy                  this process does as much of something as it can
 ├── NotFound                    the object does not exist, or this actor may not see it
 ├── Suspended                   the person is suspended
+├── OwnAccount                  staff tried to suspend themselves
 └── AppendOnly                  code tried to change an audit event
 """
 
@@ -72,6 +73,10 @@ class NotFound(AccountsError):
 
 class Suspended(AccountsError):
     """The person is suspended, so nothing acts for them."""
+
+
+class OwnAccount(AccountsError):
+    """Staff tried to suspend themselves. Somebody must be left who can resume people."""
 
 
 class AppendOnly(AccountsError):
