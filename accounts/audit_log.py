@@ -42,6 +42,7 @@ ACTIONS = {
     "key.replaced": "Provider key replaced",
     "key.refused": "Provider refused a key",
     "token.issued": "Token added",
+    "token.changed": "Token changed",
     "token.rotated": "Token rotated",
     "token.revoked": "Token revoked",
     "master_key.created": "Master key created",

@@ -18,6 +18,8 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.db.models import Field, Model
 from psycopg import sql
 
+from credentials.token_limits import LIMIT_NAMES
+
 Half = Literal["web", "proxy"]
 Rights = Mapping[str, tuple[str, ...]]  # from a privilege to the fields that it is limited to; empty for all of them
 
@@ -69,7 +71,12 @@ RIGHTS: Mapping[str, Mapping[Half, Rights]] = {
         proxy=_may("SELECT", "INSERT", "UPDATE"),
     ),
     "credentials.BearerToken": _halves(
-        web=_may("SELECT", "INSERT", "DELETE", UPDATE=("digest", "preview", "last_used_at", "revoked_at")),
+        web=_may(
+            "SELECT",
+            "INSERT",
+            "DELETE",
+            UPDATE=("digest", "preview", "last_used_at", "revoked_at", "label", *LIMIT_NAMES),
+        ),
         proxy=_may("SELECT", UPDATE=("last_used_at",)),
     ),
     # Every seal locks the row of its master key. `created_at` is the column that does the least harm.

@@ -137,6 +137,22 @@ SERVICES: dict[str, tuple[Service, list[str]]] = {
         lambda w, a: services.rotate_token(actor=a, token_id=w.connected.token.pk),
         ["token.rotated"],
     ),
+    "services.update_token": (
+        lambda w, a: services.update_token(actor=a, token_id=w.connected.token.pk, label="new"),
+        ["token.changed"],
+    ),
+    "services.duplicate_token": (
+        lambda w, a: services.duplicate_token(actor=a, token_id=w.connected.token.pk),
+        ["token.issued"],
+    ),
+    "services.revoke_tokens": (
+        lambda w, a: services.revoke_tokens(actor=a, subdomain=w.subdomain, token_ids=[w.connected.token.pk]),
+        ["token.revoked"],
+    ),
+    "services.revoke_all_tokens": (
+        lambda w, a: services.revoke_all_tokens(actor=a, subdomain=w.subdomain),
+        ["token.revoked"],
+    ),
     "services.revoke_token": (
         lambda w, a: services.revoke_token(actor=a, token_id=w.connected.token.pk),
         ["token.revoked"],
@@ -204,6 +220,7 @@ DETAILS = {
     "endpoint.limited": {"from", "to"},
     "endpoint.deleted": {"provider", "tokens"},
     "destination.changed": {"from", "to"},
+    "token.changed": {"label_from", "label_to"},
     "token.rotated": {"from", "to"},
     "token.revoked": {"preview"},
     "access_token.created": {"expires_at"},
@@ -227,7 +244,7 @@ def test_every_service_is_listed() -> None:
         f"{module.__name__.rpartition('.')[2]}.{name}"
         for module in (services, access_tokens, sessions, users)
         for name, function in inspect.getmembers(module, inspect.isfunction)
-        if function.__module__ == module.__name__
+        if function.__module__.startswith(module.__name__)
         and name[0] != "_"
         and "actor" in inspect.signature(function).parameters
     }

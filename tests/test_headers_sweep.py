@@ -101,7 +101,7 @@ def test_pages_load_static_files_under_every_own_name(host: str, source: str, cl
 
 
 PATHS_UNDER_STATIC = [
-    "", "x", "x/", "strake", "strake/", "strake/strake.css", "strake/strake.css/", "admin", "admin/css", "/p/x",
+    "", "x", "x/", "strake", "strake/", "strake/css/strake.css", "strake/css/strake.css/", "admin", "admin/css", "/p/x",
     "%2e%2e/p/abcdefghijkl/x", "..%2fp/abcdefghijkl/x", "//evil.example", "x?next=/p/x", "%2f%2fevil.example/",
     "\\evil.example", "strake/strake.000000000000.css",
 ]  # fmt: skip

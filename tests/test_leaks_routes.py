@@ -106,7 +106,7 @@ def paths_of(route: str, scene: Scene) -> list[str]:
         "slug": ["curl"],
         "session_id": ["1"],
         "person_id": [str(endpoint.owner_id)],
-        "path": ["strake/strake.css"],
+        "path": ["strake/css/strake.css"],
     }
     route = re.sub(r"\\(.)|[\^$]|\\Z", r"\1", route)
     paths = [""]

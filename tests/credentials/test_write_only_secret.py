@@ -279,6 +279,6 @@ def test_only_vault_seal_encrypts_keys() -> None:
     assert callers == {
         "encrypt_key": {"credentials/vault/__init__.py"},
         # An access token of a cloud is sealed without registering its master key, since it can be bought again.
-        "seal": {"credentials/models.py", "credentials/services.py", "proxy/upstream/renewals.py"},
+        "seal": {"credentials/models.py", "credentials/services/endpoints.py", "proxy/upstream/renewals.py"},
         "confirm": {"credentials/vault/__init__.py", "credentials/vault/rotation.py"},
     }

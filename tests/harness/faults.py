@@ -150,12 +150,15 @@ def main() -> int:
     parser.add_argument(
         "--upgrade-from", default="", metavar="COMMIT", help="upgrade from this commit, and nothing else"
     )
+    parser.add_argument("--seconds", type=float, help="how long a fault lasts, instead of its own time")
     parser.add_argument("--log", action="store_true", help="print the logs of the hosts at the end")
     arguments = parser.parse_args()
     if reason := machines.missing():
         parser.error(reason)
     machines.isolated()
     chosen = [fault for fault in FAULTS if arguments.only in fault.name and (arguments.only or not fault.is_last)]
+    if arguments.seconds is not None:
+        chosen = [fault._replace(seconds=arguments.seconds) for fault in chosen]
     with tempfile.TemporaryDirectory(prefix="strake-faults-") as name:
         folder = Path(name)
         folder.chmod(0o755)

@@ -241,7 +241,7 @@ BY_FILE: dict[str, list[Mutation]] = {
             "return super().get_queryset()",
         ),
     ],
-    "credentials/services.py": [
+    "credentials/services/endpoints.py": [
         Mutation(
             "P5",
             "a service opens keys",
@@ -249,6 +249,8 @@ BY_FILE: dict[str, list[Mutation]] = {
             "from credentials.delivery import Delivery, delivery_of\n"
             "from proxy.unsealing import open_key  # noqa: F401\n",
         ),
+    ],
+    "credentials/services/bearer_tokens.py": [
         Mutation(
             "P7",
             "rotating keeps the old token",

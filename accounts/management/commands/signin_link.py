@@ -21,7 +21,7 @@ class Command(OperatorCommand):
             "email", metavar="EMAIL", nargs="?", help="(default on loopback: that of the first account)"
         )
         parser.add_argument(
-            "--staff", action="store_true", help="also let this user open the pages for operators, below /admin/"
+            "--staff", action="store_true", help="also let this user open the pages below /admin/"
         )
 
     def handle(self, *args: Any, email: str | None, staff: bool, **options: Any) -> None:

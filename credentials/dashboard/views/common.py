@@ -50,6 +50,6 @@ def render_key_form(request: HttpRequest, template: str, context: dict[str, Any]
 
 
 def render_dialog(request: HttpRequest, template: str, context: dict[str, Any], *, status: int = 200) -> HttpResponse:
-    """Render a confirmation: as a page, or as the content of a dialog if strake.js asks for that."""
+    """Render a confirmation: as a page, or as the content of a dialog if the script of the page asks for that."""
     layout = "dialog.html" if request.headers.get("X-Strake-Dialog") else "base.html"
     return render(request, template, {**context, "layout": layout}, status=status)

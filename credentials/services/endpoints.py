@@ -1,39 +1,26 @@
-"""The operations on endpoints, provider keys and bearer tokens.
-
-Each one looks up its object among those that the actor may change, and writes the change and its audit event in one
-transaction. Plaintext tokens exist only in the return values, to be shown once.
-"""
+"""The operations on endpoints and their provider keys."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 
 from django.db import transaction
 from django.utils import timezone
 
-from accounts import audit, quotas, tokens
+from accounts import audit
 from accounts.actors import Actor
-from accounts.errors import ConfirmationMismatch, NotFound
+from accounts.errors import ConfirmationMismatch
 from accounts.models import User
-from accounts.plain_text import clean_label
 from accounts.transactions import secure_delete_on_commit
 from credentials import cloud_tokens, endpoint_audit, outbound, providers, token_limits
 from credentials.cloud_tokens import Secret
 from credentials.delivery import Delivery, delivery_of
 from credentials.errors import InvalidDestination, KeyRefused
-from credentials.models import BEARER_TOKEN_PREFIX, BearerToken, Credential, Endpoint
+from credentials.models import BearerToken, Credential, Endpoint
 from credentials.providers import STATIC
+from credentials.services.common import clean_label, create_token, get_endpoint, require_room
 from credentials.vault.provider_key import ProviderKey
-
-
-@dataclass(frozen=True, slots=True)
-class Issued:
-    """A bearer token that was just created or rotated, with its only plaintext."""
-
-    token: BearerToken
-    plaintext: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +30,6 @@ class Connected:
     endpoint: Endpoint
     token: BearerToken
     plaintext: str = field(repr=False)
-
-
-# --- Endpoints and their keys --------------------------------------------------------------------------------------
-
-
-def get_endpoint(*, actor: Actor, subdomain: str) -> Endpoint:
-    """One endpoint of the actor. Raises `NotFound` if it does not exist or belongs to somebody else."""
-    endpoint = Endpoint.objects.visible_to(actor).select_related("owner").filter(subdomain=subdomain).first()
-    if endpoint is None:
-        raise NotFound("There is no such endpoint.")
-    return endpoint
 
 
 @outbound.limited
@@ -82,7 +58,7 @@ def connect(
     `KeyUnchecked`, `QuotaReached`, `SealError`, or as `outbound.limited` says. Then nothing is saved.
     """
     chosen = providers.get(provider)
-    _require_room(actor, owner, endpoint=True)  # here too, so that the provider is not asked in vain
+    require_room(actor, owner, endpoint=True)  # here too, so that the provider is not asked in vain
     key, parameters = cloud_tokens.secret_of(kind, api_key, tenant=tenant, client_id=client_id)
     delivery = delivery_of(
         *(owner, chosen, destination_url, header_name, header_template, places), kind=kind, parameters=parameters
@@ -100,14 +76,14 @@ def connect(
             details={"destination": delivery.destination.url},
         )
         raise
-    endpoint = Endpoint(owner=owner, label=_clean_label(label) or chosen.name, provider=chosen.slug)
+    endpoint = Endpoint(owner=owner, label=clean_label(label) or chosen.name, provider=chosen.slug)
     credential = Credential(endpoint=endpoint)
     _seal_key(credential, delivery, key)
     with transaction.atomic():
-        _require_room(actor, owner, endpoint=True)
+        require_room(actor, owner, endpoint=True)
         endpoint.save(force_insert=True)
         credential.save()
-        token, plaintext = _create_token(endpoint, "First token", token_limits.Limits())
+        token, plaintext = create_token(endpoint, "First token", token_limits.Limits())
         endpoint_audit.record(
             actor,
             "endpoint.connected",
@@ -166,7 +142,7 @@ def rename(*, actor: Actor, subdomain: str, label: str) -> Endpoint:
     """Change the label of an endpoint. An empty one becomes the provider's name. Raises `NotFound`."""
     endpoint = get_endpoint(actor=actor, subdomain=subdomain)
     with transaction.atomic():
-        before, endpoint.label = endpoint.label, _clean_label(label) or providers.get(endpoint.provider).name
+        before, endpoint.label = endpoint.label, clean_label(label) or providers.get(endpoint.provider).name
         endpoint.save(update_fields=["label"])
         endpoint_audit.record(actor, "endpoint.renamed", endpoint, **endpoint_audit.change(before, endpoint.label))
     return endpoint
@@ -225,85 +201,7 @@ def delete_endpoint(*, actor: Actor, subdomain: str, confirmation: str) -> None:
         secure_delete_on_commit()
 
 
-# --- Bearer tokens -------------------------------------------------------------------------------------------------
-
-
-def issue_token(
-    *,
-    actor: Actor,
-    subdomain: str,
-    label: str = "",
-    expires_at: datetime | None = None,
-    requests_per_minute: int | None = None,
-    allowed_paths: Iterable[str] = (),
-    allowed_networks: Iterable[str] = (),
-    allow_minting: bool = False,
-    allowed_origins: Iterable[str] = (),
-) -> Issued:
-    """Add a token to an endpoint. Raises `NotFound`, `InvalidLimit` or `QuotaReached`."""
-    endpoint = get_endpoint(actor=actor, subdomain=subdomain)
-    limits = token_limits.clean(
-        expires_at=expires_at,
-        requests_per_minute=requests_per_minute,
-        allowed_paths=allowed_paths,
-        allowed_networks=allowed_networks,
-        allow_minting=allow_minting,
-        allowed_origins=allowed_origins,
-    )
-    with transaction.atomic():
-        _require_room(actor, endpoint.owner)
-        token, plaintext = _create_token(endpoint, _clean_label(label) or "Token", limits)
-        endpoint_audit.record(actor, "token.issued", endpoint, token, **endpoint_audit.limits_of(token))
-    return Issued(token, plaintext)
-
-
-def rotate_token(*, actor: Actor, token_id: str, subdomain: str | None = None) -> Issued:
-    """Give a token a new secret. A single UPDATE ends the old secret and starts the new one at the same moment.
-
-    The label, the limits and the id stay. Raises `NotFound`, also for a revoked or expired token.
-    """
-    plaintext = tokens.mint(BEARER_TOKEN_PREFIX)
-    with transaction.atomic():
-        token = _find_token(actor, token_id, subdomain)
-        changed = (
-            BearerToken.objects.live()
-            .filter(pk=token.pk)
-            .update(
-                digest=tokens.digest(plaintext),
-                preview=tokens.preview(plaintext, BEARER_TOKEN_PREFIX),
-                last_used_at=None,
-            )
-        )
-        if not changed:
-            raise NotFound("This token has been revoked or has expired. Add a new one instead.")
-        before = token.preview
-        token.refresh_from_db()
-        endpoint_audit.record(
-            actor, "token.rotated", token.endpoint, token, **endpoint_audit.change(before, token.preview)
-        )
-    return Issued(token, plaintext)
-
-
-def revoke_token(*, actor: Actor, token_id: str, subdomain: str | None = None) -> BearerToken:
-    """End a token for good. No request that starts after this returns is accepted. Raises `NotFound`."""
-    with transaction.atomic():
-        token = _find_token(actor, token_id, subdomain)
-        if BearerToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now()):
-            endpoint_audit.record(actor, "token.revoked", token.endpoint, token, preview=token.preview)
-    token.refresh_from_db()
-    return token
-
-
 # --- Internals -----------------------------------------------------------------------------------------------------
-
-
-def _require_room(actor: Actor, owner: User, *, endpoint: bool = False) -> None:
-    """Raise `QuotaReached` unless the owner may have another token, and with `endpoint` another endpoint."""
-    if endpoint:
-        own = Endpoint.objects.filter(owner=owner)
-        quotas.require_room(actor, owner, own, setting="STRAKE_MAX_ENDPOINTS", kind="endpoints", remedy="Delete one")
-    live = BearerToken.objects.live().filter(endpoint__owner=owner)
-    quotas.require_room(actor, owner, live, setting="STRAKE_MAX_TOKENS", kind="tokens that work", remedy="Revoke one")
 
 
 def _secret(stored: Credential, api_key: str | ProviderKey) -> Secret:
@@ -342,35 +240,3 @@ def _seal_key(credential: Credential, delivery: Delivery, key: ProviderKey) -> N
     delivery.write_to(credential)
     credential.secret = key
     credential.seal()
-
-
-def _create_token(endpoint: Endpoint, label: str, limits: token_limits.Limits) -> tuple[BearerToken, str]:
-    plaintext = tokens.mint(BEARER_TOKEN_PREFIX)
-    token = BearerToken.objects.create(
-        endpoint=endpoint,
-        label=label,
-        digest=tokens.digest(plaintext),
-        preview=tokens.preview(plaintext, BEARER_TOKEN_PREFIX),
-        expires_at=limits.expires_at,
-        requests_per_minute=limits.requests_per_minute,
-        allowed_paths=list(limits.allowed_paths),
-        allowed_networks=list(limits.allowed_networks),
-        allow_minting=limits.allow_minting,
-        allowed_origins=list(limits.allowed_origins),
-    )
-    token.refresh_from_db(fields=["created_at"])
-    return token, plaintext
-
-
-def _find_token(actor: Actor, token_id: str, subdomain: str | None) -> BearerToken:
-    found = BearerToken.objects.visible_to(actor).select_related("endpoint__owner").filter(pk=token_id)
-    if subdomain is not None:
-        found = found.filter(endpoint__subdomain=subdomain)
-    token = found.first()
-    if token is None:
-        raise NotFound("There is no such token.")
-    return token
-
-
-def _clean_label(text: str) -> str:
-    return clean_label(text)[:100]
