@@ -9,7 +9,7 @@ import django
 from django.conf import settings
 from django.db import connection
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.views.decorators.http import require_safe
 
 from accounts.sessions.decorators import staff_required
@@ -21,6 +21,12 @@ from strake.doctor import services
 from strake.health import processes as servers
 from strake.health import stores, work
 from strake.health.findings import BAD, GOOD, Finding
+
+
+@staff_required
+@require_safe
+def home(request: HttpRequest) -> HttpResponse:
+    return redirect("operators:health")
 
 
 @staff_required

@@ -31,7 +31,7 @@ from proxy.request_log.stats import last_day
 from strake.pages.operators.common import Listing, record_read
 from strake.pages.operators.endpoints import rows_of
 
-MAX_ROWS = 50  # of each table on a person's page
+MAX_ROWS = 25  # of each table on a person's page
 
 PEOPLE = Listing(
     name="People",

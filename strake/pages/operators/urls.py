@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 from django.urls import path
-from django.views.generic import RedirectView
 
-from accounts.sessions.decorators import staff_required
 from strake.pages import health
 from strake.pages.operators import endpoints, people
 
 app_name = "operators"
 urlpatterns = [
-    path("", staff_required(RedirectView.as_view(pattern_name="operators:health")), name="home"),
+    path("", health.home, name="home"),
     path("health/", health.page, name="health"),
     path("people/", people.people_list, name="people"),
     path("people/<uuid:person_id>/", people.person, name="person"),

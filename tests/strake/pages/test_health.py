@@ -309,13 +309,13 @@ def test_last_prune_and_backup_have_an_age(operator: Client, used: dict[str, str
 
 def test_progress_of_a_rotation_is_shown(operator: Client, alice: User, used: dict[str, str]) -> None:
     old, new = *used, "2030-01-b"
-    for label in ("second", "third"):
-        made = factories.make_endpoint(owner=alice, label=label)
+    factories.make_endpoint(owner=alice, label="second")
+    moved = factories.make_endpoint(owner=alice, label="third")
     report(key_ids=used, name="host:11")
     page = shown(operator)
     assert "Rotation OK nothing to do, 3 provider keys under the primary master key" in page
     assert f"{old} Primary 3 1 of 1" in page
-    SealedKey.objects.filter(credential=made.credential).update(master_key_id=new)
+    SealedKey.objects.filter(credential=moved.credential).update(master_key_id=new)
     report(key_ids={new: "00", **used}, name="host:12")
     ServerProcess.objects.filter(name="host:11").update(primary_key_id=new)
     page = shown(operator)
