@@ -54,7 +54,7 @@ def suspend(*, actor: Operator, user: User, reason: str = "") -> Suspension:
     their access tokens and their endpoints' tokens are refused. `reason` is for the audit log. Raises `OwnAccount` if
     staff would suspend themselves.
     """
-    if isinstance(actor, Staff) and actor.user == user:
+    if isinstance(actor, Staff) and actor.person.user == user:
         raise OwnAccount("You can't suspend yourself. Another member of staff can.")
     with transaction.atomic():
         now = timezone.now()

@@ -57,7 +57,7 @@ def last_event(action: str) -> AuditEvent:
 def test_suspending_ends_all_access(operator: Client, staff: User, alice: User, made: Connected) -> None:
     browser, script = Client(), Client()
     browser.force_login(alice)
-    token = access_tokens.create_access_token(actor=Person(alice), user=alice, label="script").plaintext
+    token = access_tokens.create(actor=Person(alice), user=alice, label="script").plaintext
     script.defaults["HTTP_AUTHORIZATION"] = f"Bearer {token}"
     assert script.get("/api/v1/me").status_code == HTTPStatus.OK
 
@@ -70,7 +70,8 @@ def test_suspending_ends_all_access(operator: Client, staff: User, alice: User, 
     event = last_event("user.suspended")
     assert (event.actor, event.account, event.ip) == (staff, alice, "127.0.0.1")
     assert event.via.startswith("session ")
-    assert event.details == {"from": "active", "to": "suspended", "reason": "key leaked"}
+    assert event.details.items() >= {"from": "active", "to": "suspended", "reason": "key leaked"}.items()
+    assert event.details["acting_id"] == staff.browser_sessions.get().pk
 
 
 def test_resuming_gives_access_back(operator: Client, staff: User, alice: User) -> None:
@@ -108,7 +109,7 @@ def test_unknown_person_does_not_exist(operator: Client, made: Connected) -> Non
 def test_staff_have_no_more_rights_elsewhere(operator: Client, staff: User, made: Connected) -> None:
     """An operator acts on these pages alone. What staff do on others, and their scripts, is about what they own."""
     at = f"/endpoints/{made.endpoint.subdomain}/"
-    token = access_tokens.create_access_token(actor=Person(staff), user=staff, label="script").plaintext
+    token = access_tokens.create(actor=Person(staff), user=staff, label="script").plaintext
     script = Client(headers={"authorization": f"Bearer {token}"})
     assert operator.post(f"{at}limits/", {"max_streams": "5"}).status_code == HTTPStatus.NOT_FOUND
     assert operator.post(f"{at}pause/").status_code == HTTPStatus.NOT_FOUND
@@ -124,16 +125,12 @@ def test_limit_of_an_endpoint_is_audited(operator: Client, staff: User, alice: U
     assert '"laptop" has a limit of 1,234.' in text(page)
     assert "Active 0 1,234 : limit laptop" in text(page)
     event = last_event("endpoint.limited")
-    assert (event.actor, event.account, event.ip, event.details) == (
-        staff,
-        alice,
-        "127.0.0.1",
-        {"from": None, "to": 1234},
-    )
+    assert (event.actor, event.account, event.ip) == (staff, alice, "127.0.0.1")
+    assert (event.details["from"], event.details["to"]) == (None, 1234)
 
 
 def test_pages_show_nothing_sealed(operator: Client, alice: User, made: Connected) -> None:
-    access_tokens.create_access_token(actor=Person(alice), user=alice, label="script")
+    access_tokens.create(actor=Person(alice), user=alice, label="script")
     sealed, token = SealedKey.objects.whole().get(), BearerToken.objects.get()
     secrets = [
         bytes(value)
@@ -211,7 +208,7 @@ def test_query_count_does_not_grow_with_rows(operator: Client, staff: User) -> N
         for person in (owner, *(factories.make_user() for _ in range(people))):
             populate(person, endpoints=2, tokens_first=2, records=5)
             for holder in (person, staff):
-                access_tokens.create_access_token(actor=Person(holder), user=holder, label="CI")
+                access_tokens.create(actor=Person(holder), user=holder, label="CI")
 
     def query_counts() -> dict[str, int]:
         found = {}
