@@ -1,5 +1,7 @@
 from django.apps import AppConfig
 
+OPERATE = "Operate"  # the part of the menu for staff
+
 
 class StrakeConfig(AppConfig):
     name = "strake"
@@ -19,7 +21,9 @@ class StrakeConfig(AppConfig):
             Link("docs", "Docs", 60, icon="docs"),
             Link("security", "Security", 70, icon="lock", audience=Audience.SIGNED_OUT),
             Link("privacy", "Privacy", 71, icon="people", audience=Audience.SIGNED_OUT),
-            Link("health", "Health", 80, icon="health", audience=Audience.STAFF),
+            Link("operators:health", "Health", 80, icon="health", audience=Audience.STAFF, group=OPERATE),
+            Link("operators:people", "People", 81, icon="people", audience=Audience.STAFF, group=OPERATE),
+            Link("operators:endpoints", "All endpoints", 82, icon="shield", audience=Audience.STAFF, group=OPERATE),
         )
         navigation.footer.add(Link("security", "Security", 10), Link("privacy", "Privacy", 20))
         navigation.pages.update({"docs", "docs_browsers", "docs_tool", "security"})

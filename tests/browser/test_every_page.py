@@ -73,6 +73,12 @@ OWN = (
     "/docs/ui/",
     "/api/v1/docs/",
     "/admin/health/",
+    "/admin/people/",
+    "/admin/people/?q=nobody-like-this",
+    "/admin/people/{person}/",
+    "/admin/people/{person}/suspend/",
+    "/admin/endpoints/",
+    "/admin/endpoints/{quiet}/limits/",
 )
 EMPTY = ("/endpoints/", "/activity/", "/audit/", "/access-tokens/", "/docs/openai-python/")
 
@@ -81,10 +87,17 @@ EMPTY = ("/endpoints/", "/activity/", "/audit/", "/access-tokens/", "/docs/opena
 def places(strake: Strake) -> dict[str, str]:
     """A person with 120 endpoints, 50 tokens and thousands of requests. Returns the parts of their URLs."""
     email = "much@example.org"
-    busy = strake.call("fill", email=email, endpoints=120, tokens_first=50, records=4000)["subdomains"][0]
+    filled = strake.call("fill", email=email, endpoints=120, tokens_first=50, records=4000)
+    busy = filled["subdomains"][0]
     quiet = strake.connect("http://127.0.0.1:9/v1", email=email, label="quiet")
     strake.call("limit", subdomain=quiet.subdomain, max_streams=5)
-    return {"email": email, "busy": busy, "quiet": quiet.subdomain, "token": quiet.token_id}
+    return {
+        "email": email,
+        "busy": busy,
+        "quiet": quiet.subdomain,
+        "token": quiet.token_id,
+        "person": filled["person"],
+    }
 
 
 @pytest.fixture
