@@ -350,8 +350,11 @@ CHANGING = {
     "credentials:replace_key",
     "credentials:change_destination",
     "credentials:issue_token",
+    "credentials:edit_token",
+    "credentials:change_over",
     "credentials:rotate_token",
     "credentials:revoke_token",
+    "credentials:revoke_all",
     "admin:logout",
 }
 CHANGING_CALLS = {"connect", "delete_endpoint", "issue_token", "rotate_token", "revoke_token", "replace_key"}
