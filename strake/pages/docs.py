@@ -17,8 +17,8 @@ from django.views.decorators.http import require_safe
 from accounts.audit import actor_of
 from accounts.models import User
 from credentials import providers
-from credentials.dashboard.forms import TokenForm
 from credentials.dashboard.snippets import Text, snippets_for
+from credentials.dashboard.token_forms import TokenForm
 from credentials.models import Endpoint
 from credentials.providers import Dialect
 from proxy.http.error_response import error_classes

@@ -27,6 +27,12 @@ RULES = {
     "resultTypes": ["violations"],  # which is faster than to describe what has passed
 }
 
+# Whether nothing covers or clips the element.
+INSIDE = """(element) => {
+  const box = element.getBoundingClientRect();
+  return [box.left + 1, box.right - 1].every((x) => element.contains(document.elementFromPoint(x, box.top + 5)));
+}"""
+
 PUBLIC = (
     "/signin/",
     "/security/",
@@ -60,6 +66,10 @@ OWN = (
     "/endpoints/{busy}/tokens/",
     "/endpoints/{quiet}/tokens/{token}/rotate/",
     "/endpoints/{quiet}/tokens/{token}/revoke/",
+    "/endpoints/{quiet}/tokens/{token}/edit/",
+    "/endpoints/{quiet}/tokens/{token}/use/",
+    "/endpoints/{quiet}/tokens/{token}/change-over/",
+    "/endpoints/{busy}/tokens/revoke-all/",
     "/activity/",
     "/activity/?outcome=failed",
     "/audit/",
@@ -195,6 +205,9 @@ def test_states_after_an_action_are_accessible(
         inspect(page, look, "action-connected")
 
         page.get_by_role("link", name="Go to the endpoint").click()
+        page.locator("summary", has_text="Actions for “First token”").click()
+        assert page.get_by_role("link", name="Rotate First token").evaluate(INSIDE), "the menu is clipped"
+        inspect(page, look, "action-token-menu")
         page.get_by_role("link", name="Rotate First token").click()
         page.get_by_role("dialog").wait_for()
         inspect(page, look, "action-rotate-dialog")

@@ -99,8 +99,18 @@ def use_endpoints(browser: Browser) -> None:
     browser.send(f"{page}destination/", api_key="sk-third", **other)
     browser.send(f"{page}tokens/", 201, label="CI", expires_in="", requests_per_minute="60")
     token = endpoint.tokens.get(label="CI")
-    browser.send(f"{page}tokens/{token.pk}/rotate/", 201)
+    at = f"{page}tokens/{token.pk}/"
+    browser.send(f"{at}rotate/", 201)
+    browser.send(f"{at}edit/", label="build", expires="keep", requests_per_day="500")
+    browser.see(f"{at}use/")
+    browser.send(f"{at}change-over/", 201)
+    browser.send(f"{at}change-over/", finish="1")
+    token = endpoint.tokens.live().get(label="build")
     browser.send(f"{page}tokens/{token.pk}/revoke/")
+    spare = endpoint.tokens.live().get()
+    browser.send(f"{page}tokens/revoke/", at=f"{page}tokens/revoke/?token={spare.pk}", token=spare.pk)
+    browser.send(f"{page}tokens/revoke-all/", confirmation=endpoint.subdomain)
+    browser.send("/endpoints/first-run/dismiss/", at="/endpoints/")
     for path in ("requests/", "traffic/", "?tokens=all"):
         browser.see(page + path)
     for path in (
