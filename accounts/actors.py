@@ -30,6 +30,16 @@ class Operator:
     via: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staff(Operator):
+    """A member of staff on the pages under /admin/. They may do what an operator may, and the audit log names them.
+
+    Only `audit.staff_of` makes one. Everywhere else, staff are a `Person` with no more rights than others.
+    """
+
+    person: Person
+
+
 @dataclass(frozen=True, slots=True)
 class Visitor:
     """Somebody who is not signed in. Visitors appear in the audit log, but no service accepts one as its actor.

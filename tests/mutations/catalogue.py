@@ -171,14 +171,6 @@ BY_FILE: dict[str, list[Mutation]] = {
             "",
         ),
     ],
-    "credentials/admin.py": [
-        Mutation(
-            "P6",
-            "operators see the ciphertext",
-            '        "header_template",\n        "master_key",\n',
-            '        "header_template",\n        "sealed",\n        "master_key",\n',
-        ),
-    ],
     "credentials/models.py": [
         Mutation(
             "P6",
@@ -191,6 +183,16 @@ BY_FILE: dict[str, list[Mutation]] = {
             "a form offers the ciphertext",
             "    ciphertext = models.BinaryField()",
             "    ciphertext = models.BinaryField(editable=True)",
+        ),
+    ],
+    "strake/pages/operators/endpoints.py": [
+        Mutation(
+            "P6",
+            "operators see the ciphertext",
+            "    return [Row(endpoint, requests.get(endpoint.pk, 0)) for endpoint in endpoints]",
+            "    for one in endpoints:\n"
+            "        one.label = one.credential.sealed_key.ciphertext.hex()\n"
+            "    return [Row(endpoint, requests.get(endpoint.pk, 0)) for endpoint in endpoints]",
         ),
     ],
     "strake/management/commands/serve.py": [
