@@ -12,6 +12,7 @@ class StrakeConfig(AppConfig):
         from accounts.navigation import Audience, Link
         from credentials.dashboard import panels
         from credentials.dashboard.panels import Column, Panel, Place
+        from proxy.request_log.stats import total_last_day
         from strake.pages.panels import recent_panel, requests_last_day, traffic_panel
 
         navigation.main_menu.add(
@@ -22,9 +23,9 @@ class StrakeConfig(AppConfig):
             Link("health", "Health", 80, icon="health", audience=Audience.STAFF),
         )
         navigation.footer.add(Link("security", "Security", 10), Link("privacy", "Privacy", 20))
-        navigation.pages.update({"docs", "docs_browsers", "docs_tool", "security"})
+        navigation.pages.update({"docs", "docs_browsers", "docs_tool", "security", "theme"})
 
-        panels.columns.append(Column("Requests, 24 h", requests_last_day))
+        panels.columns.append(Column("requests", "Requests, 24 h", requests_last_day, total_last_day))
         panels.panels.update(
             {
                 Place.BELOW_ENDPOINT_FACTS: Panel("strake/traffic_card.html", traffic_panel),

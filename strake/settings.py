@@ -204,6 +204,7 @@ MIDDLEWARE = [
     "strake.pages.middleware.Compression",
     "strake.pages.middleware.PageHeaders",
     "strake.pages.middleware.ContentSecurityPolicy",
+    "strake.pages.middleware.LocalTime",
     "credentials.api.errors.ApiErrors",
     "accounts.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",

@@ -57,7 +57,7 @@ def actions(endpoint: Endpoint) -> list[str]:
 
 def test_empty_list_links_to_connect(signed_in: Client) -> None:
     page = signed_in.get("/endpoints/")
-    assert "Put your first key away" in text(page)
+    assert "Protect your first API key" in text(page)
     assert 'href="/endpoints/connect/"' in page.content.decode()
 
 

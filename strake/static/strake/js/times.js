@@ -1,7 +1,3 @@
-/* Show the local time of the browser as the hover text of times. */
+/* The server shows times in the zone that this cookie names. */
 
-import { onEnhance } from "./enhance.js";
-
-onEnhance((root) => {
-  for (const time of root.querySelectorAll("time[datetime]")) time.title = new Date(time.dateTime).toLocaleString();
-});
+document.cookie = `strake-timezone=${Intl.DateTimeFormat().resolvedOptions().timeZone}; path=/; max-age=31536000; samesite=lax`;
