@@ -11,11 +11,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """A signed-in user, their IP address, and the session or access token through which they act."""
+    """A signed-in user, their IP address, and the session or access token through which they act.
+
+    `via` is how the audit log names the session or token. `acting_id` and `acting_label` are its id and its label.
+    """
 
     user: User
     ip: str | None = None
     via: str = ""
+    acting_id: str = ""
+    acting_label: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,18 @@ class AccessTokenAdmin(ReadOnly):
     list_select_related = ("user",)
     search_fields = ("label", "user__email", "preview")
     ordering = ("-created_at",)
-    fields = ("id", "user", "label", "preview", "created_at", "last_used_at", "expires_at", "revoked_at")
+    fields = (
+        "id",
+        "user",
+        "label",
+        "preview",
+        "scopes",
+        "allowed_networks",
+        "created_at",
+        "last_used_at",
+        "expires_at",
+        "revoked_at",
+    )
 
 
 @admin.register(AuditEvent)

@@ -49,7 +49,7 @@ def scene(alice: User, bob: User, tmp_path: Path, settings: Any) -> Scene:
         owner=alice, key=KEY, destination_url="https://api.example.com", header_template="Bearer {{secret}}"
     )
     operator = factories.make_user("operator@example.org", is_staff=True)
-    token = access_tokens.create_access_token(actor=Person(alice), user=alice, label="sweep").plaintext
+    token = access_tokens.create(actor=Person(alice), user=alice, label="sweep").plaintext
     ring = keyring.current()
     master_key = bytes(ring.key(ring.primary_id))
     sealed = made.credential.sealed()

@@ -35,6 +35,8 @@ PUBLIC = {
     "api_docs",  # the same as a page
     "api:openapi-json",  # contains no data of people
     "api:api-root",  # returns 404
+    "api:device_code",  # for programs that are not signed in yet
+    "api:device_token",  # the device code is the credential
     "accounts:sign_in",
     "accounts:link_sent",
     "accounts:open_link",  # the link is the credential
@@ -131,7 +133,7 @@ def belongings(user: User) -> Belongings:
     Client().force_login(user)
     return Belongings(
         factories.make_endpoint(owner=user, label=f"endpoint of {user.email}"),
-        access_tokens.create_access_token(actor=Person(user), user=user, label="script").token.pk,
+        access_tokens.create(actor=Person(user), user=user, label="script").token.pk,
         user.browser_sessions.get().pk,
     )
 

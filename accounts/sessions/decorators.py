@@ -38,7 +38,7 @@ def recent_sign_in_required(
                 return view(request, *args, **kwargs)
             if not request.user.is_authenticated and request.method != "POST":
                 return redirect_to_login(request.get_full_path())
-            query = {"next": return_to(**kwargs) if return_to else request.path}
+            query = {"next": return_to(**kwargs) if return_to else request.get_full_path()}
             if request.method == "POST":
                 query["unsaved"] = "1"  # the page says so
             page = "accounts:sign_in_again" if request.user.is_authenticated else "accounts:sign_in"

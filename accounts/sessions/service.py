@@ -83,7 +83,7 @@ def current_user(request: HttpRequest) -> User | AnonymousUser:
         return AnonymousUser()
     if row.last_seen_at < now - _LAST_SEEN_INTERVAL:
         BrowserSession.objects.filter(pk=row.pk).update(last_seen_at=now, ip=audit.request_ip(request))
-    request.META[audit.SESSION_KEY] = row.pk
+    request.META[audit.SESSION_KEY] = row
     return user
 
 

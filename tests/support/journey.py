@@ -29,7 +29,7 @@ def walk(destination: str) -> Iterator[tuple[str, int]]:
     browser, script, operator = Client(), Client(), Client()
     browser.force_login(person)
     operator.force_login(User.objects.create(email="operator-of-the-journey@example.org", is_staff=True))
-    token = access_tokens.create_access_token(actor=Person(person), user=person, label="script").plaintext
+    token = access_tokens.create(actor=Person(person), user=person, label="script").plaintext
     script.defaults["HTTP_AUTHORIZATION"] = f"Bearer {token}"
 
     def get(path: str, client: Client = browser) -> tuple[str, int]:

@@ -213,7 +213,7 @@ def create_access_token(*, email: str) -> dict[str, str]:
     from accounts import access_tokens
 
     owner = User.objects.get(email=email)
-    return {"token": access_tokens.create_access_token(actor=OPERATOR, user=owner, label="script").plaintext}
+    return {"token": access_tokens.create(actor=OPERATOR, user=owner, label="script").plaintext}
 
 
 def expire_links(*, email: str) -> dict[str, str]:

@@ -76,7 +76,7 @@ def test_replacing_saves_nothing(
 
 
 def test_api_saves_nothing(vault_is_down: None, alice: User, made: Connected, provider: Upstream) -> None:
-    token = access_tokens.create_access_token(actor=Person(alice), user=alice, label="script").plaintext
+    token = access_tokens.create(actor=Person(alice), user=alice, label="script").plaintext
     script = Client(headers={"authorization": f"Bearer {token}"})
     Credential.objects.update(destination_url=provider.url)
     before = rows()

@@ -106,7 +106,7 @@ def test_query_count_does_not_grow_with_rows(operator: Client) -> None:
             person = factories.make_user()
             populate(person, endpoints=2, tokens_first=2, records=5)
             for owner in (person, viewer):
-                access_tokens.create_access_token(actor=Person(owner), user=owner, label="CI")
+                access_tokens.create(actor=Person(owner), user=owner, label="CI")
 
     def query_counts() -> dict[str, int]:
         found = {}
