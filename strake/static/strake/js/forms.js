@@ -73,7 +73,9 @@ async function sendAndStay(form, body, button) {
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
   if (!page.querySelector(".shell")) {
     if (response.redirected) {
-      location.assign(response.url); // the session has ended, and the sign-in page says so
+      const signIn = new URL(response.url); // the session has ended
+      signIn.searchParams.set("unsaved", "1");
+      location.assign(signIn);
       return;
     }
     // An error page. The input stays, so its text goes above the form.
