@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from django import template
+from django.conf import settings
 from django.http import HttpRequest
 from django.templatetags.static import static
 from django.urls import reverse
@@ -51,7 +52,13 @@ def theme_attribute(context: template.Context) -> SafeString:
 @register.inclusion_tag("components/theme.html", takes_context=True)
 def theme_choice(context: template.Context) -> dict[str, object]:
     choices = [("light", "Light"), ("dark", "Dark"), ("", "System")]
-    return {"theme": _theme(context), "choices": choices, "url": page_url("theme")}
+    return {
+        "theme": _theme(context),
+        "choices": choices,
+        "url": page_url("theme"),
+        "theme_cookie": settings.STRAKE_COOKIE.format("theme"),
+        "time_zone_cookie": settings.STRAKE_COOKIE.format("timezone"),
+    }
 
 
 @register.simple_tag
@@ -83,7 +90,7 @@ def _relative(moment: datetime) -> str:
 
 def _theme(context: template.Context) -> str:
     """Return `light`, `dark`, or "" if the page follows the system."""
-    theme = context["request"].COOKIES.get("strake-theme", "")
+    theme = context["request"].COOKIES.get(settings.STRAKE_COOKIE.format("theme"), "")
     return theme if theme in {"light", "dark"} else ""
 
 

@@ -16,7 +16,6 @@ from django.views.decorators.http import require_safe
 
 from accounts.sign_in.policy import safe_next_path
 
-THEME_COOKIE = "strake-theme"
 THEMES = ("light", "dark")
 
 
@@ -41,12 +40,13 @@ def theme(request: HttpRequest) -> HttpResponse:
     """Keep the choice of a theme in a cookie, and go back. With JavaScript, theme.js does both without a request."""
     choice, came_from = request.GET.get("theme", ""), request.headers.get("Referer", "")
     is_own = url_has_allowed_host_and_scheme(came_from, {request.get_host()}, require_https=settings.HTTPS)
+    name = settings.STRAKE_COOKIE.format("theme")
     response = HttpResponse(status=HTTPStatus.SEE_OTHER)
     response.headers["Location"] = (is_own and safe_next_path(_path_of(came_from))) or reverse("front_page")
     if choice in THEMES:
-        response.set_cookie(THEME_COOKIE, choice, max_age=365 * 24 * 3600, samesite="Lax", secure=settings.HTTPS)
+        response.set_cookie(name, choice, max_age=365 * 24 * 3600, samesite="Lax", secure=settings.HTTPS)
     else:
-        response.delete_cookie(THEME_COOKIE, samesite="Lax")
+        response.delete_cookie(name, samesite="Lax")
     return response
 
 

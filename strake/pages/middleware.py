@@ -62,13 +62,11 @@ class Compression(GZipMiddleware):
 class LocalTime:
     """Shows times in the zone of the browser, which a script keeps in a cookie. Without the cookie they are in UTC."""
 
-    COOKIE = "strake-timezone"  # static/strake/js/times.js writes it
-
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        with timezone.override(_zone(request.COOKIES.get(self.COOKIE, ""))):
+        with timezone.override(_zone(request.COOKIES.get(settings.STRAKE_COOKIE.format("timezone"), ""))):
             return self.get_response(request)
 
 

@@ -9,6 +9,7 @@ from io import StringIO
 
 import pytest
 import time_machine
+from django.conf import settings
 from django.test import Client
 from django.utils import timezone
 
@@ -19,6 +20,7 @@ from tests.support import factories
 from tests.support.factories import Connected
 from tests.support.pages import text
 
+ZONE_COOKIE = settings.STRAKE_COOKIE.format("timezone")
 NOW = datetime(2026, 11, 30, 23, 30, tzinfo=UTC)
 
 
@@ -129,10 +131,10 @@ def test_times_are_in_the_zone_of_the_cookie(client: Client, alice: User) -> Non
     assert "Time (UTC) Result Endpoint Token First byte Total time Sunday, 29 November 2026 20:30:15" in text(
         client.get("/activity/")
     )
-    client.cookies["strake-timezone"] = "Asia/Kolkata"
+    client.cookies[ZONE_COOKIE] = "Asia/Kolkata"
     assert "Monday, 30 November 2026 02:00:15" in text(client.get("/activity/", {"since": "2026-11-30"}))
     for name in ("Mars/Olympus", "../../etc/passwd", "/etc/passwd", "a" * 4000, "\0"):
-        client.cookies["strake-timezone"] = name
+        client.cookies[ZONE_COOKIE] = name
         assert "20:30:15" in text(client.get("/activity/")), name
 
 

@@ -1,3 +1,6 @@
 /* The server shows times in the zone that this cookie names. */
 
-document.cookie = `strake-timezone=${Intl.DateTimeFormat().resolvedOptions().timeZone}; path=/; max-age=31536000; samesite=lax`;
+import { keep } from "./cookies.js";
+
+const named = document.querySelector("[data-time-zone-cookie]");
+if (named) keep(named.dataset.timeZoneCookie, Intl.DateTimeFormat().resolvedOptions().timeZone);
