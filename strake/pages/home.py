@@ -6,8 +6,6 @@ from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.contrib.auth.views import redirect_to_login
-from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -53,10 +51,3 @@ def theme(request: HttpRequest) -> HttpResponse:
 def _path_of(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.path}?{parts.query}" if parts.query else parts.path
-
-
-def admin_sign_in(request: HttpRequest) -> HttpResponse:
-    """Replaces the sign-in form of Django's admin, which asks for a password."""
-    if request.user.is_authenticated:
-        raise PermissionDenied  # signed in, but not an operator
-    return redirect_to_login(reverse("admin:index"))

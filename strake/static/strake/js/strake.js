@@ -7,6 +7,7 @@ import "./dialogs.js";
 import "./drafts.js";
 import "./finder.js";
 import "./forms.js";
+import "./menus.js";
 import "./refresh.js";
 import "./search.js";
 import "./secrets.js";
