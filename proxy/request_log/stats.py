@@ -159,7 +159,12 @@ def _index(moment: datetime, start: datetime, period: Period) -> int:
     return min(int((moment - start).total_seconds() // (period.hours_per_step * 3600)), period.steps - 1)
 
 
-def last_day(endpoints: Iterable[Endpoint]) -> dict[UUID, list[int]]:
+def last_day(endpoints: Iterable[Endpoint]) -> dict[UUID, int]:
+    """Return the number of requests of each endpoint in the last 24 hours."""
+    return {endpoint_id: sum(hours) for endpoint_id, hours in hours_of_last_day(endpoints).items()}
+
+
+def hours_of_last_day(endpoints: Iterable[Endpoint]) -> dict[UUID, list[int]]:
     """Return the numbers of requests in each of the last 24 hours, for the endpoints that had any."""
     first = _first_hour()
     counts: dict[UUID, list[int]] = {}

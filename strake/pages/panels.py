@@ -9,14 +9,14 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from credentials.models import Endpoint
-from proxy.request_log.stats import HOURS, PERIODS, last_day, steps_of
+from proxy.request_log.stats import HOURS, PERIODS, hours_of_last_day, steps_of
 from strake.pages.charts import draw, spark
 from strake.pages.request_lines import recent_lines
 
 
 def requests_last_day(endpoints: Sequence[Endpoint]) -> list[str]:
     """The requests of each endpoint in the last 24 hours, as a number and a line of small bars, one for each hour."""
-    counts = last_day(endpoints)
+    counts = hours_of_last_day(endpoints)
     idle = [0] * HOURS
     return [_with_sparkline(counts.get(endpoint.pk, idle)) for endpoint in endpoints]
 

@@ -118,7 +118,7 @@ def test_totals_of_the_version_before_are_shown(made: Connected) -> None:
     OldRollup.objects.create(endpoint=made.endpoint, hour=hour, status_class=5, count=1, latency_histogram=[])
     _, total = steps_of(made.endpoint, PERIODS["24h"])
     assert (total.good, total.failed, total.p50, total.p95) == (5, 1, 175, 300_000)
-    assert stats.last_day([made.endpoint]) == {made.endpoint.pk: [*[0] * 23, 6]}
+    assert stats.hours_of_last_day([made.endpoint]) == {made.endpoint.pk: [*[0] * 23, 6]}
 
 
 def test_newest_record_is_found(made: Connected, bob: User) -> None:
