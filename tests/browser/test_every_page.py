@@ -241,7 +241,7 @@ def test_sign_in_is_accessible(new_context: Callable[..., BrowserContext], strak
             page.wait_for_url("**/endpoints/")
             page.goto("/access-tokens/new/")
             page.get_by_label("What is it for?").fill("CI")
-            page.get_by_role("button", name="Make the token").click()
+            page.get_by_role("button", name="Create token").click()
             page.get_by_text("pat_").first.wait_for()
             inspect(page, look, "way-in-access-token")
         context.close()
