@@ -359,7 +359,7 @@ def test_signing_out_elsewhere_ends_other_sessions(
 ) -> None:
     here, there = sign_in(new_context(), email), sign_in(new_context(), email)
     here.goto("/settings/")
-    here.get_by_role("button", name="Sign out everywhere else").click()
+    here.get_by_role("button", name="Sign out all other sessions").click()
     expect(here.get_by_role("status").filter(has_text="signed out")).to_be_visible()
     there.goto("/endpoints/")
     expect(there).to_have_url(re.compile("/signin/"))
