@@ -28,6 +28,7 @@ PUBLIC = {
     "healthz",  # for load balancers
     "security",
     "privacy",
+    "theme",  # keeps a choice in a cookie
     "docs",  # shows the reader's own endpoints only after signing in
     "docs_browsers",
     "docs_errors",
