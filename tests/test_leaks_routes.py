@@ -108,6 +108,7 @@ def paths_of(route: str, scene: Scene) -> list[str]:
         "app_label": ["credentials", "accounts"],
         "content_type_id": ["1"],
         "session_id": ["1"],
+        "access_token_id": ["patid_0"],
         "url": ["nothing/here"],
         "path": ["strake/css/strake.css"],
     }

@@ -14,7 +14,7 @@ from credentials import providers, services
 from credentials.models import Endpoint
 from proxy import connection_test
 from strake.pages.panels import recent_panel, traffic_panel
-from strake.pages.request_lines import newest_lines, position
+from strake.pages.request_lines import OUTCOMES, Filters, newest_lines, position
 
 PER_PAGE = 50
 
@@ -30,7 +30,9 @@ def activity(request: HttpRequest) -> HttpResponse:
     endpoints = Endpoint.objects.visible_to(actor)
     subdomain, outcome = request.GET.get("endpoint", ""), request.GET.get("outcome", "")
     chosen = endpoints.filter(pk=_endpoint_or_404(actor, subdomain).pk) if subdomain else endpoints
-    lines = newest_lines(chosen, PER_PAGE + 1, outcome=outcome, after=position(request.GET.get("before", "")))
+    after = position(request.GET.get("before", ""))
+    filters = Filters(outcome=outcome if outcome in OUTCOMES else "")
+    lines = newest_lines(chosen, PER_PAGE + 1, filters=filters, after=after)
     context = {
         "lines": lines[:PER_PAGE],
         "all_endpoints": True,
