@@ -32,6 +32,8 @@ ACTIONS = {
     "session.all_revoked": "All sessions ended",
     "access_token.created": "Access token created",
     "access_token.revoked": "Access token revoked",
+    "device_grant.allowed": "Program allowed to sign in",
+    "device_grant.denied": "Program not allowed to sign in",
     "endpoint.connected": "Endpoint connected",
     "endpoint.renamed": "Endpoint renamed",
     "endpoint.paused": "Endpoint paused",

@@ -16,6 +16,12 @@ AccountsError
 ├── ServerBusy                  this process does as much of something as it can
 ├── NotFound                    the object does not exist, or this actor may not see it
 ├── Suspended                   the person is suspended
+├── DeviceGrantError            a device code yields no access token now
+│   ├── AuthorizationPending    nobody has decided yet
+│   ├── SlowDown                the program asks too often
+│   ├── AccessDenied            the person denied the request
+│   ├── DeviceCodeExpired       nobody decided in time
+│   └── InvalidDeviceCode       the device code is unknown or was used
 └── AppendOnly                  code tried to change an audit event
 """
 
@@ -92,6 +98,40 @@ class NotFound(AccountsError):
 
 class Suspended(AccountsError):
     """The person is suspended, so nothing acts for them."""
+
+
+class DeviceGrantError(AccountsError):
+    """A device code yields no access token now. `code` is that of RFC 8628, section 3.5, or RFC 6749, section 5.2."""
+
+    code = "invalid_grant"
+
+
+class AuthorizationPending(DeviceGrantError):
+    """Nobody has decided yet."""
+
+    code = "authorization_pending"
+
+
+class SlowDown(DeviceGrantError):
+    """The program asks too often. It adds five seconds to its interval."""
+
+    code = "slow_down"
+
+
+class AccessDenied(DeviceGrantError):
+    """The person denied the request, or is suspended."""
+
+    code = "access_denied"
+
+
+class DeviceCodeExpired(DeviceGrantError):
+    """Nobody decided in time."""
+
+    code = "expired_token"
+
+
+class InvalidDeviceCode(DeviceGrantError):
+    """The device code is unknown, belongs to another client, or was used."""
 
 
 class AppendOnly(AccountsError):

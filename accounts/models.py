@@ -15,6 +15,7 @@ from accounts import addresses, tokens
 from accounts.audit_models import AuditCheckpoint as AuditCheckpoint
 from accounts.audit_models import AuditEvent as AuditEvent
 from accounts.audit_models import AuditLink as AuditLink
+from accounts.device_models import DeviceGrant as DeviceGrant
 from accounts.plain_text import plain_constraint
 from accounts.querysets import (
     AccessTokenQuerySet,

@@ -47,6 +47,11 @@ RIGHTS: Mapping[str, Mapping[Half, Rights]] = {
     ),
     "accounts.BrowserSession": _halves(web=_may("SELECT", "INSERT", "DELETE", UPDATE=("last_seen_at", "ip"))),
     "accounts.AccessToken": _halves(web=_may("SELECT", "INSERT", "DELETE", UPDATE=("last_used_at", "revoked_at"))),
+    "accounts.DeviceGrant": _halves(
+        web=_may(
+            "SELECT", "INSERT", "DELETE", UPDATE=("interval", "asked_at", "user", "allowed_at", "denied_at", "used_at")
+        )
+    ),
     "accounts.AuditEvent": _halves(web=_may("SELECT", "INSERT")),  # `prune` deletes the old ones, as the owner
     # Triggers that run as the owner insert links. Without the event, a link says nothing about it.
     "accounts.AuditLink": _halves(web=_may("SELECT"), proxy=_may("SELECT")),

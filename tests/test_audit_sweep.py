@@ -15,9 +15,9 @@ from django.db.models import Model
 from django.test import Client
 from django.utils import timezone
 
-from accounts import access_tokens, audit, users
+from accounts import access_tokens, audit, device_grants, users
 from accounts.actors import OPERATOR, Person
-from accounts.models import AccessToken, AuditEvent, BrowserSession, SignInLink, User
+from accounts.models import AccessToken, AuditEvent, BrowserSession, DeviceGrant, SignInLink, User
 from accounts.sessions import service as sessions
 from accounts.sign_in import magic_links
 from credentials import key_check, services
@@ -42,6 +42,7 @@ WATCHED: tuple[type[Model], ...] = (
     Credential,
     SealedKey,
     BearerToken,
+    DeviceGrant,
 )
 # Times of use, which are not audited.
 _UNAUDITED = {"last_seen_at", "last_used_at"}
@@ -69,6 +70,7 @@ class World:
     link: str
     suspended: User
     staff: User
+    user_code: str
 
     @property
     def subdomain(self) -> str:
@@ -90,6 +92,7 @@ def world(alice: User, monkeypatch: pytest.MonkeyPatch) -> World:
         magic_links.operator_link(email=alice.email).split("/")[-2],
         User.objects.create(email="suspended@example.org", suspended_at=timezone.now()),
         factories.make_user(is_staff=True),
+        device_grants.request(client="strake-cli", device="laptop").user_code,
     )
 
 
@@ -165,6 +168,14 @@ SERVICES: dict[str, tuple[Service, list[str]]] = {
         lambda w, a: access_tokens.revoke_access_token(actor=a, token_id=w.access_token.pk),
         ["access_token.revoked"],
     ),
+    "device_grants.allow": (
+        lambda w, a: device_grants.allow(actor=a, user=w.user, user_code=w.user_code),
+        ["device_grant.allowed"],
+    ),
+    "device_grants.deny": (
+        lambda w, a: device_grants.deny(actor=a, user=w.user, user_code=w.user_code),
+        ["device_grant.denied"],
+    ),
     "service.end_session": (
         lambda w, a: sessions.end_session(actor=a, session_id=w.session.pk),
         ["session.ended"],
@@ -225,6 +236,8 @@ DETAILS = {
     "token.revoked": {"preview"},
     "access_token.created": {"expires_at"},
     "access_token.revoked": {"last_used_at"},
+    "device_grant.allowed": {"scopes", "address"},
+    "device_grant.denied": {"scopes", "address"},
     "session.ended": {"session", "browser", "address"},
     "session.others_ended": {"sessions"},
     "session.all_revoked": {"sessions"},
@@ -242,13 +255,13 @@ def test_every_service_is_listed() -> None:
     """Functions with an actor change something, except those that only read."""
     services_with_actor = {
         f"{module.__name__.rpartition('.')[2]}.{name}"
-        for module in (services, access_tokens, sessions, users)
+        for module in (services, access_tokens, device_grants, sessions, users)
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__.startswith(module.__name__)
         and name[0] != "_"
         and "actor" in inspect.signature(function).parameters
     }
-    only_read = {"services.get_endpoint"}
+    only_read = {"services.get_endpoint", "device_grants.find"}
     assert services_with_actor - only_read == set(SERVICES) - {"magic_links.redeem_link", "magic_links.operator_link"}
 
 
@@ -341,6 +354,7 @@ CHANGING = {
     "accounts:delete_account",
     "accounts:new_access_token",
     "accounts:revoke_access_token",
+    "accounts:device",
     "credentials:connect_provider",
     "credentials:rename",
     "credentials:limits",
@@ -398,6 +412,8 @@ def test_changing_route_writes_an_event(name: str, world: World) -> None:
         "days": "30",
         "scopes": "read",
         "max_streams": "5",
+        "user_code": world.user_code,
+        "decision": "allow",
         **KEY,
     }
     events = changes.count()
@@ -430,7 +446,11 @@ def api_calls() -> list[tuple[str, str, str]]:
     ]
 
 
-@pytest.mark.parametrize(("method", "path", "name"), api_calls())
+# Programs that are not signed in call these with forms. Nobody's audit log is concerned before a person has decided.
+FOR_VISITORS = {"device_code", "device_token"}
+
+
+@pytest.mark.parametrize(("method", "path", "name"), [call for call in api_calls() if call[2] not in FOR_VISITORS])
 def test_changing_api_call_writes_an_event(method: str, path: str, name: str, world: World) -> None:
     made = access_tokens.create(actor=Person(world.user), user=world.user, label="script")
     audit_checkpoints.sign()  # which one call shows

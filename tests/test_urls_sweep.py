@@ -35,6 +35,8 @@ PUBLIC = {
     "api_docs",  # the same as a page
     "api:openapi-json",  # contains no data of people
     "api:api-root",  # returns 404
+    "api:device_code",  # for programs that are not signed in yet
+    "api:device_token",  # the device code is the credential
     "accounts:sign_in",
     "accounts:link_sent",
     "accounts:open_link",  # the link is the credential

@@ -37,7 +37,7 @@ def recent_sign_in_required(
         def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
             if sessions.is_recent(request):
                 return view(request, *args, **kwargs)
-            query = {"next": return_to(**kwargs) if return_to else request.path}
+            query = {"next": return_to(**kwargs) if return_to else request.get_full_path()}
             if request.method == "POST":
                 query["unsaved"] = "1"
             return see_other(f"{reverse('accounts:sign_in_again')}?{urlencode(query)}")

@@ -33,6 +33,7 @@ from credentials.api.schemas import (
     Providers,
     Token,
 )
+from credentials.dashboard import snippets
 from credentials.models import Endpoint
 
 Subdomain = Annotated[str, Path(pattern=r"^[a-z0-9]{12}$", description="The endpoint's own part of its URL.")]
@@ -230,6 +231,7 @@ def _detail(endpoint: Endpoint) -> EndpointDetail:
     renewal = credential.renewal()
     return EndpointDetail(
         **_summary(endpoint).model_dump(),
+        base_urls=snippets.base_urls(endpoint),
         destination_url=credential.destination_url,
         header_name=credential.header_name,
         places=[schemas.Place(position=position, name=name) for position, name, _ in credential.places],

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from typing import cast
 from uuid import UUID
 
+from django.conf import settings
 from django.template import Context, Engine
 
+from credentials import providers
+from credentials.errors import UnknownProvider
 from credentials.models import Endpoint
 from credentials.providers import DEMO_SLUG, Dialect, Example, Provider
 
@@ -148,6 +151,7 @@ def snippet(tool: Tool, endpoint: Endpoint, provider: Provider, token: str = TOK
     suffix = sdk_suffix(endpoint, provider) if dialect == provider.dialect else ""
     values = {
         "url": endpoint.url,
+        "server": settings.STRAKE_BASE_URL,
         "base": endpoint.url + suffix,
         "subdomain": endpoint.subdomain,
         "provider": provider.slug,
@@ -171,6 +175,18 @@ def sdk_suffix(endpoint: Endpoint, provider: Provider) -> str:
     if cast(UUID | None, endpoint.owner_id) is None:  # a sample
         return provider.sdk_suffix
     return provider.suffix_at(endpoint.credential.destination_url)
+
+
+def base_urls(endpoint: Endpoint) -> dict[str, str]:
+    """What SDKs take as their base URL, for each API that the endpoint's provider has. The main one comes first."""
+    try:
+        provider = providers.get(endpoint.provider)
+    except UnknownProvider:
+        return {}
+    suffixes = dict.fromkeys(dialects_of(provider), "")
+    if provider.dialect in suffixes:
+        suffixes[provider.dialect] = sdk_suffix(endpoint, provider)
+    return {str(dialect): endpoint.url + suffix for dialect, suffix in suffixes.items()}
 
 
 def dialects_of(provider: Provider) -> Iterable[Dialect]:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 Row = TypeVar("Row")
 
-MIN_ROWS = 32  # about 0.2 ms
+MIN_ROWS = 64  # about 0.4 ms
 MAX_PORTIONS = 50  # on a busy processor, the thread may wait a few milliseconds after each
 PAUSE_SECONDS = 0.000_05
 

@@ -171,6 +171,7 @@ TOPICS = {
     topic.slug: topic
     for topic in (
         Topic("base-url", "Which base URL", "With /v1, with /v1beta or bare: by client and provider"),
+        Topic("cli", "The command line", "strake run: a token for exactly as long as a tool runs"),
         Topic("differences", "What is different", "The few calls that behave otherwise, and the lines that work"),
         Topic("local-servers", "Local servers", "Ollama, vLLM and LM Studio, and what the operator sets"),
     )
@@ -214,7 +215,7 @@ def compatible() -> list[Compatible]:
     return found
 
 
-_TOPIC_TEXTS = ("batches-python", "batches-javascript", "allow-local", "allow-network")
+_TOPIC_TEXTS = ("cli-install", "cli-run", "cli-helper", "batches-python", "batches-javascript", "allow-local", "allow-network")
 
 
 def topic_texts(endpoint: Endpoint) -> dict[str, str]:

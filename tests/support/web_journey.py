@@ -34,6 +34,7 @@ from django.urls import reverse  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from accounts.models import AccessToken, BrowserSession  # noqa: E402
+from credentials.api.device import GRANT_TYPE  # noqa: E402
 from credentials.models import Endpoint, ServerProcess  # noqa: E402
 from credentials.vault import heartbeats  # noqa: E402
 from credentials.vault.heartbeats import Vitals  # noqa: E402
@@ -125,6 +126,18 @@ def use_settings(browser: Browser) -> str:
         browser.see(path)
     browser.see("/audit/checkpoint", 404)  # there is none yet
     return plaintext[0]
+
+
+def use_the_device_grant(browser: Browser) -> None:
+    program = Browser()
+    for decision, status in (("allow", 200), ("deny", 400)):
+        started = program.post("/api/v1/device/code", {"client_id": "journey"}).json()
+        form = {"client_id": "journey", "device_code": started["device_code"], "grant_type": GRANT_TYPE}
+        assert program.post("/api/v1/device/token", form).status_code == 400
+        browser.see(f"/device/?user_code={started['user_code']}")
+        browser.send("/device/", 200, user_code=started["user_code"], decision=decision)
+        assert program.post("/api/v1/device/token", form).status_code == status
+    called.update({"POST /api/v1/device/code", "POST /api/v1/device/token"})
 
 
 def use_sessions(browser: Browser) -> None:
@@ -235,6 +248,7 @@ def main(staff_link: str) -> None:
     token = use_settings(browser)
     use_the_api(token)
     sign_in(browser)
+    use_the_device_grant(browser)
     open_link(staff, staff_link)
     use_admin(staff)
     use_sessions(browser)

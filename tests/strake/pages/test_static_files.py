@@ -9,7 +9,7 @@ from http import HTTPStatus
 import pytest
 from django.templatetags.static import static
 from django.test import AsyncClient, Client
-from pytest_django.fixtures import SettingsWrapper
+from pytest_django import Settings
 
 from accounts.models import User
 from tests.support import factories
@@ -75,7 +75,7 @@ def test_largest_pages_stay_under_50_kb(client: Client, alice: User) -> None:
         assert len(page.content) + loaded < 50_000, path
 
 
-def test_every_stylesheet_and_module_is_joined_once(client: Client, settings: SettingsWrapper) -> None:
+def test_every_stylesheet_and_module_is_joined_once(client: Client, settings: Settings) -> None:
     folder = settings.ROOT / "strake/static/strake"
     styles = client.get(static("strake/css/strake.css")).content.decode()
     script = client.get(static("strake/js/strake.js")).content.decode()
@@ -89,7 +89,7 @@ def test_every_stylesheet_and_module_is_joined_once(client: Client, settings: Se
         assert last_line in script, path
 
 
-def test_no_style_is_dead(settings: SettingsWrapper) -> None:
+def test_no_style_is_dead(settings: Settings) -> None:
     """Every class in a style sheet is in a template, in Python or in a script."""
     users = [*settings.ROOT.glob("templates/**/*.html"), *settings.ROOT.glob("strake/static/strake/js/*.js")]
     users += [
