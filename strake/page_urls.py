@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import include, path
 
-from strake.pages import docs, home, traffic
+from strake.pages import activity, docs, home, traffic
 
 urlpatterns = [
     path("", home.front_page, name="front_page"),
@@ -18,7 +18,9 @@ urlpatterns = [
     path("docs/<slug:slug>/", docs.tool, name="docs_tool"),
     path("", include("accounts.urls")),
     path("", include("credentials.urls")),
-    path("activity/", traffic.activity, name="activity"),
+    path("activity/", activity.activity, name="activity"),
+    path("activity/requests.csv", activity.activity_csv, name="activity_csv"),
+    path("theme/", home.theme, name="theme"),
     path("endpoints/<slug:subdomain>/requests/", traffic.recent, name="recent_requests"),
     path("endpoints/<slug:subdomain>/traffic/", traffic.traffic, name="endpoint_traffic"),
     path("endpoints/<slug:subdomain>/test/", traffic.test_connection, name="connection_test"),

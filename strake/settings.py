@@ -203,6 +203,7 @@ MIDDLEWARE = [
     "strake.pages.middleware.Compression",
     "strake.pages.middleware.PageHeaders",
     "strake.pages.middleware.ContentSecurityPolicy",
+    "strake.pages.middleware.LocalTime",
     "credentials.api.errors.ApiErrors",
     "accounts.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",

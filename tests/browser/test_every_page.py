@@ -227,11 +227,11 @@ def test_sign_in_is_accessible(new_context: Callable[..., BrowserContext], strak
         if look in CHECKED:
             page = context.new_page()
             page.goto("/signin/")
-            page.get_by_label("E-mail").fill("nonsense")
+            page.get_by_label("Email").fill("nonsense")
             page.get_by_role("button", name="Print a link on the terminal").click()
             page.get_by_role("alert").wait_for()
             inspect(page, look, "way-in-mistyped")
-            page.get_by_label("E-mail").fill(email)
+            page.get_by_label("Email").fill(email)
             page.get_by_role("button", name="Print a link on the terminal").click()
             page.wait_for_url("**/signin/sent/")
             inspect(page, look, "way-in-sent")
