@@ -21,10 +21,10 @@ from accounts.models import AccessToken, AuditEvent, BrowserSession, DeviceGrant
 from accounts.sessions import service as sessions
 from accounts.sign_in import magic_links
 from credentials import key_check, services
-from credentials.api.routes import api
 from credentials.errors import KeyRefused
 from credentials.models import BearerToken, Credential, Endpoint, SealedKey
 from proxy import audit_checkpoints
+from strake.urls import api
 from tests.support import factories
 from tests.support.factories import Connected
 from tests.support.pages import FROM_LOOPBACK
@@ -374,13 +374,9 @@ CHANGING = {
     "operators:limits",
 }
 CHANGING_CALLS = {
-    "connect",
-    "delete_endpoint",
-    "issue_token",
-    "rotate_token",
-    "revoke_token",
-    "revoke_held_token",
-    "replace_key",
+    *("connect", "change_endpoint", "change_destination", "replace_key", "delete_endpoint"),
+    *("issue_token", "change_token", "rotate_token", "revoke_token", "revoke_tokens", "duplicate_token"),
+    *("revoke_held_token", "revoke_access_token", "revoke_current_access_token", "end_session", "end_sessions"),
 }
 
 
@@ -459,21 +455,34 @@ FOR_VISITORS = {"device_code", "device_token"}
 
 @pytest.mark.parametrize(("method", "path", "name"), [call for call in api_calls() if call[2] not in FOR_VISITORS])
 def test_changing_api_call_writes_an_event(method: str, path: str, name: str, world: World) -> None:
-    bearer = access_tokens.create(actor=Person(world.user), user=world.user, label="script").plaintext
+    made = access_tokens.create(actor=Person(world.user), user=world.user, label="script")
     audit_checkpoints.sign()  # which one call shows
     body = {
         "connect": {"provider": "custom", "destination_url": "https://api.example.com", **KEY},
         "replace_key": KEY,
+        "change_destination": {"destination_url": "https://other.example.com", **KEY},
+        "change_endpoint": {"label": "new", "paused": True, "max_streams": 5},
+        "change_token": {"label": "new", "expires_in": 60},
+        "test_connection": {"token": "strk_x"},
         "revoke_held_token": {"token": world.connected.plaintext},
     }.get(name, {})
     before, events = everything(), AuditEvent.objects.count()
-    response = Client(headers={"Authorization": f"Bearer {bearer}"}).generic(
+    response = Client(headers={"Authorization": f"Bearer {made.plaintext}"}).generic(
         method,
-        path.format(subdomain=world.subdomain, token_id=world.connected.token.pk),
+        path.format(
+            subdomain=world.subdomain,
+            token_id=world.connected.token.pk,
+            session_id=world.session.pk,
+            access_token_id=world.access_token.pk,
+        ),
         json.dumps(body),
         content_type="application/json",
     )
     assert response.status_code < 300, response.content
     changed = everything() != before
     assert changed == (name in CHANGING_CALLS)
-    assert (AuditEvent.objects.count() > events) == changed
+    written = list(AuditEvent.objects.order_by("pk")[events:])
+    assert bool(written) == changed
+    if name != "revoke_held_token":  # whoever holds a token may end it
+        acting = {"acting_id": made.token.pk, "acting_label": "script"}
+        assert all(acting.items() <= event.details.items() for event in written)

@@ -105,6 +105,8 @@ def paths_of(route: str, scene: Scene) -> list[str]:
         "token": ["link_" + "0" * 49],
         "slug": ["curl"],
         "session_id": ["1"],
+        "access_token_id": ["patid_0"],
+        "url": ["nothing/here"],
         "person_id": [str(endpoint.owner_id)],
         "path": ["strake/css/strake.css"],
     }

@@ -28,7 +28,6 @@ def commands(group: click.Group = program) -> Iterator[tuple[str, click.Command]
 def test_life_of_an_endpoint(cli: Cli) -> None:
     """Endpoints are found by what people read: the name works as well as the subdomain."""
     subdomain, url, first = connected(cli, "Life of one")
-    assert subdomain in cli.run("endpoints")
     made = cli.json("tokens", "add", "Life of one", "--label", "CI", "--ttl", "8h", "--rpm", "1")["token"]
     assert [cli.status(url, made["plaintext"]) for _ in range(2)] == [200, 429]
     cli.run("tokens", "edit", subdomain, made["id"], "--label", "Build", "--rpm", "none")
@@ -50,6 +49,9 @@ def test_life_of_an_endpoint(cli: Cli) -> None:
     actions = {event["action"] for event in cli.json("audit")["events"]}
     assert actions >= {"endpoint.connected", "token.issued", "token.rotated", "token.revoked", "key.replaced"}
     assert "✗" not in cli.run("doctor", subdomain)
+    assert "Nothing was deleted" in cli.run("delete", subdomain, stdin="yes\n", code=1)
+    cli.run("delete", subdomain, "--yes")
+    assert json.loads(cli.run("show", subdomain, "--json", code=4))["error"]["code"] == "not_found"
 
 
 def connected(cli: Cli, label: str) -> tuple[str, str, str]:
@@ -58,18 +60,10 @@ def connected(cli: Cli, label: str) -> tuple[str, str, str]:
     return made["endpoint"]["subdomain"], made["endpoint"]["url"], made["token"]["plaintext"]
 
 
-def test_deleting_asks(cli: Cli) -> None:
-    subdomain, _, _ = connected(cli, "To delete")
-    assert "Nothing was deleted" in cli.run("delete", subdomain, stdin="yes\n", code=1)
-    cli.run("delete", subdomain, "--yes")
-    assert "There is no endpoint" in cli.run("show", subdomain, code=4)
-
-
-def test_exit_codes_and_json_errors(cli: Cli) -> None:
-    assert json.loads(cli.run("show", "nonesuch", "--json", code=4))["error"]["code"] == "not_found"
-    assert "Run: strake login" in cli.run("whoami", "--server", "http://localhost:1", code=3)
-    assert "strake login" in cli.run("whoami", code=3, STRAKE_ACCESS_TOKEN="pat_wrong")
-    assert "does not answer" in cli.run("whoami", "--server", "http://localhost:1", code=5, STRAKE_ACCESS_TOKEN="x")
+def test_exit_codes(cli: Cli) -> None:
+    nowhere = "http://localhost:1"
+    assert f"Run: strake login {nowhere}" in cli.run("whoami", "--server", nowhere, code=3)
+    assert "does not answer" in cli.run("whoami", "--server", nowhere, code=5, STRAKE_ACCESS_TOKEN="pat_x")
     assert "Usage" in cli.run("tokens", "add", code=2)
 
 

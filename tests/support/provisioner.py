@@ -216,6 +216,13 @@ def create_access_token(*, email: str) -> dict[str, str]:
     return {"token": access_tokens.create(actor=OPERATOR, user=owner, label="script").plaintext}
 
 
+def allow_device(*, email: str, user_code: str) -> dict[str, str]:
+    from accounts import device_grants
+
+    device_grants.allow(actor=OPERATOR, user=users.find(email), user_code=user_code)
+    return {}
+
+
 def expire_links(*, email: str) -> dict[str, str]:
     from django.db.models import F
 
@@ -286,6 +293,7 @@ FUNCTIONS = {
         refusals,
         signin_link,
         create_access_token,
+        allow_device,
         expire_links,
         fill,
         command,

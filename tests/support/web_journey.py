@@ -167,25 +167,42 @@ def use_the_api(token: str) -> None:
     def call(method: str, path: str, status: int, **body: object) -> Any:
         response = script.generic(method, f"/api/v1{path}", json.dumps(body), content_type="application/json")
         assert response.status_code == status, f"{method} {path}: {response.status_code}"
-        called.add(f"{method} /api/v1{re.sub(r'/(ctok_[^/]+|[a-z0-9]{12})(?=/|$)', '/ID', path)}")
+        called.add(f"{method} /api/v1{re.sub(r'/((ctok|patid|ses)_[^/]+|[a-z0-9]{12})(?=/|$)', '/ID', path)}")
         return response.json() if response.content else None
 
-    call("GET", "/me", 200)
-    call("GET", "/audit", 200)
+    for path in ("/me", "/audit", "/providers", "/access-tokens", "/access-tokens/current", "/sessions"):
+        call("GET", path, 200)
     call("GET", "/audit/checkpoint", 404)
     new = {"provider": "custom", "api_key": "sk-fourth", "destination_url": "http://127.0.0.1:9", "unchecked": True}
     endpoint = "/endpoints/" + call("POST", "/endpoints", 201, **new)["endpoint"]["subdomain"]
     call("GET", "/endpoints", 200)
     call("GET", endpoint, 200)
+    for part in ("settings", "usage", "requests", "tokens"):
+        call("GET", f"{endpoint}/{part}", 200)
+    call("PATCH", endpoint, 200, label="renamed", paused=True, max_streams=5)
+    call("PATCH", endpoint, 200, paused=False)
     issued = f"{endpoint}/tokens/" + call("POST", f"{endpoint}/tokens", 201)["token"]["id"]
-    call("POST", f"{issued}/rotate", 200)
+    call("GET", issued, 200)
+    call("PATCH", issued, 200, label="changed", requests_per_day=5)
+    call("POST", f"{issued}/duplicate", 201)
+    secret = call("POST", f"{issued}/rotate", 200)["token"]["plaintext"]
+    call("POST", f"{endpoint}/test", 200, token=secret)
     call("DELETE", issued, 204)
+    call("POST", f"{endpoint}/tokens/revoke-all", 200)
     call("POST", f"{endpoint}/credential/rotate", 200, api_key="sk-fifth", unchecked=True)
+    moved = {**new, "destination_url": "http://127.0.0.1:9/v2"}
+    del moved["provider"]
+    call("POST", f"{endpoint}/destination", 200, **moved)
     call("DELETE", endpoint, 204)
+    call("DELETE", f"/access-tokens/{AccessToken.objects.get(label='old').pk}", 204)
+    other = Browser()
+    sign_in(other)
+    session = BrowserSession.objects.latest("created_at").pk
+    call("DELETE", f"/sessions/{session}", 204)
+    call("DELETE", "/sessions", 200)
     AccessToken.objects.update(last_used_at=None)
     call("GET", "/me", 200)
-    call("GET", "/audit", 200)
-    call("GET", "/audit/checkpoint", 404)
+    call("DELETE", "/access-tokens/current", 204)
 
 
 def operate(browser: Browser) -> None:
@@ -231,6 +248,7 @@ def main(staff_link: str) -> None:
     use_endpoints(browser)
     token = use_settings(browser)
     use_the_api(token)
+    sign_in(browser)
     use_the_device_grant(browser)
     open_link(staff, staff_link)
     operate(staff)
