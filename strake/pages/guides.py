@@ -215,7 +215,9 @@ def compatible() -> list[Compatible]:
     return found
 
 
-_TOPIC_TEXTS = ("cli-install", "cli-run", "cli-helper", "batches-python", "batches-javascript", "allow-local", "allow-network")
+_TOPIC_TEXTS = (
+    "cli-install", "cli-run", "cli-helper", "batches-python", "batches-javascript", "allow-local", "allow-network",
+)  # fmt: skip
 
 
 def topic_texts(endpoint: Endpoint) -> dict[str, str]:
