@@ -190,7 +190,6 @@ INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
-    "accounts.apps.Operators",  # django.contrib.admin
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
     "csp",
@@ -204,6 +203,7 @@ MIDDLEWARE = [
     "strake.pages.middleware.Compression",
     "strake.pages.middleware.PageHeaders",
     "strake.pages.middleware.ContentSecurityPolicy",
+    "strake.pages.middleware.LocalTime",
     "credentials.api.errors.ApiErrors",
     "accounts.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.db.models import Count, Max, Q
+from django.db.models import Count, F, Max, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from accounts.audit import actor_of
@@ -14,20 +17,26 @@ from accounts.errors import ConfirmationMismatch
 from accounts.sessions.decorators import recent_sign_in_required
 from accounts.shortcuts import see_other
 from credentials import cloud_tokens, providers, services
-from credentials.dashboard import panels
-from credentials.dashboard.forms import DeleteForm, LabelForm, LimitsForm
+from credentials.dashboard import first_run, panels, rejected
+from credentials.dashboard.forms import ConfirmationForm, LabelForm, LimitsForm
 from credentials.dashboard.panels import Place
-from credentials.dashboard.views.common import not_found_is_404, page_of, posted, render_dialog
+from credentials.dashboard.token_list import token_list
+from credentials.dashboard.views.common import not_found_is_404, page_of, render_dialog
+from credentials.dashboard.views.tokens import snippet_context
 from credentials.models import Endpoint
 from credentials.querysets import EndpointQuerySet, live_tokens
 from credentials.vault import heartbeats, wrapper
 
+# What the list can be sorted by, in the order that is useful first. The others follow in the opposite order.
 SORTS = {
     "label": ("label", "subdomain"),
     "provider": ("provider", "label"),
+    "status": ("-paused_at", "label"),
+    "tokens": ("-live_tokens", "label"),
     "used": ("-last_used_at", "-created_at"),
     "created": ("-created_at", "subdomain"),
 }
+STALE_DAYS = 30
 
 
 @login_required
@@ -35,11 +44,9 @@ SORTS = {
 def endpoint_list(request: HttpRequest) -> HttpResponse:
     """The endpoints of this person: filtered, sorted, one page at a time."""
     query, state = request.GET.get("q", "").strip()[:100], request.GET.get("state", "")
-    sort = request.GET.get("sort", "")
-    if sort not in SORTS:
-        sort = "created"
     own = Endpoint.objects.visible_to(actor_of(request))
-    page = page_of(_filtered(own, query, state).order_by(*SORTS[sort]), request)
+    found, sort = _sorted(_filtered(own, query, state), request.GET.get("sort", ""))
+    page = page_of(found, request)
     endpoints = list(page)
     figures = [column.figures(endpoints) for column in panels.columns]
     context = {
@@ -48,8 +55,11 @@ def endpoint_list(request: HttpRequest) -> HttpResponse:
         "rows": [(endpoint, [column[index] for column in figures]) for index, endpoint in enumerate(endpoints)],
         "query": query,
         "state": state,
+        "states": [("", "All"), ("active", "Active"), ("paused", "Paused"), ("stale", f"Unused for {STALE_DAYS} days")],
         "sort": sort,
         "is_filtered": bool(query or state),
+        "stale_before": _stale_before(),
+        "first_run": first_run.steps(request),
         "vault_is_unavailable": wrapper.known_ids() is None,
     }
     return render(request, "credentials/endpoints.html", context)
@@ -61,16 +71,11 @@ def endpoint_list(request: HttpRequest) -> HttpResponse:
 def endpoint(request: HttpRequest, subdomain: str) -> HttpResponse:
     """One endpoint with its tokens."""
     found = services.get_endpoint(actor=actor_of(request), subdomain=subdomain)
-    tokens = found.tokens.order_by("revoked_at", "-created_at")
-    show_ended = request.GET.get("tokens") == "all"
-    live = tokens.filter(live_tokens())
     renewal = found.credential.renewal()
     context = {
         "endpoint": found,
-        "provider": providers.get(found.provider),
-        "tokens": page_of(tokens if show_ended else live, request),
-        "ended": tokens.exclude(live_tokens()).count(),
-        "show_ended": show_ended,
+        "tokens": token_list(request, found),
+        **snippet_context(found),
         "renewal": renewal,
         "renewal_advice": cloud_tokens.REASONS.get(renewal.failure, "") if renewal is not None else "",
         "open_now": heartbeats.in_flight_of(found.pk),
@@ -86,11 +91,13 @@ def endpoint(request: HttpRequest, subdomain: str) -> HttpResponse:
 @not_found_is_404
 def rename(request: HttpRequest, subdomain: str) -> HttpResponse:
     found = services.get_endpoint(actor=actor_of(request), subdomain=subdomain)
-    form = LabelForm(posted(request), initial={"label": found.label})
-    if form.is_valid():
+    form = LabelForm(rejected.posted(request), initial={"label": found.label})
+    if request.method == "POST" and form.is_valid():
         services.rename(actor=actor_of(request), subdomain=subdomain, label=form.cleaned_data["label"])
-        messages.success(request, "The endpoint has its new name.")
+        messages.success(request, f"Renamed to “{form.cleaned_data['label']}”.")
         return see_other("credentials:endpoint", subdomain)
+    if (shown := rejected.redirect(request, form)) is not None:
+        return shown
     context = {"endpoint": found, "form": form}
     return render_dialog(request, "credentials/rename.html", context, status=400 if form.errors else 200)
 
@@ -100,16 +107,18 @@ def rename(request: HttpRequest, subdomain: str) -> HttpResponse:
 @not_found_is_404
 def limits(request: HttpRequest, subdomain: str) -> HttpResponse:
     found = services.get_endpoint(actor=actor_of(request), subdomain=subdomain)
-    form = LimitsForm(posted(request), initial={"max_streams": found.max_streams})
-    if form.is_valid():
+    form = LimitsForm(rejected.posted(request), initial={"max_streams": found.max_streams})
+    if request.method == "POST" and form.is_valid():
         limit = form.cleaned_data["max_streams"]
         services.limit_endpoint(actor=actor_of(request), subdomain=subdomain, max_streams=limit)
         if limit is None:
-            messages.success(request, "The limit of the endpoint is removed.")
+            messages.success(request, "Removed the limit. The server default applies.")
         else:
             plural = "" if limit == 1 else "s"
-            messages.success(request, f"The endpoint is limited to {limit:,} request{plural} at a time.")
+            messages.success(request, f"Limited to {limit:,} concurrent request{plural}.")
         return see_other("credentials:endpoint", subdomain)
+    if (shown := rejected.redirect(request, form)) is not None:
+        return shown
     context = {"endpoint": found, "form": form}
     return render_dialog(request, "credentials/limits.html", context, status=400 if form.errors else 200)
 
@@ -127,7 +136,7 @@ def pause(request: HttpRequest, subdomain: str) -> HttpResponse:
 @not_found_is_404
 def resume(request: HttpRequest, subdomain: str) -> HttpResponse:
     services.resume(actor=actor_of(request), subdomain=subdomain)
-    messages.success(request, "Resumed. Requests are forwarded again.")
+    messages.success(request, "Resumed. Strake forwards requests again.")
     return see_other("credentials:endpoint", subdomain)
 
 
@@ -136,8 +145,8 @@ def resume(request: HttpRequest, subdomain: str) -> HttpResponse:
 @not_found_is_404
 def delete(request: HttpRequest, subdomain: str) -> HttpResponse:
     found = services.get_endpoint(actor=actor_of(request), subdomain=subdomain)
-    form = DeleteForm(posted(request))
-    if form.is_valid():
+    form = ConfirmationForm(rejected.posted(request))
+    if request.method == "POST" and form.is_valid():
         try:
             services.delete_endpoint(
                 actor=actor_of(request), subdomain=subdomain, confirmation=form.cleaned_data["confirmation"]
@@ -145,8 +154,10 @@ def delete(request: HttpRequest, subdomain: str) -> HttpResponse:
         except ConfirmationMismatch as error:
             form.add_error("confirmation", str(error))
         else:
-            messages.success(request, f"{found.label} is deleted, together with its sealed key and its tokens.")
+            messages.success(request, f"Deleted “{found.label}”, its encrypted key and its tokens.")
             return redirect("credentials:endpoints")
+    if (shown := rejected.redirect(request, form)) is not None:
+        return shown
     context = {"endpoint": found, "form": form, "provider": providers.get(found.provider)}
     return render_dialog(request, "credentials/delete.html", context, status=400 if form.errors else 200)
 
@@ -156,8 +167,32 @@ def _filtered(endpoints: EndpointQuerySet[Endpoint], query: str, state: str) -> 
         endpoints = endpoints.filter(
             Q(label__icontains=query) | Q(subdomain__icontains=query) | Q(provider__icontains=query)
         )
-    if state:
-        endpoints = endpoints.filter(paused_at__isnull=state != "paused")
-    return endpoints.with_credential().annotate(
+    if state in {"active", "paused"}:
+        endpoints = endpoints.filter(paused_at__isnull=state == "active")
+    endpoints = endpoints.with_credential().annotate(
         last_used_at=Max("tokens__last_used_at"), live_tokens=Count("tokens", filter=live_tokens("tokens__"))
     )
+    if state == "stale":
+        unused = Q(last_used_at=None) | Q(last_used_at__lt=_stale_before())
+        endpoints = endpoints.filter(unused, created_at__lt=_stale_before())
+    return endpoints
+
+
+def _stale_before() -> datetime:
+    return timezone.now() - timedelta(days=STALE_DAYS)
+
+
+def _sorted(endpoints: EndpointQuerySet[Endpoint], wanted: str) -> tuple[EndpointQuerySet[Endpoint], str]:
+    """The endpoints in the order of the URL, and its name. A minus in front of it turns the order around."""
+    key = wanted.removeprefix("-")
+    columns = {column.key: column for column in panels.columns}
+    if key in columns:
+        endpoints = endpoints.annotate(number=columns[key].number())
+        names: tuple[str, ...] = ("-number", "label")
+    elif key in SORTS:
+        names = SORTS[key]
+    else:
+        wanted, names = "created", SORTS["created"]
+    order = [F(name.removeprefix("-")).desc(nulls_last=True) if name[0] == "-" else F(name).asc() for name in names]
+    found = endpoints.order_by(*order, "pk")
+    return (found.reverse() if wanted.startswith("-") else found), wanted

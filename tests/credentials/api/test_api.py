@@ -368,6 +368,7 @@ def test_openapi_document_lists_all_operations(client: Client) -> None:
         ("DELETE", "/sessions"),
         ("DELETE", "/sessions/{session_id}"),
         ("GET", "/providers"),
+        ("POST", "/tokens/revoke"),
         ("GET", "/audit"),
         ("GET", "/audit/checkpoint"),
         ("GET", "/endpoints"),
