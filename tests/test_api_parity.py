@@ -17,10 +17,13 @@ from strake import api, page_urls
 ONLY_IN_A_BROWSER = {
     "accounts.access_tokens.create": "a stolen access token could make others that outlive it",
     "accounts.users.delete_account": "a person types their email address after a recent sign-in",
+    "accounts.device_grants.find": "a person decides in a browser whether a program gets an access token",
+    "accounts.device_grants.allow": "the same",
+    "accounts.device_grants.deny": "the same",
     "accounts.audit.record_reading": "staff read the records of others on pages only",
 }
-# Signing in is how people get to the other pages, and the admin site shows records to staff.
-OTHER_PAGES = ("accounts.sign_in.", "django.contrib.admin.", "accounts.admin_site")
+# Signing in is how people get to the other pages. Operators' pages and the admin site are about other people.
+OTHER_PAGES = ("accounts.sign_in.", "django.contrib.admin.", "accounts.admin_site", "strake.pages.operators.")
 
 
 def modules_of(patterns: list[URLPattern | URLResolver]) -> Iterator[str]:
@@ -50,7 +53,7 @@ def services_of(module: ModuleType) -> set[str]:
 
 def is_service(function: FunctionType) -> bool:
     parameters = inspect.signature(function).parameters
-    acts = "actor" in parameters and ".api." not in function.__module__
+    acts = "actor" in parameters and not {"api", "pages"} & set(function.__module__.split("."))
     return acts or function.__module__ == "proxy.connection_test"
 
 

@@ -146,7 +146,7 @@ def delete_endpoint(request: HttpRequest, subdomain: Subdomain, if_match: IfMatc
 @router.get(
     "/endpoints/{subdomain}/settings",
     response={200: OneSettings, errors(404): ErrorAnswer},
-    summary="Show whether an endpoint is paused, and its limit",
+    summary="Show what is set for an endpoint, and its base URLs",
 )
 def show_settings(request: HttpRequest, response: HttpResponse, subdomain: Subdomain) -> OneSettings:
     """The ETag of the answer is that of the endpoint."""
@@ -223,7 +223,12 @@ def _summary(endpoint: Endpoint) -> EndpointSummary:
 
 
 def _settings(endpoint: Endpoint) -> EndpointSettings:
-    return EndpointSettings(label=endpoint.label, paused_at=endpoint.paused_at, max_streams=endpoint.max_streams)
+    return EndpointSettings(
+        label=endpoint.label,
+        paused_at=endpoint.paused_at,
+        max_streams=endpoint.max_streams,
+        base_urls=snippets.base_urls(endpoint),
+    )
 
 
 def _detail(endpoint: Endpoint) -> EndpointDetail:
@@ -231,7 +236,6 @@ def _detail(endpoint: Endpoint) -> EndpointDetail:
     renewal = credential.renewal()
     return EndpointDetail(
         **_summary(endpoint).model_dump(),
-        base_urls=snippets.base_urls(endpoint),
         destination_url=credential.destination_url,
         header_name=credential.header_name,
         places=[schemas.Place(position=position, name=name) for position, name, _ in credential.places],

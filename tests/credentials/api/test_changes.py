@@ -10,6 +10,7 @@ from django.test import Client
 from django.utils import timezone
 
 from accounts.models import AccessToken, AuditEvent, BrowserSession, User
+from credentials.dashboard import snippets
 from credentials.models import BearerToken, Endpoint
 from tests.credentials.api.calling import Script
 from tests.support import factories
@@ -49,6 +50,7 @@ def test_endpoint_changes_what_the_body_names(script: Script, made: Connected) -
         "label": "Renamed",
         "paused_at": None,
         "max_streams": None,
+        "base_urls": snippets.base_urls(made.endpoint),
     }
     events = AuditEvent.objects.exclude(action__startswith="access_token").order_by("pk")
     assert list(events.values_list("action", flat=True)) == [
