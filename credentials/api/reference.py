@@ -14,6 +14,8 @@ from django.views.decorators.http import require_safe
 
 from credentials.api.routes import api
 
+_FORM = "application/x-www-form-urlencoded"
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
@@ -66,11 +68,12 @@ def calls() -> list[Call]:
 
 
 def _call(path: str, method: str, operation: dict[str, Any], schemas: dict[str, Any]) -> Call:
-    body = _json_schema(operation.get("requestBody", {}))
+    is_form = _FORM in operation.get("requestBody", {}).get("content", {})
+    body = _schema(operation.get("requestBody", {}))
     security = operation.get("security", [])
     fields = _fields(_resolve(body, schemas), schemas) if body else []
     status = next(code for code in map(str, operation["responses"]) if code.startswith("2"))
-    response = _json_schema(operation["responses"].get(int(status), {}))
+    response = _schema(operation["responses"].get(int(status), {}))
     return Call(
         anchor=operation["operationId"],
         method=method.upper(),
@@ -93,12 +96,13 @@ def _call(path: str, method: str, operation: dict[str, Any], schemas: dict[str, 
         errors=sorted(code for code in map(str, operation["responses"]) if not code.startswith("2")),
         status=status,
         response=json.dumps(_example(response, schemas), indent=2, ensure_ascii=False) if response else "",
-        curl=_curl(path, method.upper(), body, schemas),
+        curl=_form_curl(path, _resolve(body, schemas)) if is_form else _curl(path, method.upper(), body, schemas),
     )
 
 
-def _json_schema(part: dict[str, Any]) -> dict[str, Any]:
-    schema: dict[str, Any] = part.get("content", {}).get("application/json", {}).get("schema", {})
+def _schema(part: dict[str, Any]) -> dict[str, Any]:
+    content = part.get("content", {})
+    schema: dict[str, Any] = (content.get("application/json") or content.get(_FORM) or {}).get("schema", {})
     return schema
 
 
@@ -169,6 +173,13 @@ _SAMPLES = {
     "preview": "strk_8Kf2…",
     "plaintext": "strk_…",
 }
+
+
+def _form_curl(path: str, body: dict[str, Any]) -> str:
+    """The line for an operation that takes a form, and no access token."""
+    samples = ((name, field.get("examples", ["…"])[0]) for name, field in body["properties"].items())
+    fields = [f"-d '{name}={sample}'" for name, sample in samples]
+    return " \\\n  ".join([f"curl {settings.STRAKE_BASE_URL}{path}", *fields])
 
 
 def _curl(path: str, method: str, body: dict[str, Any], schemas: dict[str, Any]) -> str:

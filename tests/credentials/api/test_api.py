@@ -371,6 +371,8 @@ def test_openapi_document_lists_all_operations(client: Client) -> None:
         ("POST", "/tokens/revoke"),
         ("GET", "/audit"),
         ("GET", "/audit/checkpoint"),
+        ("POST", "/device/code"),
+        ("POST", "/device/token"),
         ("GET", "/endpoints"),
         ("POST", "/endpoints"),
         ("GET", "/endpoints/{subdomain}"),
