@@ -15,6 +15,7 @@ from django.views.decorators.http import require_safe
 
 from accounts.audit import actor_of
 from accounts.models import User
+from accounts.notices.kinds import KINDS
 from credentials import providers
 from credentials.dashboard.forms import TokenForm
 from credentials.dashboard.snippets import Text, snippets_for
@@ -71,6 +72,7 @@ def _topic(request: HttpRequest, topic: Topic) -> HttpResponse:
         "sample": sample,
         "clients": BASE_URLS,
         "compatible": compatible(),
+        "notice_kinds": KINDS.values(),
         **{name.replace("-", "_"): text for name, text in topic_texts(sample).items()},
     }
     return render(request, f"strake/docs/topics/{topic.slug}.html", context)

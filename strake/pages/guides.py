@@ -173,6 +173,9 @@ TOPICS = {
         Topic("base-url", "Which base URL", "With /v1, with /v1beta or bare: by client and provider"),
         Topic("cli", "The command line", "strake run: a token for exactly as long as a tool runs"),
         Topic("differences", "What is different", "The few calls that behave otherwise, and the lines that work"),
+        Topic(
+            "notices", "Notices", "What Strake tells you by mail and webhook, and how to check a webhook's signature"
+        ),
         Topic("local-servers", "Local servers", "Ollama, vLLM and LM Studio, and what the operator sets"),
     )
 }
@@ -215,7 +218,17 @@ def compatible() -> list[Compatible]:
     return found
 
 
-_TOPIC_TEXTS = ("cli-install", "cli-run", "cli-helper", "batches-python", "batches-javascript", "allow-local", "allow-network")
+_TOPIC_TEXTS = (
+    "cli-install",
+    "cli-run",
+    "cli-helper",
+    "batches-python",
+    "batches-javascript",
+    "allow-local",
+    "allow-network",
+    "notice-body",
+    "notice-check",
+)
 
 
 def topic_texts(endpoint: Endpoint) -> dict[str, str]:

@@ -172,7 +172,7 @@ def _request_log(proxies: Sequence[ServerProcess]) -> Finding:
 
 
 def _mail() -> Finding:
-    waiting = outbox.waiting()
+    waiting = outbox.waiting(outbox.MAIL)
     return Finding("Emails waiting", GOOD if waiting < MAX_WAITING_EMAILS else BAD, f"{waiting:,}")
 
 

@@ -37,6 +37,7 @@ PUBLIC = (
     "/docs/base-url/",
     "/docs/differences/",
     "/docs/local-servers/",
+    "/docs/notices/",
     "/docs/errors/",
     "/no-such-page/",
 )
@@ -67,6 +68,7 @@ OWN = (
     "/access-tokens/new/",
     "/settings/",
     "/settings/delete/",
+    "/settings/webhook/",
     "/docs/",
     "/docs/openai-python/",
     "/docs/claude-code/",
