@@ -78,7 +78,7 @@ def actor_label(event: AuditEvent) -> str:
         return event.actor.email
     if event.actor_id is not None:
         return "deleted account"
-    return "nobody signed in" if event.ip else "operator, at the command line"
+    return event.via or "nobody signed in" if event.ip else "operator, at the command line"
 
 
 def acted_through(event: AuditEvent) -> str:

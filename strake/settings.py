@@ -190,7 +190,6 @@ INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
-    "accounts.apps.Operators",  # django.contrib.admin
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
     "csp",

@@ -57,7 +57,8 @@ def test_forms_and_api_say_so(alice: User, client: Client) -> None:
     client.force_login(alice)
     path = f"/endpoints/{endpoint.subdomain}"
     for form in (f"{path}/name/", f"{path}/tokens/", "/access-tokens/new/"):
-        response = client.post(form, {"label": "x\u202ey", "days": "30", "scopes": "read"})
+        data = {"label": "x\u202ey", "days": "30", "scopes": "read"}
+        response = client.post(form, data, follow=True)
         assert response.status_code == 400, form
         assert "control characters" in response.content.decode(), form
     token = access_tokens.create(actor=Person(alice), user=alice, label="x").plaintext

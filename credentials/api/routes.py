@@ -21,7 +21,7 @@ from credentials.api import audit as audit_routes
 from credentials.api import device as device_routes
 from credentials.api import errors as api_errors
 from credentials.api import notices as notice_routes
-from credentials.api import schemas
+from credentials.api import revocation, schemas
 from credentials.api.schemas import (
     ConnectedEndpoint,
     EndpointDetail,
@@ -82,6 +82,7 @@ api = ManagementAPI(
 api_errors.install(api)
 api.add_router("/audit", audit_routes.router)
 api.add_router("/notices", notice_routes.router)
+api.add_router("/tokens", revocation.router)
 api.add_router("/device", device_routes.router)
 
 

@@ -14,7 +14,8 @@ MAX_LABEL_LENGTH = 100
 
 def get_endpoint(*, actor: Actor, subdomain: str) -> Endpoint:
     """One endpoint of the actor. Raises `NotFound` if it does not exist or belongs to somebody else."""
-    endpoint = Endpoint.objects.visible_to(actor).select_related("owner").filter(subdomain=subdomain).first()
+    found = Endpoint.objects.visible_to(actor).select_related("owner", "credential")
+    endpoint = found.filter(subdomain=subdomain).first()
     if endpoint is None:
         raise NotFound("There is no such endpoint.")
     return endpoint

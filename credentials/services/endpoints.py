@@ -17,6 +17,7 @@ from credentials import cloud_tokens, endpoint_audit, outbound, providers, token
 from credentials.cloud_tokens import Secret
 from credentials.delivery import Delivery, delivery_of
 from credentials.errors import InvalidDestination, KeyRefused
+from credentials.labels import default_label
 from credentials.models import BearerToken, Credential, Endpoint
 from credentials.providers import STATIC
 from credentials.services.common import clean_label, create_token, get_endpoint, require_room
@@ -76,7 +77,8 @@ def connect(
             details={"destination": delivery.destination.url},
         )
         raise
-    endpoint = Endpoint(owner=owner, label=clean_label(label) or chosen.name, provider=chosen.slug)
+    name = clean_label(label) or default_label(owner, chosen, delivery.destination.url)
+    endpoint = Endpoint(owner=owner, label=name, provider=chosen.slug)
     credential = Credential(endpoint=endpoint)
     _seal_key(credential, delivery, key)
     with transaction.atomic():

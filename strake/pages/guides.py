@@ -176,6 +176,7 @@ TOPICS = {
         Topic(
             "notices", "Notices", "What Strake tells you by mail and webhook, and how to check a webhook's signature"
         ),
+        Topic("leaked-token", "If a token leaks", "How to end it, also without an account, and how scanners find one"),
         Topic("local-servers", "Local servers", "Ollama, vLLM and LM Studio, and what the operator sets"),
     )
 }

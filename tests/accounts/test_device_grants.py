@@ -247,6 +247,9 @@ def test_request_from_elsewhere_is_marked(client: Client, alice: User) -> None:
     elsewhere = Client(headers={"X-Strake-Client": "198.51.100.7"})
     elsewhere.force_login(alice)
     assert "another network address" in text(elsewhere.get(f"{PAGE}?user_code={started['user_code']}"))
+    same_machine = Client(headers={"X-Strake-Client": "::1"})
+    same_machine.force_login(alice)
+    assert "another network address" not in text(same_machine.get(f"{PAGE}?user_code={started['user_code']}"))
 
 
 def test_names_of_programs_are_escaped(browser: Client, client: Client) -> None:

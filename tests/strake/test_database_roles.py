@@ -42,7 +42,7 @@ WEB = {
     "accounts_noticewatch": "INSERT, SELECT, UPDATE (due_at, looked_until)",
     "accounts_outboxmail": "DELETE, INSERT, SELECT, UPDATE (attempts, details, due_at)",
     "accounts_signinlink": "DELETE, INSERT, SELECT, UPDATE (created_at, expires_at, token_digest, used_at)",
-    "accounts_user": "DELETE, INSERT, SELECT, UPDATE (session_epoch)",
+    "accounts_user": "DELETE, INSERT, SELECT, UPDATE (session_epoch, suspended_at)",
     "accounts_webhook": "DELETE, INSERT, SELECT, UPDATE (disabled_at, failing_since, failures, last_at, last_result, "
     "rotated_at, secret_digest, version)",
     "credentials_bearertoken": "DELETE, INSERT, SELECT, UPDATE (allow_minting, allowed_networks, allowed_origins, "
@@ -55,7 +55,6 @@ WEB = {
     "credentials_sealedkey": "DELETE, INSERT, SELECT (credential_id, master_key_id), "
     "UPDATE (ciphertext, format, iv, master_key_id, wrapped_dek, wrapped_dek_iv)",
     "credentials_serverprocess": READ_AND_WRITE,
-    "django_admin_log": "DELETE, SELECT",
     "django_content_type": "SELECT",
     "django_migrations": "SELECT",
     "django_session": READ_AND_WRITE,

@@ -250,11 +250,12 @@ def audit_trail() -> dict[str, Any]:
 
 
 def fill(*, email: str, **sizes: int) -> dict[str, Any]:
-    """Create a lot of data (tests/support/populate.py). Returns the subdomains, the busiest endpoint first."""
+    """Create a lot of data (tests/support/populate.py). Returns the subdomains, the busiest first, and the person."""
     from tests.support.populate import populate
 
     owner, _ = User.objects.get_or_create(email=email)
-    return {"subdomains": [endpoint.subdomain for endpoint in populate(owner, **sizes)]}
+    made = populate(owner, **sizes)
+    return {"subdomains": [endpoint.subdomain for endpoint in made], "person": str(owner.pk)}
 
 
 FUNCTIONS = {

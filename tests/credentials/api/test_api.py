@@ -348,6 +348,7 @@ def test_openapi_document_lists_all_operations(client: Client) -> None:
     }
     assert calls == {
         ("GET", "/me"),
+        ("POST", "/tokens/revoke"),
         ("GET", "/audit"),
         ("GET", "/audit/checkpoint"),
         ("GET", "/endpoints"),

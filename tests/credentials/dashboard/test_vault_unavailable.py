@@ -22,7 +22,7 @@ from tests.support.upstream import Upstream
 
 KEY = "sk-live-0123456789abcdefghij"
 MESSAGE = "The vault can't be reached. Nothing was saved."
-NOTICE = "The vault can't be reached, so this page can't tell whether a key still opens."
+NOTICE = "Strake can't reach the vault, so this page can't tell whether a key still works."
 
 
 @pytest.fixture
@@ -104,4 +104,4 @@ def test_pages_say_that_the_state_is_unknown(vault_is_down: None, signed_in: Cli
 
 def test_pages_are_silent_about_a_vault_that_answers(signed_in: Client, made: Connected) -> None:
     for page in ("/endpoints/", f"/endpoints/{made.endpoint.subdomain}/"):
-        assert "vault can't be reached" not in text(signed_in.get(page))
+        assert "can't reach the vault" not in text(signed_in.get(page))

@@ -6,6 +6,7 @@ import "./dialogs.js";
 import "./drafts.js";
 import "./finder.js";
 import "./forms.js";
+import "./menus.js";
 import "./refresh.js";
 import "./secrets.js";
 import "./times.js";
