@@ -222,7 +222,7 @@ def test_pages_set_and_remove_a_webhook(client: Client, alice: User, receiver: U
 
 
 def test_api_does_what_the_pages_do(client: Client, alice: User, receiver: Upstream) -> None:
-    token = access_tokens.create_access_token(actor=Person(alice), user=alice, label="t").plaintext
+    token = access_tokens.create(actor=Person(alice), user=alice, label="t").plaintext
     bearer: dict[str, Any] = {"HTTP_AUTHORIZATION": f"Bearer {token}", "content_type": "application/json"}
     assert client.get("/api/v1/notices/webhook", **bearer).status_code == 404
     made = client.put("/api/v1/notices/webhook", json.dumps({"url": receiver.url}), **bearer).json()
