@@ -35,6 +35,7 @@ PUBLIC = {
     "api_docs",  # the same as a page
     "api:openapi-json",  # contains no data of people
     "api:api-root",  # returns 404
+    "api:revoke_held_token",  # whoever holds a token may end it
     "api:device_code",  # for programs that are not signed in yet
     "api:device_token",  # the device code is the credential
     "accounts:sign_in",

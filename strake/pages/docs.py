@@ -137,7 +137,8 @@ def ui(request: HttpRequest) -> HttpResponse:
     if not (isinstance(request.user, User) and request.user.is_staff):
         raise PermissionDenied
     sample = _sample("openai")
-    example = TokenForm({"requests_per_minute": "0"}, auto_id="ui_%s")
+    example = TokenForm({"requests_per_minute": "0"})
+    example.auto_id = "ui_%s"
     context = {
         "form": [example[name] for name in ("label", "expires", "requests_per_minute", "allowed_paths")],
         "snippets": snippets_for(sample, providers.get(sample.provider)),

@@ -105,7 +105,7 @@ def use_endpoints(browser: Browser) -> None:
     browser.see(f"{at}use/")
     browser.send(f"{at}change-over/", 201)
     browser.send(f"{at}change-over/", finish="1")
-    token = endpoint.tokens.live().get(label="build")
+    token = endpoint.tokens.get(label="build", revoked_at=None)
     browser.send(f"{page}tokens/{token.pk}/revoke/")
     spare = endpoint.tokens.live().get()
     browser.send(f"{page}tokens/revoke/", at=f"{page}tokens/revoke/?token={spare.pk}", token=spare.pk)

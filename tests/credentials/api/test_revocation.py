@@ -45,7 +45,7 @@ def test_holder_ends_a_bearer_token_and_its_children(alice: User, content_type: 
 
 
 def test_holder_ends_an_access_token(alice: User) -> None:
-    made = access_tokens.create_access_token(actor=Person(alice), user=alice, label="script")
+    made = access_tokens.create(actor=Person(alice), user=alice, label="script")
     assert revoke(f"token={made.plaintext}") == 200
     assert not AccessToken.objects.live().exists()
     event = AuditEvent.objects.get(action="access_token.revoked")
