@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.process import Watch, memory
 from tests.support.raw import ask, connected, exchange, get, read_head, reset
-from tests.support.running import Endpoint, Strake
+from tests.support.running import Endpoint, Strake, prepare_home
 from tests.support.upstream import (
     Exchange,
     Upstream,
@@ -167,9 +167,11 @@ def test_client_that_stops_reading_times_out(impatient: Strake, upstream: Upstre
 
 
 @pytest.fixture(scope="module")
-def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strake]:
+def impatient(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Strake]:
     """A Strake with an idle timeout of four seconds."""
-    with Strake(tmp_path_factory.mktemp("impatient") / "strake", {"STRAKE_IDLE_SECONDS": "4"}) as running:
+    with Strake(
+        prepare_home(tmp_path_factory.mktemp("impatient") / "strake", migrated_database), {"STRAKE_IDLE_SECONDS": "4"}
+    ) as running:
         yield running
 
 

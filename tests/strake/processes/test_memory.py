@@ -43,7 +43,7 @@ def server(database: str, request: pytest.FixtureRequest, run_strake: Callable[.
     """One worker of each half."""
     if database == "sqlite":
         return run_strake()
-    urls = {"DATABASE_URL": request.getfixturevalue("postgres_url"), "REDIS_URL": request.getfixturevalue("redis_url")}
+    urls = {"DATABASE_URL": request.getfixturevalue("migrated_url"), "REDIS_URL": request.getfixturevalue("redis_url")}
     return run_strake(**urls, WEB_CONCURRENCY="1")
 
 
