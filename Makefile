@@ -30,7 +30,7 @@ DEPLOYED := STRAKE_CHECK_SERVICES=0 STRAKE_BASE_URL=https://strake.example.org S
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
-run: $(VENV)/.runs ## Install what is missing, serve on http://localhost:8000 (or PORT) and print a sign-in link
+run: $(VENV)/.runs $(VENV)/.commands ## Install what is missing, serve on http://localhost:8000 (or PORT) and print a sign-in link
 	@$(WORKS)
 	@exec $(BIN)/python manage.py serve
 
@@ -66,6 +66,7 @@ lock: $(VENV)/.develops ## Compile requirements*.in into requirements*.txt, with
 	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 requirements-clients.in -o requirements-clients.txt
 	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 requirements-aider.in -o requirements-aider.txt
 	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 requirements-sbom.in -o requirements-sbom.txt
+	$(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 -c requirements-dev.txt requirements-cli.in -o requirements-cli.txt
 
 audit: $(VENV)/.develops ## Look for known vulnerabilities in the pinned packages (needs the network)
 	$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements.txt
@@ -109,6 +110,16 @@ clean: ## Remove .venv and caches, and keep your data in .strake
 $(VENV)/.runs: requirements.txt | $(BIN)/pip
 	@echo 'Installing the packages that Strake needs into $(VENV) …'
 	@$(PIP) -r requirements.txt
+	@touch $@
+
+# The command line has a virtual environment of its own, since its packages are not the server's.
+$(VENV)/.commands: requirements-cli.txt | $(BIN)/pip
+	@$(PYTHON) -m venv --clear --without-pip $(VENV)/cli
+	@$(BIN)/python -m pip --python $(VENV)/cli/bin/python $(subst -m pip,,$(WHEELS)) -r $<
+	@echo '$(CURDIR)/cli' >"$$($(VENV)/cli/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/strake_cli.pth"
+	@printf '#!/bin/sh\n# The command line of this checkout: see docs/cli.md.\nSTRAKE_MANAGE="%s" exec %s -m strake_cli "$$@"\n' \
+		"'$(abspath $(BIN))/python' '$(CURDIR)/manage.py'" "'$(abspath $(VENV))/cli/bin/python'" >$(BIN)/strake
+	@chmod 755 $(BIN)/strake
 	@touch $@
 
 $(VENV)/.develops: requirements-dev.txt | $(BIN)/pip

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ipaddress
 import unicodedata
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 
-from accounts.errors import InvalidEmail
+from accounts.errors import InvalidEmail, InvalidNetwork
 from accounts.plain_text import is_plain
 
 IPAddress = IPv4Address | IPv6Address
@@ -40,6 +40,14 @@ def parse_address(text: str) -> IPAddress | None:
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
+
+
+def parse_network(text: str) -> IPv4Network | IPv6Network:
+    """Parse an address or a network in CIDR notation. Bits beyond its prefix are dropped. Raises `InvalidNetwork`."""
+    try:
+        return ipaddress.ip_network(text.strip(), strict=False)
+    except ValueError:
+        raise InvalidNetwork(f"{text.strip()[:50]} is not an address or network like 192.0.2.0/24.") from None
 
 
 def client_address(peer: str, forwarded_for: Sequence[str], trusted_hops: int) -> IPAddress | None:

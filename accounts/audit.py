@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.utils import timezone
 
-from accounts.actors import Operator, Person, Visitor
+from accounts.actors import Operator, Person, Staff, Visitor
 from accounts.addresses import parse_address
 from accounts.models import AccessToken, AuditEvent, BrowserSession, User
 from accounts.plain_text import replace_unsafe
@@ -37,18 +38,29 @@ def actor_of(request: HttpRequest) -> Person:
     """The signed-in person who sent a request. Raises `TypeError` if nobody is signed in."""
     if not isinstance(request.user, User):
         raise TypeError("Nobody is signed in. Protect the view with login_required.")
-    session_id: str = request.META.get(SESSION_KEY, "")
-    return Person(request.user, request_ip(request), session_name(session_id) if session_id else "")
+    return session_actor(request.user, request_ip(request), request.META.get(SESSION_KEY))
 
 
-def session_name(session_id: str) -> str:
-    """How the audit log names a session: six characters tell a person's sessions apart."""
-    return f"session {session_id.removeprefix('ses_')[:6]}"
+def staff_of(request: HttpRequest) -> Staff:
+    """The member of staff who sent a request, to act as an operator. Raises `PermissionDenied` if they are none."""
+    person = actor_of(request)
+    if not person.user.is_staff:
+        raise PermissionDenied
+    return Staff(via=person.via, person=person)
 
 
-def access_token_name(token: AccessToken) -> str:
-    """How the audit log names an access token."""
-    return f"access token {token.preview} ({token.label})"
+def session_actor(user: User, ip: str | None, session: BrowserSession | None) -> Person:
+    """The person who acts through a session."""
+    if session is None:
+        return Person(user, ip)
+    # Six characters tell a person's sessions apart.
+    return Person(user, ip, f"session {session.pk.removeprefix('ses_')[:6]}", session.pk, session.browser)
+
+
+def token_actor(request: HttpRequest, token: AccessToken) -> Person:
+    """The person for whom a request with an access token acts."""
+    name = f"access token {token.preview} ({token.label})"
+    return Person(token.user, request_ip(request), name, token.pk, token.label)
 
 
 def record(
@@ -64,8 +76,11 @@ def record(
     """Record one event.
 
     `action` is `<subject>.<verb>`, for example `token.rotated`. `account` is the user in whose audit log it appears.
-    `details` says what changed, such as `{"from": …, "to": …}`. It is flat, and never contains a secret.
+    `details` says what changed, such as `{"from": …, "to": …}`. It is flat, and never contains a secret. The id and the
+    label of the session or access token that acted are added to it, so they are part of the hash chain.
     """
+    if isinstance(actor, Staff):
+        actor = actor.person
     AuditEvent.objects.create(
         account=account,
         actor=actor.user if isinstance(actor, Person) else None,
@@ -74,8 +89,8 @@ def record(
         subject_id=str(subject_id),
         subject_label=replace_unsafe(subject_label)[:254],
         ip=None if isinstance(actor, Operator) else actor.ip,
-        via="" if isinstance(actor, Visitor) else _shortened(replace_unsafe(actor.via), MAX_VIA_LENGTH),
-        details={name: _plain(value) for name, value in (details or {}).items()},
+        via=_shortened(replace_unsafe(actor.via), MAX_VIA_LENGTH),
+        details=_plain_details(actor, details or {}),
     )
 
 
@@ -85,7 +100,7 @@ def record_reading(actor: Person, page: str, *, subject: object = "", filters: M
     Once an hour for each session, page, subject and filter, and at most `READINGS_PER_HOUR` times. The event that
     reaches this limit says so, and the further ones of that hour are not recorded.
     """
-    details = {name: _plain(value) for name, value in (filters or {}).items()}
+    details = _plain_details(actor, filters or {})
     recent = AuditEvent.objects.filter(
         account=actor.user, action="audit.read", via=actor.via, at__gt=timezone.now() - _READING_INTERVAL
     )
@@ -110,6 +125,13 @@ def record_reading(actor: Person, page: str, *, subject: object = "", filters: M
 def session_details(session: BrowserSession) -> dict[str, Any]:
     """What an event says of a session that is not the one that acts."""
     return {"session": session.pk.removeprefix("ses_")[:6], "browser": session.browser, "address": session.ip}
+
+
+def _plain_details(actor: Person | Operator | Visitor, details: Mapping[str, Any]) -> dict[str, Any]:
+    acting = {}
+    if isinstance(actor, Person) and actor.acting_id:
+        acting = {"acting_id": actor.acting_id, "acting_label": actor.acting_label}
+    return {name: _plain(value) for name, value in {**details, **acting}.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -32,6 +32,8 @@ ACTIONS = {
     "session.all_revoked": "All sessions ended",
     "access_token.created": "Access token created",
     "access_token.revoked": "Access token revoked",
+    "device_grant.allowed": "Program allowed to sign in",
+    "device_grant.denied": "Program not allowed to sign in",
     "endpoint.connected": "Endpoint connected",
     "endpoint.renamed": "Endpoint renamed",
     "endpoint.paused": "Endpoint paused",
@@ -42,6 +44,7 @@ ACTIONS = {
     "key.replaced": "Provider key replaced",
     "key.refused": "Provider refused a key",
     "token.issued": "Token added",
+    "token.changed": "Token changed",
     "token.rotated": "Token rotated",
     "token.revoked": "Token revoked",
     "master_key.created": "Master key created",
@@ -70,12 +73,18 @@ def actor_label(event: AuditEvent) -> str:
         return event.actor.email
     if event.actor_id is not None:
         return "deleted account"
-    return "nobody signed in" if event.ip else "operator, at the command line"
+    return event.via or "nobody signed in" if event.ip else "operator, at the command line"
+
+
+def acted_through(event: AuditEvent) -> str:
+    """The session or access token that acted, with its id, or the command. "" if it is unknown."""
+    identifier = event.details.get("acting_id")
+    return f"{event.via}, id {identifier}" if identifier else event.via
 
 
 def changes(event: AuditEvent) -> str:
     """What changed, on one line: `from https://a.example → https://b.example · header from X-Key → X-Api-Key`."""
-    details = dict(event.details)
+    details = {name: value for name, value in event.details.items() if name not in ("acting_id", "acting_label")}
     parts = []
     for start in [name for name in details if name == "from" or name.endswith("_from")]:
         prefix = start.removesuffix("from")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import socket
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
@@ -62,6 +65,15 @@ def email_or_local(email: str | None) -> str:
         raise CommandError("Name the person: this is needed unless STRAKE_BASE_URL is a loopback address.")
     local = users.of_this_machine()
     return local.email if local else users.LOCAL_EMAIL
+
+
+def duration(text: str) -> timedelta:
+    """The type of an option that takes seconds, or a number with a unit: 90s, 30m, 8h, 30d. At most ten years."""
+    found = re.fullmatch(r"([0-9]{1,9})([smhd]?)", text)
+    seconds = int(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0
+    if not 1 <= seconds <= 3650 * 86400:
+        raise ArgumentTypeError("write a time like 90s, 30m, 8h or 30d, at most 3650d")
+    return timedelta(seconds=seconds)
 
 
 class PersonCommand(OperatorCommand):

@@ -4,6 +4,10 @@ AccountsError
 ├── InvalidEmail                the text is not an email address
 ├── InvalidLabel                a label is empty, too long or not plain text
 ├── InvalidExpiry               an access token would expire in the past
+├── InvalidScope                there is no such scope of access tokens, or none was chosen
+├── InvalidNetwork              the text is not a network, or there are too many
+├── ScopeMissing                an access token lacks the scope that an operation needs
+├── NetworkNotAllowed           an access token may not be used from this address
 ├── ConfirmationMismatch        the typed confirmation is not what was asked for
 ├── LinkNotValid                a sign-in link is unknown, used, expired or malformed
 ├── SessionStoreUnavailable     the store of sessions and rate limits does not respond
@@ -12,6 +16,13 @@ AccountsError
 ├── ServerBusy                  this process does as much of something as it can
 ├── NotFound                    the object does not exist, or this actor may not see it
 ├── Suspended                   the person is suspended
+├── OwnAccount                  staff tried to suspend themselves
+├── DeviceGrantError            a device code yields no access token now
+│   ├── AuthorizationPending    nobody has decided yet
+│   ├── SlowDown                the program asks too often
+│   ├── AccessDenied            the person denied the request
+│   ├── DeviceCodeExpired       nobody decided in time
+│   └── InvalidDeviceCode       the device code is unknown or was used
 └── AppendOnly                  code tried to change an audit event
 """
 
@@ -32,6 +43,22 @@ class InvalidLabel(AccountsError):
 
 class InvalidExpiry(AccountsError):
     """The expiry of an access token is in the past."""
+
+
+class InvalidScope(AccountsError):
+    """There is no such scope of access tokens, or none was chosen."""
+
+
+class InvalidNetwork(AccountsError):
+    """The text is not an IP address or network, or there are too many of them."""
+
+
+class ScopeMissing(AccountsError):
+    """An access token lacks the scope that an operation needs. The message names the scope."""
+
+
+class NetworkNotAllowed(AccountsError):
+    """An access token is limited to other networks."""
 
 
 class ConfirmationMismatch(AccountsError):
@@ -72,6 +99,44 @@ class NotFound(AccountsError):
 
 class Suspended(AccountsError):
     """The person is suspended, so nothing acts for them."""
+
+
+class OwnAccount(AccountsError):
+    """Staff tried to suspend themselves. Somebody must be left who can resume people."""
+
+
+class DeviceGrantError(AccountsError):
+    """A device code yields no access token now. `code` is that of RFC 8628, section 3.5, or RFC 6749, section 5.2."""
+
+    code = "invalid_grant"
+
+
+class AuthorizationPending(DeviceGrantError):
+    """Nobody has decided yet."""
+
+    code = "authorization_pending"
+
+
+class SlowDown(DeviceGrantError):
+    """The program asks too often. It adds five seconds to its interval."""
+
+    code = "slow_down"
+
+
+class AccessDenied(DeviceGrantError):
+    """The person denied the request, or is suspended."""
+
+    code = "access_denied"
+
+
+class DeviceCodeExpired(DeviceGrantError):
+    """Nobody decided in time."""
+
+    code = "expired_token"
+
+
+class InvalidDeviceCode(DeviceGrantError):
+    """The device code is unknown, belongs to another client, or was used."""
 
 
 class AppendOnly(AccountsError):

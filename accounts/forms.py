@@ -28,6 +28,26 @@ class AccessTokenForm(forms.Form):
         initial=90,
     )
 
+    scopes = forms.TypedChoiceField(
+        label="What may it do?",
+        choices=[
+            ("tokens endpoints", "everything: connect, change and delete endpoints, and manage their tokens"),
+            ("tokens", "manage tokens of endpoints"),
+            ("endpoints", "connect, change and delete endpoints"),
+            ("read", "only read: endpoints, usage and audit"),
+        ],
+        coerce=str.split,
+    )
+    allowed_networks = forms.CharField(
+        label="Only from these networks",
+        required=False,
+        max_length=4096,
+        widget=forms.Textarea(
+            attrs={"class": "mono", "rows": 2, "spellcheck": "false", "placeholder": "192.0.2.0/24\n2001:db8::/48"}
+        ),
+        help_text="One per line. Leave empty to use it from anywhere.",
+    )
+
 
 class DeleteAccountForm(forms.Form):
     confirmation = forms.CharField(

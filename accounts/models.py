@@ -15,6 +15,7 @@ from accounts import addresses, tokens
 from accounts.audit_models import AuditCheckpoint as AuditCheckpoint
 from accounts.audit_models import AuditEvent as AuditEvent
 from accounts.audit_models import AuditLink as AuditLink
+from accounts.device_models import DeviceGrant as DeviceGrant
 from accounts.plain_text import plain_constraint
 from accounts.querysets import (
     AccessTokenQuerySet,
@@ -24,6 +25,7 @@ from accounts.querysets import (
 
 ACCESS_TOKEN_PREFIX = "pat_"  # noqa: S105
 LINK_TOKEN_PREFIX = "link_"  # noqa: S105
+SCOPES = ("read", "tokens", "endpoints")  # of access tokens; `accounts.access_tokens` says what they allow
 
 
 class UserManager(BaseUserManager["User"]):
@@ -71,16 +73,8 @@ class User(AbstractBaseUser):
     def _epoch_hash(self) -> str:
         return salted_hmac("strake.accounts.session", f"{self.pk}:{self.session_epoch}", algorithm="sha256").hexdigest()
 
-    # Django's admin calls these. Staff may view every page there, and all of its pages are read-only.
-
     def has_usable_password(self) -> bool:
         return False
-
-    def has_perm(self, perm: str, obj: models.Model | None = None) -> bool:
-        return self.is_staff
-
-    def has_module_perms(self, app_label: str) -> bool:
-        return self.is_staff
 
 
 class SignInLink(models.Model):
@@ -146,14 +140,20 @@ def _access_token_id() -> str:
     return tokens.random_id("patid_")
 
 
+def all_scopes() -> list[str]:
+    return list(SCOPES)
+
+
 class AccessToken(models.Model):
-    """A token for the management API, stored as a digest."""
+    """A token for the management API, stored as a digest. An empty list of networks means no limit."""
 
     id = models.CharField(primary_key=True, max_length=32, default=_access_token_id, editable=False)
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="access_tokens")
     label = models.CharField(max_length=100)
     digest = models.BinaryField(max_length=32)
     preview = models.CharField(max_length=16)
+    scopes: models.JSONField[Any, list[str]] = models.JSONField(default=all_scopes, db_default=list(SCOPES))
+    allowed_networks: models.JSONField[Any, list[str]] = models.JSONField(default=list, db_default=[])
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     last_used_at = models.DateTimeField(null=True)
     expires_at = models.DateTimeField(null=True)

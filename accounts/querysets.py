@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from accounts.actors import Actor, Operator
@@ -22,8 +23,11 @@ class SignInLinkQuerySet(models.QuerySet[Row]):
 
 class BrowserSessionQuerySet(models.QuerySet[Row]):
     def live(self) -> BrowserSessionQuerySet[Row]:
-        """Sessions that have not expired. Ended sessions have no row."""
-        return self.filter(expires_at__gt=timezone.now())
+        """Sessions that have not expired by the database's clock. Ended sessions have no row.
+
+        A session that is not live is deleted, so one host with a wrong clock would sign everybody out.
+        """
+        return self.filter(expires_at__gt=Now())
 
 
 class AccessTokenQuerySet(models.QuerySet[Row]):

@@ -11,7 +11,7 @@ from django.db.models import Model, QuerySet
 from django.utils import timezone
 
 from accounts import outbox
-from accounts.models import AuditEvent, BrowserSession, CacheEntry, OutboxMail, SignInLink
+from accounts.models import AuditEvent, BrowserSession, CacheEntry, DeviceGrant, OutboxMail, SignInLink
 
 # Database triggers refuse to delete younger events, but for those of deleted accounts (migration accounts.0008). The
 # links of the hash chain stay, without anything from which the content could be guessed.
@@ -41,6 +41,7 @@ def outdated(now: datetime) -> dict[str, QuerySet[Model]]:
     """The rows to delete, by the name that `manage.py prune` prints."""
     found: dict[str, QuerySet[Model]] = {
         "sign-in links": SignInLink.objects.filter(expires_at__lt=now - timedelta(days=1)),
+        "device codes": DeviceGrant.objects.filter(expires_at__lt=now - timedelta(days=1)),
         "unsent emails": OutboxMail.objects.filter(created_at__lt=now - outbox.MAX_AGE - _MAX_CLOCK_SKEW),
         "cache entries": CacheEntry.objects.filter(expires_at__lt=now),
         "ended sessions": BrowserSession.objects.filter(expires_at__lt=now),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from accounts import views
+from accounts import device_views, views
 from accounts.sign_in import views as sign_in
 
 app_name = "accounts"
@@ -13,6 +13,7 @@ urlpatterns = [
     path("signin/link/<str:token>/", sign_in.open_link, name="open_link"),
     path("signin/confirm/", sign_in.confirm, name="confirm"),
     path("signout/", sign_in.sign_out, name="sign_out"),
+    path("device/", device_views.device, name="device"),
     path("settings/", views.settings_page, name="settings"),
     path("settings/sessions/others/end/", views.end_other_sessions, name="end_other_sessions"),
     path("settings/sessions/<slug:session_id>/end/", views.end_session, name="end_session"),

@@ -15,7 +15,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from accounts import access_tokens, audit_log, users
 from accounts.audit import actor_of, record_reading
-from accounts.errors import ConfirmationMismatch, InvalidLabel, NotFound, QuotaReached
+from accounts.errors import ConfirmationMismatch, InvalidLabel, InvalidNetwork, NotFound, QuotaReached
 from accounts.forms import AccessTokenForm, AuditFilterForm, DeleteAccountForm
 from accounts.models import AccessToken, AuditEvent
 from accounts.sessions import service as sessions
@@ -98,14 +98,18 @@ def create_access_token(request: HttpRequest) -> HttpResponse:
         days = form.cleaned_data["days"]
         actor = actor_of(request)
         try:
-            created = access_tokens.create_access_token(
+            created = access_tokens.create(
                 actor=actor,
                 user=actor.user,
                 label=form.cleaned_data["label"],
+                scopes=form.cleaned_data["scopes"],
                 expires_at=timezone.now() + timedelta(days=days) if days else None,
+                allowed_networks=form.cleaned_data["allowed_networks"].splitlines(),
             )
         except InvalidLabel as error:
             form.add_error("label", str(error))
+        except InvalidNetwork as error:
+            form.add_error("allowed_networks", str(error))
         except QuotaReached as error:
             form.add_error(None, str(error))
         else:
@@ -143,7 +147,14 @@ def audit_page(request: HttpRequest) -> HttpResponse:
     form, events = _filtered_events(request, "Audit")
     page = Paginator(events, EVENTS_PER_PAGE).get_page(request.GET.get("page"))
     rows = [
-        (event, audit_log.action_label(event), audit_log.actor_label(event), audit_log.changes(event)) for event in page
+        (
+            event,
+            audit_log.action_label(event),
+            audit_log.actor_label(event),
+            audit_log.changes(event),
+            audit_log.acted_through(event),
+        )
+        for event in page
     ]
     context = {
         "form": form,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from accounts import audit
-from accounts.actors import Actor
+from accounts.actors import Actor, Visitor
 from credentials.delivery import Delivery
 from credentials.models import BearerToken, Credential, Endpoint
 from credentials.places import Place
 from credentials.providers import STATIC
+from credentials.token_limits import LIMIT_NAMES
 
 
 def change(before: object, after: object) -> dict[str, Any]:
@@ -58,19 +59,23 @@ def changed_destination(stored: Credential, delivery: Delivery) -> dict[str, Any
 
 
 def limits_of(token: BearerToken) -> dict[str, Any]:
-    """The limits of a token that are set, for an event."""
-    names = (
-        "expires_at",
-        "requests_per_minute",
-        "allowed_paths",
-        "allowed_networks",
-        "allow_minting",
-        "allowed_origins",
-    )
+    """The limits of a token that are set, for an event, and its parent."""
+    names = (*LIMIT_NAMES, "parent_id")
     return {name: value for name in names if (value := getattr(token, name))}
 
 
-def record(actor: Actor, action: str, endpoint: Endpoint, token: BearerToken | None = None, **details: Any) -> None:
+def changed_limits(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """What an event says of values that have changed: `{name}_from` and `{name}_to`."""
+    changes: dict[str, Any] = {}
+    for name, value in after.items():
+        if before[name] != value:
+            changes |= {f"{name}_from": before[name], f"{name}_to": value}
+    return changes
+
+
+def record(
+    actor: Actor | Visitor, action: str, endpoint: Endpoint, token: BearerToken | None = None, **details: Any
+) -> None:
     """Record an event about an endpoint, or about one of its tokens. `details` is what changed."""
     audit.record(
         actor,

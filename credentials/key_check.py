@@ -63,9 +63,9 @@ def check_key(
     transport = EgressTransport(policy, seconds=MAX_SECONDS, owner_id=owner_id)
     status = _get(url, [*provider.key_check.headers, *headers], transport)
     if status in provider.key_check.refusals:
-        raise KeyRefused(f"{provider.name} says that this key is not valid. Copy it again, or create a new one there.")
+        raise KeyRefused(f"{provider.name} rejected this key. Check that you copied all of it, or create a new one.")
     if not 200 <= status < 300:
-        raise KeyUnchecked(f"{provider.name} could not be reached to check this key, or its response was unclear.")
+        raise KeyUnchecked(f"Couldn't check this key: {provider.name} didn't respond as expected. Nothing was saved.")
 
 
 def buy_token(
@@ -88,7 +88,9 @@ def buy_token(
         if error.code in cloud_tokens.REFUSALS:
             reason = cloud_tokens.REASONS[error.code]
             raise KeyRefused(f"The cloud refuses this secret ({error.code}). {reason}") from None
-        raise KeyUnchecked("The cloud's token server could not be asked, or its response was unclear.") from None
+        raise KeyUnchecked(
+            "Couldn't check this key: the cloud's token server didn't respond as expected. Nothing was saved."
+        ) from None
     finally:
         wipe(request.body)
 

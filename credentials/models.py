@@ -301,10 +301,13 @@ class BearerToken(models.Model):
 
     `allowed_paths` holds `METHOD glob` strings and `allowed_networks` holds CIDRs. An empty list means no limit.
     `allowed_origins` holds the origins of web pages that may use the token. An empty list means none.
+
+    A child token has a parent of the same endpoint, which has none itself. The limits of both apply to it.
     """
 
     id = models.CharField(primary_key=True, max_length=32, default=new_token_id, editable=False)
     endpoint = models.ForeignKey(Endpoint, on_delete=models.CASCADE, related_name="tokens")
+    parent = models.ForeignKey("self", null=True, on_delete=models.CASCADE, related_name="children", editable=False)
     label = models.CharField(max_length=100)
     digest = models.BinaryField(max_length=32)
     preview = models.CharField(max_length=16)
@@ -313,6 +316,9 @@ class BearerToken(models.Model):
     expires_at = models.DateTimeField(null=True)
     revoked_at = models.DateTimeField(null=True)
     requests_per_minute = models.PositiveIntegerField(null=True)
+    requests_per_day = models.PositiveIntegerField(null=True, help_text="In a day of UTC, by the request log.")
+    requests_per_month = models.PositiveIntegerField(null=True, help_text="In a month of UTC, by the request log.")
+    concurrent_requests = models.PositiveIntegerField(null=True, help_text="In flight in one server process.")
     allowed_paths: models.JSONField[Any, list[str]] = models.JSONField(default=list)
     allowed_networks: models.JSONField[Any, list[str]] = models.JSONField(default=list)
     allowed_origins: models.JSONField[Any, list[str]] = models.JSONField(default=list, db_default=[])
@@ -330,6 +336,16 @@ class BearerToken(models.Model):
             models.CheckConstraint(
                 condition=Q(requests_per_minute__isnull=True) | Q(requests_per_minute__gte=1),
                 name="credentials_bearertoken_rate_is_positive",
+            ),
+            *(
+                models.CheckConstraint(
+                    condition=Q(**{f"{name}__isnull": True}) | Q(**{f"{name}__gte": 1}),
+                    name=f"credentials_bearertoken_{name}_is_positive",
+                )
+                for name in ("requests_per_day", "requests_per_month", "concurrent_requests")
+            ),
+            models.CheckConstraint(
+                condition=Q(parent__isnull=True) | ~Q(parent=F("id")), name="credentials_bearertoken_not_its_own_parent"
             ),
             models.CheckConstraint(
                 condition=Q(expires_at__isnull=True) | Q(expires_at__gt=F("created_at")),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -16,10 +17,28 @@ from credentials.errors import InvalidLimit
 
 MAX_ENTRIES = 50
 MAX_REQUESTS_PER_MINUTE = 1_000_000
+MAX_BUDGET = 1_000_000_000
 _METHODS = frozenset({"*", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
 _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class LimitValues(TypedDict, total=False):
+    """The limits of a token as people and programs give them. One that is missing is not set, or stays as it is."""
+
+    expires_at: datetime | None
+    requests_per_minute: int | None
+    allowed_paths: Iterable[str]
+    allowed_networks: Iterable[str]
+    allow_minting: bool
+    allowed_origins: Iterable[str]
+    requests_per_day: int | None
+    requests_per_month: int | None
+    concurrent_requests: int | None
+
+
+LIMIT_NAMES = tuple(LimitValues.__annotations__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +46,8 @@ class Limits:
     """The limits of one token. None and an empty tuple mean no limit of that kind.
 
     Without `allow_minting`, calls that create a credential at the provider are refused. `allowed_origins` are the
-    origins of web pages that may use the token. Without any, browsers get no CORS headers from Strake.
+    origins of web pages that may use the token. Without any, browsers get no CORS headers from Strake. Days and months
+    are those of UTC. `concurrent_requests` counts in each server process.
     """
 
     expires_at: datetime | None = None
@@ -36,34 +56,38 @@ class Limits:
     allowed_networks: tuple[str, ...] = ()
     allow_minting: bool = False
     allowed_origins: tuple[str, ...] = ()
+    requests_per_day: int | None = None
+    requests_per_month: int | None = None
+    concurrent_requests: int | None = None
+
+    def columns(self, names: Iterable[str] = LIMIT_NAMES) -> dict[str, Any]:
+        """The values of these columns of `BearerToken`."""
+        values = {name: getattr(self, name) for name in names}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def clean(
-    *,
-    expires_at: datetime | None = None,
-    requests_per_minute: int | None = None,
-    allowed_paths: Iterable[str] = (),
-    allowed_networks: Iterable[str] = (),
-    allow_minting: bool = False,
-    allowed_origins: Iterable[str] = (),
-) -> Limits:
+def clean(**values: Unpack[LimitValues]) -> Limits:
     """Validate limits and return them in canonical form. Raises `InvalidLimit`."""
+    expires_at = values.get("expires_at")
     if expires_at is not None and expires_at <= timezone.now():
         raise InvalidLimit("The expiry must lie in the future.", field="expires_at")
-    if requests_per_minute is not None and not 1 <= requests_per_minute <= MAX_REQUESTS_PER_MINUTE:
-        raise InvalidLimit(
-            f"Requests per minute must be from 1 to {MAX_REQUESTS_PER_MINUTE}.", field="requests_per_minute"
-        )
-    paths = tuple(dict.fromkeys(_path(entry) for entry in allowed_paths if entry.strip()))
-    networks = tuple(dict.fromkeys(_network(entry) for entry in allowed_networks if entry.strip()))
-    origins = tuple(dict.fromkeys(_origin(entry) for entry in allowed_origins if entry.strip()))
-    if len(paths) > MAX_ENTRIES:
-        raise InvalidLimit(f"At most {MAX_ENTRIES} paths.", field="allowed_paths")
-    if len(networks) > MAX_ENTRIES:
-        raise InvalidLimit(f"At most {MAX_ENTRIES} networks.", field="allowed_networks")
-    if len(origins) > MAX_ENTRIES:
-        raise InvalidLimit(f"At most {MAX_ENTRIES} web origins.", field="allowed_origins")
-    return Limits(expires_at, requests_per_minute, paths, networks, allow_minting, origins)
+    per_minute, per_day = values.get("requests_per_minute"), values.get("requests_per_day")
+    per_month, concurrent = values.get("requests_per_month"), values.get("concurrent_requests")
+    _check_number(per_minute, MAX_REQUESTS_PER_MINUTE, "Requests per minute", "requests_per_minute")
+    _check_number(per_day, MAX_BUDGET, "Requests a day", "requests_per_day")
+    _check_number(per_month, MAX_BUDGET, "Requests a month", "requests_per_month")
+    _check_streams(concurrent, "concurrent_requests")
+    return Limits(
+        expires_at=expires_at,
+        requests_per_minute=per_minute,
+        allowed_paths=_entries(values.get("allowed_paths", ()), _path, "paths", "allowed_paths"),
+        allowed_networks=_entries(values.get("allowed_networks", ()), _network, "networks", "allowed_networks"),
+        allow_minting=values.get("allow_minting", False),
+        allowed_origins=_entries(values.get("allowed_origins", ()), _origin, "web origins", "allowed_origins"),
+        requests_per_day=per_day,
+        requests_per_month=per_month,
+        concurrent_requests=concurrent,
+    )
 
 
 def check_max_streams(max_streams: int | None) -> None:
@@ -71,12 +95,29 @@ def check_max_streams(max_streams: int | None) -> None:
 
     A limit above `STRAKE_MAX_STREAMS`, which counts for every endpoint, would have no effect.
     """
-    if max_streams is not None and not 1 <= max_streams <= settings.STRAKE_MAX_STREAMS:
+    _check_streams(max_streams, "max_streams")
+
+
+def _check_streams(number: int | None, field: str) -> None:
+    if number is not None and not 1 <= number <= settings.STRAKE_MAX_STREAMS:
         raise InvalidLimit(
             f"Concurrent requests must be from 1 to {settings.STRAKE_MAX_STREAMS:,}, the most that this installation "
             "allows.",
-            field="max_streams",
+            field=field,
         )
+
+
+def _check_number(number: int | None, most: int, name: str, field: str) -> None:
+    if number is not None and not 1 <= number <= most:
+        raise InvalidLimit(f"{name} must be from 1 to {most}.", field=field)
+
+
+def _entries(given: Iterable[str], clean_one: Callable[[str], str], name: str, field: str) -> tuple[str, ...]:
+    """The canonical form of each entry, once."""
+    entries = tuple(dict.fromkeys(clean_one(entry) for entry in given if entry.strip()))
+    if len(entries) > MAX_ENTRIES:
+        raise InvalidLimit(f"At most {MAX_ENTRIES} {name}.", field=field)
+    return entries
 
 
 def _path(entry: str) -> str:

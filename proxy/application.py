@@ -19,6 +19,7 @@ from django.conf import settings
 from proxy import websocket
 from proxy.access import cors, route_lookup
 from proxy.access.auth_throttle import AuthThrottle
+from proxy.access.budgets import Budgets
 from proxy.access.in_flight import InFlight
 from proxy.access.origin_lists import AllowedOrigins
 from proxy.access.rate_limits import LocalRateLimits, RateLimits
@@ -57,6 +58,7 @@ class ProxyApplication:
 
     lookup: Lookup
     rate_limits: RateLimits
+    budgets: Budgets
     auth_throttle: AuthThrottle
     origins: AllowedOrigins
     in_flight: InFlight
@@ -79,10 +81,12 @@ class ProxyApplication:
         self.renewals = Renewals(self.pool)
         self.request_log = RequestLog()
         self.request_log.start()
+        self.budgets = Budgets(self.request_log)
 
     async def shutdown(self) -> None:
         self._watch.cancel()
         self._descriptors.cancel()
+        await self.budgets.close()
         await self.renewals.close()
         self.pool.close()
         await self.request_log.stop()
@@ -147,7 +151,10 @@ class ProxyApplication:
     ) -> None:
         """Record a request that was forwarded or whose client left before. Count one that was refused."""
         error, route = request.error, request.route
-        if error and not request.forwarded:
+        is_refused = bool(error) and not request.forwarded
+        if route is not None and route.budgets:
+            self.budgets.end(request, is_recorded=not is_refused)
+        if is_refused:
             self._count_refusal(request, at)
             return
         if route is None or route.token_id is None:

@@ -35,10 +35,10 @@ ProxyError (500)
 ├── UpstreamIdle (504)
 └── Loop (508)
 
-`proxy.connect_failures` has subclasses of `UpstreamUnreachable`, and `proxy.cloud_errors` two more errors. Each error
-has a code, which clients see as `x-strake-error`, and a message: neither contains anything from a request, from a
-provider's response or from another exception, except the character that makes a path bad. Error responses of providers
-are not errors here, and pass unchanged.
+`proxy.connect_failures` has subclasses of `UpstreamUnreachable`, and `proxy.cloud_errors` and `proxy.limit_errors` two
+more errors each. Each error has a code, which clients see as `x-strake-error`, and a message: neither contains anything
+from a request, from a provider's response or from another exception, except the character that makes a path bad. Error
+responses of providers are not errors here, and pass unchanged.
 """
 
 from __future__ import annotations

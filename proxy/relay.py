@@ -52,7 +52,7 @@ _SAFE_METHODS = frozenset({"GET", "HEAD"})  # they may be sent again (RFC 9110 Â
 SAFE_ATTEMPTS = 3
 
 API_PREFIX = b"/api/"
-# What strake.js says about itself. No other X-Strake-* header comes from a client.
+# What the scripts of pages say about themselves. No other X-Strake-* header comes from a client.
 _FROM_SCRIPTS = frozenset({b"x-strake-dialog", b"x-strake-part"})
 _NOT_FOR_WEB = HOP_BY_HOP | {b"expect", b"forwarded", b"x-real-ip"}
 _NOT_FOR_CLIENT = HOP_BY_HOP | {b"date", b"server"}

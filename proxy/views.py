@@ -15,6 +15,7 @@ from credentials.vault.keyring import Keyring
 from credentials.vault.sealing import wipe
 from proxy.access import bearer_auth, browsers, policy, upload_capability
 from proxy.access.auth_throttle import AuthThrottle
+from proxy.access.budgets import Budgets
 from proxy.access.in_flight import InFlight
 from proxy.access.rate_limits import RateLimits
 from proxy.access.route import Route
@@ -37,6 +38,7 @@ class Shared(Protocol):
 
     lookup: Lookup
     rate_limits: RateLimits
+    budgets: Budgets
     auth_throttle: AuthThrottle
     in_flight: InFlight
     pool: ConnectionPool
@@ -189,7 +191,9 @@ async def authorize(request: ProxyRequest, shared: Shared) -> tuple[Route, Keyri
         raise UnknownEndpoint
     request.route = route
     ring = keyring.recent(route.master_key_id)
-    address = request.address if route.networks else None  # parsing it costs more than most checks
+    parent = route.parent
+    is_limited = route.networks or (parent is not None and parent.networks)
+    address = request.address if is_limited else None  # parsing it costs more than most checks
     checked_path = path or b"/" if sealed_upload is None else None
     policy.check(route, method=method, path=checked_path, address=address, origin=request.origin)
     if request.origin and request.origin in route.origins:
@@ -199,9 +203,23 @@ async def authorize(request: ProxyRequest, shared: Shared) -> tuple[Route, Keyri
     if sealed_upload is not None:
         request.upload = sealed_upload.open(route)
     request.flight = shared.in_flight.enter(route, request.digest, request.end)
-    if route.requests_per_minute is not None and route.token_id is not None:
-        request.rate = await shared.rate_limits.take(route.token_id, route.requests_per_minute)
+    if route.is_metered:
+        await _meter(request, route, shared)
     return route, ring
+
+
+async def _meter(request: ProxyRequest, route: Route, shared: Shared) -> None:
+    """Count a request for the budgets and the rates of its token and of that one's parent.
+
+    Raises `BudgetExceeded` or `RateLimited`.
+    """
+    if route.budgets:
+        await shared.budgets.take(request, route.budgets)
+    for limits in (route, route.parent):
+        if limits is not None and limits.requests_per_minute is not None and limits.token_id is not None:
+            rate = await shared.rate_limits.take(limits.token_id, limits.requests_per_minute)
+            if request.rate is None or rate.remaining < request.rate.remaining:
+                request.rate = rate
 
 
 async def access_token(request: ProxyRequest, route: Route, ring: Keyring, renewals: Renewals) -> DerivedSecret:

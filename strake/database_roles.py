@@ -18,6 +18,8 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.db.models import Field, Model
 from psycopg import sql
 
+from credentials.token_limits import LIMIT_NAMES
+
 Half = Literal["web", "proxy"]
 Rights = Mapping[str, tuple[str, ...]]  # from a privilege to the fields that it is limited to; empty for all of them
 
@@ -34,9 +36,9 @@ def _may(*privileges: str, **fields: tuple[str, ...]) -> Rights:
 # PostgreSQL wants UPDATE on at least one column of a row that SELECT … FOR UPDATE locks, and SELECT on every column
 # that a condition or RETURNING reads. Foreign keys and identity columns need no rights.
 RIGHTS: Mapping[str, Mapping[Half, Rights]] = {
-    # Sign-up inserts a person. No page edits one: an email address never changes, and commands make staff and suspend.
+    # Sign-up inserts a person, and staff suspend one. An email address never changes, and a command makes staff.
     "accounts.User": _halves(
-        web=_may("SELECT", "INSERT", "DELETE", UPDATE=("session_epoch",)),
+        web=_may("SELECT", "INSERT", "DELETE", UPDATE=("session_epoch", "suspended_at")),
         proxy=_may(SELECT=("id", "email", "suspended_at")),
     ),
     # A second attempt to send a link gives it another token and another lifetime.
@@ -45,6 +47,11 @@ RIGHTS: Mapping[str, Mapping[Half, Rights]] = {
     ),
     "accounts.BrowserSession": _halves(web=_may("SELECT", "INSERT", "DELETE", UPDATE=("last_seen_at", "ip"))),
     "accounts.AccessToken": _halves(web=_may("SELECT", "INSERT", "DELETE", UPDATE=("last_used_at", "revoked_at"))),
+    "accounts.DeviceGrant": _halves(
+        web=_may(
+            "SELECT", "INSERT", "DELETE", UPDATE=("interval", "asked_at", "user", "allowed_at", "denied_at", "used_at")
+        )
+    ),
     "accounts.AuditEvent": _halves(web=_may("SELECT", "INSERT")),  # `prune` deletes the old ones, as the owner
     # Triggers that run as the owner insert links. Without the event, a link says nothing about it.
     "accounts.AuditLink": _halves(web=_may("SELECT"), proxy=_may("SELECT")),
@@ -69,7 +76,12 @@ RIGHTS: Mapping[str, Mapping[Half, Rights]] = {
         proxy=_may("SELECT", "INSERT", "UPDATE"),
     ),
     "credentials.BearerToken": _halves(
-        web=_may("SELECT", "INSERT", "DELETE", UPDATE=("digest", "preview", "last_used_at", "revoked_at")),
+        web=_may(
+            "SELECT",
+            "INSERT",
+            "DELETE",
+            UPDATE=("digest", "preview", "last_used_at", "revoked_at", "label", *LIMIT_NAMES),
+        ),
         proxy=_may("SELECT", UPDATE=("last_used_at",)),
     ),
     # Every seal locks the row of its master key. `created_at` is the column that does the least harm.
@@ -94,8 +106,6 @@ RIGHTS: Mapping[str, Mapping[Half, Rights]] = {
         web=_may("SELECT", "DELETE"), proxy=_may("SELECT", "INSERT", UPDATE=("count", "latency_histogram"))
     ),
     "sessions.Session": _halves(web=_may("SELECT", "INSERT", "UPDATE", "DELETE")),  # without Redis
-    # The admin site shows its own log, which stays empty. Deleting a person looks for their entries.
-    "admin.LogEntry": _halves(web=_may("SELECT", "DELETE")),
     "contenttypes.ContentType": _halves(web=_may("SELECT")),
     "auth.Permission": _halves(),
     "auth.Group": _halves(),

@@ -15,7 +15,7 @@ from django.core.management import CommandError, call_command
 from django.db import IntegrityError, connection, models, transaction
 from django.test import Client
 
-from accounts import access_tokens
+from accounts import access_tokens, device_grants
 from accounts.actors import OPERATOR, Person
 from accounts.addresses import normalise_email
 from accounts.errors import InvalidEmail, InvalidLabel
@@ -46,7 +46,7 @@ def test_label_with_a_control_character_is_refused(text: str, alice: User) -> No
     with pytest.raises(InvalidLabel):
         services.issue_token(actor=OPERATOR, subdomain=endpoint.subdomain, label=f"x{text}")
     with pytest.raises(InvalidLabel):
-        access_tokens.create_access_token(actor=OPERATOR, user=alice, label=f"x{text}")
+        access_tokens.create(actor=OPERATOR, user=alice, label=f"x{text}")
     with pytest.raises(CommandError, match="control characters"):
         call_command("issue_token", endpoint.subdomain, "--label", f"x{text}", stdout=io.StringIO())
 
@@ -57,10 +57,11 @@ def test_forms_and_api_say_so(alice: User, client: Client) -> None:
     client.force_login(alice)
     path = f"/endpoints/{endpoint.subdomain}"
     for form in (f"{path}/name/", f"{path}/tokens/", "/access-tokens/new/"):
-        response = client.post(form, {"label": "x\u202ey", "days": "30"})
+        data = {"label": "x\u202ey", "days": "30", "scopes": "read"}
+        response = client.post(form, data, follow=True)
         assert response.status_code == 400, form
         assert "control characters" in response.content.decode(), form
-    token = access_tokens.create_access_token(actor=Person(alice), user=alice, label="x").plaintext
+    token = access_tokens.create(actor=Person(alice), user=alice, label="x").plaintext
     api = Client(headers={"Authorization": f"Bearer {token}"})
     body = json.dumps({"label": "x\u202ey"})
     response = api.post(f"/api/v1{path}/tokens", body, content_type="application/json")
@@ -77,7 +78,8 @@ def test_line_breaks_in_labels_become_spaces(alice: User) -> None:
 def test_database_refuses_them_too(alice: User) -> None:
     """Whatever code writes: every column for text that people choose and others see."""
     factories.make_endpoint(owner=alice)
-    access_tokens.create_access_token(actor=OPERATOR, user=alice, label="x")
+    device_grants.request(client="x", device="x")
+    access_tokens.create(actor=OPERATOR, user=alice, label="x")
     client = Client()
     client.force_login(alice)
     found = {
@@ -86,7 +88,7 @@ def test_database_refuses_them_too(alice: User) -> None:
         for constraint in model._meta.constraints
         if isinstance(constraint, models.CheckConstraint) and constraint.name.endswith("_is_plain")
     }
-    assert {column for _, column in found} == {"email", "label", "browser"}
+    assert {column for _, column in found} == {"email", "label", "browser", "client", "device"}
     for table, column in found:
         for text in UNSAFE:
             with pytest.raises(IntegrityError), transaction.atomic(), connection.cursor() as cursor:

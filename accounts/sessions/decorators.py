@@ -8,13 +8,28 @@ from typing import Any, overload
 from urllib.parse import urlencode
 
 from django.contrib.auth.decorators import login_required
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 
+from accounts.models import User
 from accounts.sessions import service as sessions
 from accounts.shortcuts import see_other
 
 View = Callable[..., HttpResponse]
+
+
+def staff_required(view: View) -> View:
+    """Require a member of staff. Other people get the response 403, and visitors are sent to sign in."""
+
+    @login_required
+    @wraps(view)
+    def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if not (isinstance(request.user, User) and request.user.is_staff):
+            raise PermissionDenied
+        return view(request, *args, **kwargs)
+
+    return wrapped
 
 
 @overload
@@ -37,7 +52,7 @@ def recent_sign_in_required(
         def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
             if sessions.is_recent(request):
                 return view(request, *args, **kwargs)
-            query = {"next": return_to(**kwargs) if return_to else request.path}
+            query = {"next": return_to(**kwargs) if return_to else request.get_full_path()}
             if request.method == "POST":
                 query["unsaved"] = "1"
             return see_other(f"{reverse('accounts:sign_in_again')}?{urlencode(query)}")

@@ -83,7 +83,7 @@ def current_user(request: HttpRequest) -> User | AnonymousUser:
         return AnonymousUser()
     if row.last_seen_at < now - _LAST_SEEN_INTERVAL:
         BrowserSession.objects.filter(pk=row.pk).update(last_seen_at=now, ip=audit.request_ip(request))
-    request.META[audit.SESSION_KEY] = row.pk
+    request.META[audit.SESSION_KEY] = row
     return user
 
 
@@ -118,7 +118,7 @@ def sign_out(request: HttpRequest) -> None:
 
 @receiver(user_logged_out)
 def _on_logged_out(sender: object, request: HttpRequest, user: User | None, **_: Any) -> None:
-    """Delete the session's row and record the event, also for a sign-out from Django's admin."""
+    """Delete the session's row and record the event, whatever code signs the user out."""
     if isinstance(user, User):
         with transaction.atomic():
             _delete_sessions(BrowserSession.objects.filter(key_digest=_current_digest(request)))

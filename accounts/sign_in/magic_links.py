@@ -230,7 +230,7 @@ def redeem_link(
         with transaction.atomic():
             redeemed = _redeem(tokens.digest(token), ip)
             session = start_session(redeemed.user)
-            person = Person(redeemed.user, ip, audit.session_name(session.pk) if session else "")
+            person = audit.session_actor(redeemed.user, ip, session)
             _audit(person, "signin.succeeded", redeemed.user, {"browser": user_agents.describe(user_agent)})
     except LinkNotValid:
         _record_failure(token, ip)

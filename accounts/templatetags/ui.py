@@ -51,7 +51,7 @@ def page_url(route: str, *args: str) -> str:
 
 @register.simple_tag
 def ago(moment: datetime | None, never: str = "never") -> SafeString:
-    """A relative time ("2 hours ago") with the exact time as hover text, which strake.js converts to local time."""
+    """A relative time ("2 hours ago") with the exact time as hover text, which a script converts to local time."""
     if moment is None:
         return format_html('<span class="muted">{}</span>', never)
     seconds = (timezone.now() - moment).total_seconds()

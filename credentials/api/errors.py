@@ -12,8 +12,10 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 
 from accounts.errors import (
     InvalidLabel,
+    NetworkNotAllowed,
     NotFound,
     QuotaReached,
+    ScopeMissing,
     ServerBusy,
     SessionStoreUnavailable,
     Suspended,
@@ -30,6 +32,8 @@ API_PATH = "/api/"
 _BY_EXCEPTION: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
     (NotFound, HTTPStatus.NOT_FOUND, "not_found"),
     (Suspended, HTTPStatus.FORBIDDEN, "suspended"),
+    (ScopeMissing, HTTPStatus.FORBIDDEN, "scope_missing"),
+    (NetworkNotAllowed, HTTPStatus.FORBIDDEN, "network_not_allowed"),
     (InvalidLabel, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_label"),
     (errors.KeyRefused, HTTPStatus.UNPROCESSABLE_ENTITY, "key_refused"),
     (errors.KeyUnchecked, HTTPStatus.BAD_GATEWAY, "key_unchecked"),

@@ -18,8 +18,9 @@ from accounts.errors import SessionStoreUnavailable
 from accounts.sign_in import throttle
 from credentials import services
 from credentials.api import audit as audit_routes
+from credentials.api import device as device_routes
 from credentials.api import errors as api_errors
-from credentials.api import schemas
+from credentials.api import revocation, schemas
 from credentials.api.schemas import (
     ConnectedEndpoint,
     EndpointDetail,
@@ -36,6 +37,7 @@ from credentials.api.schemas import (
     PlainToken,
     Token,
 )
+from credentials.dashboard import snippets
 from credentials.models import Endpoint
 from credentials.services import Issued
 
@@ -48,7 +50,7 @@ class AccessTokenAuth(HttpBearer):
     """`Authorization: Bearer pat_…`. People create access tokens on a page or with `manage.py create_access_token`."""
 
     def authenticate(self, request: HttpRequest, token: str) -> Person | None:
-        found = access_tokens.authenticate(token)
+        found = access_tokens.authenticate(token, address=audit.request_ip(request))
         if found is None:
             # Only invalid tokens count. Others from the same address cannot lock out a valid one.
             with suppress(SessionStoreUnavailable):
@@ -58,7 +60,7 @@ class AccessTokenAuth(HttpBearer):
                 if verdict.exceeded:
                     raise api_errors.TooManyFailures(verdict.retry_after)
             return None
-        return Person(found.user, audit.request_ip(request), audit.access_token_name(found))
+        return audit.token_actor(request, found)
 
 
 class ManagementAPI(NinjaAPI):
@@ -78,6 +80,8 @@ api = ManagementAPI(
 )
 api_errors.install(api)
 api.add_router("/audit", audit_routes.router)
+api.add_router("/tokens", revocation.router)
+api.add_router("/device", device_routes.router)
 
 
 def _actor(request: HttpRequest) -> Person:
@@ -219,6 +223,7 @@ def _detail(endpoint: Endpoint) -> EndpointDetail:
     renewal = credential.renewal()
     return EndpointDetail(
         **_summary(endpoint).model_dump(),
+        base_urls=snippets.base_urls(endpoint),
         destination_url=credential.destination_url,
         header_name=credential.header_name,
         places=[schemas.Place(position=position, name=name) for position, name, _ in credential.places],

@@ -109,6 +109,10 @@ class Place(Schema):
 
 
 class EndpointDetail(EndpointSummary):
+    base_urls: dict[str, str] = Field(
+        description="What SDKs take as their base URL, by API: openai, anthropic, gemini. Empty if it has none.",
+        examples=[{"openai": "https://strake.example.org/p/k3v9q2m7x1ab/v1"}],
+    )
     destination_url: str
     header_name: str = Field(description='The header that carries the key, or "" if only other places do.')
     places: list[Place] = Field(description="Further headers and query parameters, without their values.")

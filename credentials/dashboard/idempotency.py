@@ -52,7 +52,7 @@ class IdempotencyKey:
             with outbound.place_of(actor_of(self._request).user.pk):
                 return self._wait_for_result()
         except (TooManyRequests, ServerBusy):
-            messages.info(self._request, "That is still being done, so nothing was done twice. Reload in a moment.")
+            messages.info(self._request, "Strake is still working on this. Reload in a moment.")
             return see_other("credentials:endpoints")
 
     def _wait_for_result(self) -> HttpResponse | None:
@@ -63,8 +63,8 @@ class IdempotencyKey:
             if url:
                 messages.info(
                     self._request,
-                    "That was done already, so nothing was done twice. The token was shown once: rotate it if you "
-                    "did not keep it.",
+                    "You already sent this form, so nothing was done twice. If you didn't copy the token, rotate it to "
+                    "get a new one.",
                 )
                 return see_other(url)
             if time.monotonic() > deadline:

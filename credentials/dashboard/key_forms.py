@@ -65,9 +65,9 @@ class ReplaceKeyForm(forms.Form):
                 "data-bwignore": "",
             },
         ),
-        error_messages={"required": "Paste the key.", "max_length": "That is too long for a key."},
+        error_messages={"required": "Paste the key.", "max_length": "That's too long for a key."},
     )
-    unchecked = forms.BooleanField(required=False, label="Save it without checking", widget=forms.HiddenInput)
+    unchecked = forms.BooleanField(required=False, label="Save without checking", widget=forms.HiddenInput)
 
     offers_unchecked = False
     is_unavailable = False
@@ -145,23 +145,23 @@ class DestinationForm(ReplaceKeyForm):
     """The destination of an endpoint, with the key: the existing ciphertext is bound to the old destination."""
 
     destination_url = forms.CharField(
-        label="Address of the API",
+        label="API URL",
         max_length=512,
         widget=forms.URLInput(
             attrs={"class": "mono", "placeholder": "https://api.example.com", "autocomplete": "off", "inputmode": "url"}
         ),
-        help_text="Without the part that your tools add, like /v1/chat/completions.",
-        error_messages={"required": "Enter the address of the API, like https://api.example.com"},
+        help_text="Without the path that your tools add, like /v1/chat/completions.",
+        error_messages={"required": "Enter the URL of the API, like https://api.example.com"},
     )
     header_name = forms.CharField(
         label="Header",
         max_length=64,
         required=False,
         widget=forms.TextInput(attrs={"class": "mono", "placeholder": "Authorization", "autocomplete": "off"}),
-        help_text="The header that carries the key. Leave it empty if only the query does.",
+        help_text="The header for the key. Leave it empty if the key goes only into the query.",
     )
     header_template = forms.CharField(
-        label="Value of the header",
+        label="Header value",
         max_length=256,
         required=False,
         widget=forms.TextInput(
@@ -210,7 +210,7 @@ class DestinationForm(ReplaceKeyForm):
             self.fields["destination_url"] = forms.ChoiceField(
                 label=provider.choice_label,
                 choices=[(choice.url, choice.label) for choice in provider.choices],
-                error_messages={"required": "Choose one.", "invalid_choice": "Choose one of the list."},
+                error_messages={"required": "Choose one.", "invalid_choice": "Choose one from the list."},
             )
             self.order_fields(self.field_order)
         elif not provider.needs_destination:
@@ -218,7 +218,7 @@ class DestinationForm(ReplaceKeyForm):
         else:
             field = self.fields["destination_url"]
             field.widget.attrs["placeholder"] = provider.destination_example
-            field.error_messages["required"] = f"Enter the address of the API, like {provider.destination_example}"
+            field.error_messages["required"] = f"Enter the URL of the API, like {provider.destination_example}"
 
     def clean_destination_url(self) -> str:
         url: str = self.cleaned_data["destination_url"]
@@ -260,7 +260,7 @@ class KeyForm(DestinationForm):
         required=False,
         widget=forms.TextInput(attrs={"placeholder": "CI, laptop, …"}),
         validators=[validate_label],
-        help_text="Where you will use it. Only for you, to tell endpoints apart.",
+        help_text="Where you'll use it, so that you can tell your endpoints apart.",
     )
 
     field_order = (
@@ -274,14 +274,14 @@ class KeyForm(DestinationForm):
         max_length=253,
         required=False,
         widget=forms.TextInput(attrs={"class": "mono", "autocomplete": "off", "spellcheck": "false"}),
-        help_text="For a client secret. Entra shows it on the application's overview page.",
+        help_text="For a client secret. It's on the application's overview page in Entra.",
     )
     client_id = forms.CharField(
         label="Application (client) ID",
         max_length=36,
         required=False,
         widget=forms.TextInput(attrs={"class": "mono", "autocomplete": "off", "spellcheck": "false"}),
-        help_text="For a client secret. It is on the same page.",
+        help_text="For a client secret. It's on the same page.",
     )
 
     def __init__(self, data: Any = None, *, provider: Provider, owner: User) -> None:

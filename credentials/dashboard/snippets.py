@@ -5,13 +5,17 @@ The texts are in templates/credentials/snippets/. Tests run the ones for curl, P
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 from uuid import UUID
 
+from django.conf import settings
 from django.template import Context, Engine
 
+from credentials import providers
+from credentials.dashboard import panels
+from credentials.errors import UnknownProvider
 from credentials.models import Endpoint
 from credentials.providers import DEMO_SLUG, Dialect, Example, Provider
 
@@ -22,11 +26,13 @@ TOKEN_PLACEHOLDER = "YOUR_STRAKE_TOKEN"  # noqa: S105
 class Part:
     """One text to copy. `heading` says where it goes, `template` is its file without .txt.
 
-    Without a folder, the file is in templates/credentials/snippets/.
+    Without a folder, the file is in templates/credentials/snippets/. `calls` is the path of its request, after the
+    base URL, if that is not the usual one of its dialect.
     """
 
     heading: str
     template: str
+    calls: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +61,20 @@ class Snippet:
     texts: tuple[Text, ...]
 
 
+# What a snippet POSTs, after the base URL.
+_USUAL_CALL = {
+    Dialect.OPENAI: "/chat/completions",
+    Dialect.ANTHROPIC: "/v1/messages",
+    Dialect.GEMINI: "/v1beta/models/{model}:generateContent",
+}
+_STREAMED_CALL = {Dialect.GEMINI: "/v1beta/models/{model}:streamGenerateContent"}
+
 _PYTHON = "Python"
 _JAVASCRIPT = "JavaScript"
 _CURL = {
     dialect: (
-        Part("A streamed answer", f"curl-{dialect}-stream"),
-        Part("An answer in one piece", f"curl-{dialect}"),
+        Part("Streaming", f"curl-{dialect}-stream", _STREAMED_CALL.get(dialect, "")),
+        Part("Non-streaming", f"curl-{dialect}"),
     )
     for dialect in Dialect
 }
@@ -73,14 +87,19 @@ TOOLS = (
         {
             Dialect.ANTHROPIC: (
                 Part("In the shell", "claude-code"),
-                Part("Or for good, in ~/.claude/settings.json", "claude-code-settings"),
+                Part("Or permanently, in ~/.claude/settings.json", "claude-code-settings"),
             )
         },
     ),
     Tool(
         "codex",
         "Codex",
-        {Dialect.OPENAI: (Part("In ~/.codex/config.toml", "codex"), Part("In the shell", "codex-shell"))},
+        {
+            Dialect.OPENAI: (
+                Part("In ~/.codex/config.toml", "codex", "/responses"),
+                Part("In the shell", "codex-shell", "/responses"),
+            )
+        },
     ),
     Tool("cursor", "Cursor", {Dialect.OPENAI: (Part("In Settings, Models, API Keys, OpenAI", "cursor"),)}),
     Tool(
@@ -132,38 +151,95 @@ _MODELS = {
 }
 
 
-def snippets_for(endpoint: Endpoint, provider: Provider, token: str = TOKEN_PLACEHOLDER) -> list[Snippet]:
-    """The snippets of every tool that works with `provider`. The first is curl."""
-    snippets = (snippet(tool, endpoint, provider, token) for tool in TOOLS)
-    return [found for found in snippets if found is not None]
+ENV = Tool("env", ".env", {})
 
 
-def snippet(tool: Tool, endpoint: Endpoint, provider: Provider, token: str = TOKEN_PLACEHOLDER) -> Snippet | None:
-    """The texts for one tool, or None if the tool does not support the provider's API."""
+def snippets_for(
+    endpoint: Endpoint,
+    provider: Provider,
+    token: str = TOKEN_PLACEHOLDER,
+    *,
+    allowed_paths: Sequence[str] = (),
+) -> list[Snippet]:
+    """The snippets of every tool that works with `provider` and a token with these limits. The first is curl.
+
+    Without a tool for its limits, the token gets one curl line that they allow.
+    """
+    every = (snippet(tool, endpoint, provider, token, allowed_paths=allowed_paths) for tool in TOOLS)
+    found = [filled for filled in every if filled is not None]
+    if not any(filled.tool.slug == "curl" for filled in found):
+        found.insert(0, _allowed_call(endpoint, token, allowed_paths))
+    return found
+
+
+def snippet(
+    tool: Tool,
+    endpoint: Endpoint,
+    provider: Provider,
+    token: str = TOKEN_PLACEHOLDER,
+    *,
+    allowed_paths: Sequence[str] = (),
+) -> Snippet | None:
+    """The texts for one tool, or None if the tool does not support the provider's API or calls no allowed path."""
     if provider.example is not None:
-        return _example(provider.example, tool, endpoint, token) if tool.slug == "curl" else None
+        return _example(provider.example, tool, endpoint, token, allowed_paths) if tool.slug == "curl" else None
     dialect = next((dialect for dialect in dialects_of(provider) if dialect in tool.parts), None)
     if dialect is None:
         return None
     suffix = sdk_suffix(endpoint, provider) if dialect == provider.dialect else ""
     values = {
         "url": endpoint.url,
+        "server": settings.STRAKE_BASE_URL,
         "base": endpoint.url + suffix,
         "subdomain": endpoint.subdomain,
         "provider": provider.slug,
         "token": token,
         "model": _MODELS.get(provider.slug, "your-model"),
     }
-    texts = (
+    texts = tuple(
         Text(part.template.rpartition("/")[2], part.heading, _render(part.template, values))
         for part in tool.parts[dialect]
+        if panels.allows(
+            allowed_paths, "POST", suffix + (part.calls or _USUAL_CALL[dialect]).format(model=values["model"])
+        )
     )
-    return Snippet(tool, tuple(texts))
+    return Snippet(tool, texts) if texts else None
 
 
-def _example(example: Example, tool: Tool, endpoint: Endpoint, token: str) -> Snippet:
+def environment(endpoint: Endpoint, provider: Provider, token: str = TOKEN_PLACEHOLDER) -> Snippet:
+    """The variables that the SDKs of the provider's dialects read, as the lines of a .env file."""
+    lines = []
+    for dialect in dialects_of(provider):
+        suffix = sdk_suffix(endpoint, provider) if dialect == provider.dialect else ""
+        base_name, key_name = _VARIABLES[dialect]
+        lines += [f"{base_name}={endpoint.url}{suffix}", f"{key_name}={token}"]
+    lines = lines or [f"STRAKE_URL={endpoint.url}", f"STRAKE_TOKEN={token}"]
+    return Snippet(ENV, (Text("env", "In the .env file of your project", "\n".join(lines)),))
+
+
+_VARIABLES = {
+    Dialect.OPENAI: ("OPENAI_BASE_URL", "OPENAI_API_KEY"),
+    Dialect.ANTHROPIC: ("ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY"),
+    Dialect.GEMINI: ("GOOGLE_GEMINI_BASE_URL", "GEMINI_API_KEY"),
+}
+
+
+def _example(
+    example: Example, tool: Tool, endpoint: Endpoint, token: str, allowed_paths: Sequence[str]
+) -> Snippet | None:
+    if not panels.allows(allowed_paths, example.method, example.path.partition("?")[0] or "/"):
+        return None
     values = {"url": endpoint.url, "token": token, "example": example}
     return Snippet(tool, (Text("curl-example", "In the shell", _render("curl-example", values)),))
+
+
+def _allowed_call(endpoint: Endpoint, token: str, allowed_paths: Sequence[str]) -> Snippet:
+    """A curl line for the first allowed path, a GET if there is one. Wildcards are left for the person to fill in."""
+    first = min(allowed_paths, key=lambda entry: (not entry.startswith(("GET", "*")), "*" in entry[2:]))
+    method, _, path = first.partition(" ")
+    values = {"url": endpoint.url, "token": token, "path": path, "method": "GET" if method == "*" else method}
+    text = Text("curl-allowed", "In the shell", _render("curl-allowed", values))
+    return Snippet(TOOLS[0], (text,))
 
 
 def sdk_suffix(endpoint: Endpoint, provider: Provider) -> str:
@@ -171,6 +247,18 @@ def sdk_suffix(endpoint: Endpoint, provider: Provider) -> str:
     if cast(UUID | None, endpoint.owner_id) is None:  # a sample
         return provider.sdk_suffix
     return provider.suffix_at(endpoint.credential.destination_url)
+
+
+def base_urls(endpoint: Endpoint) -> dict[str, str]:
+    """What SDKs take as their base URL, for each API that the endpoint's provider has. The main one comes first."""
+    try:
+        provider = providers.get(endpoint.provider)
+    except UnknownProvider:
+        return {}
+    suffixes = dict.fromkeys(dialects_of(provider), "")
+    if provider.dialect in suffixes:
+        suffixes[provider.dialect] = sdk_suffix(endpoint, provider)
+    return {str(dialect): endpoint.url + suffix for dialect, suffix in suffixes.items()}
 
 
 def dialects_of(provider: Provider) -> Iterable[Dialect]:

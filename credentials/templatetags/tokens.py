@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from django import template
 from django.conf import settings
+from django.templatetags.static import static
 from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 
 from credentials import providers
 from credentials.errors import UnknownProvider
 from credentials.models import BearerToken, Endpoint
+from credentials.providers import DEMO_SLUG, PROVIDERS
 
 register = template.Library()
 
 
 @register.filter
 def limits(token: BearerToken) -> list[str]:
-    """What a token may do, one sentence part per limit; empty without limits."""
+    """What limits a token, one part of a sentence per limit; empty without limits. The expiry is not among them."""
     words = []
-    if token.requests_per_minute is not None:
-        words.append(f"{token.requests_per_minute:,} requests a minute")
+    for value, unit in (
+        (token.requests_per_minute, "a minute"),
+        (token.requests_per_day, "a day"),
+        (token.requests_per_month, "a month"),
+    ):
+        if value is not None:
+            words.append(f"{value:,} request{'' if value == 1 else 's'} {unit}")
+    if token.concurrent_requests is not None:
+        words.append(f"{token.concurrent_requests:,} concurrent")
     words += [f"only {path.removeprefix('* ')}" for path in token.allowed_paths]
     words += [f"from {network}" for network in token.allowed_networks]
     words += [f"pages of {origin}" for origin in token.allowed_origins]
@@ -28,12 +39,12 @@ def limits(token: BearerToken) -> list[str]:
 
 
 @register.filter
-def at_a_time(endpoint: Endpoint) -> str:
-    """How many requests of its own an endpoint may have in flight."""
+def concurrent_limit(endpoint: Endpoint) -> str:
+    """How many requests an endpoint may have in flight."""
     if endpoint.max_streams is None:
-        return "No limit of its own"
+        return f"Server default ({settings.STRAKE_MAX_STREAMS:,})"
     # The operator may have lowered the installation's limit since.
-    return f"At most {min(endpoint.max_streams, settings.STRAKE_MAX_STREAMS):,}"
+    return f"{min(endpoint.max_streams, settings.STRAKE_MAX_STREAMS):,}"
 
 
 @register.filter
@@ -49,8 +60,16 @@ def provider_name(slug: str) -> str:
         return slug
 
 
+@register.simple_tag
+def provider_mark(slug: str) -> SafeString:
+    """The mark of a provider from strake/static/strake/marks.svg. It is decoration: put the name next to it."""
+    sprite = static("strake/marks.svg")
+    known = slug if slug == DEMO_SLUG or slug in PROVIDERS else "custom"
+    return format_html('<svg class="provider-mark" aria-hidden="true"><use href="{}#{}"></use></svg>', sprite, known)
+
+
 @register.filter
 def monogram(name: str) -> str:
-    """Up to two letters that stand for a provider. Its logo is a trade mark, and not ours to ship."""
+    """Up to two letters that stand for a tool."""
     capitals = "".join(letter for letter in name if letter.isupper())
     return (capitals or name)[:2]

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from time import monotonic
+from typing import TypeVar
 from uuid import UUID
 
 from django.conf import settings
@@ -28,8 +29,11 @@ from proxy.errors import (
     TooManyAtOnce,
     UnknownEndpoint,
 )
+from proxy.limit_errors import TokenBusy
 
 logger = logging.getLogger(__name__)
+
+Key = TypeVar("Key")
 
 CHECK_SECONDS = 0.5
 
@@ -40,7 +44,7 @@ Access = tuple[str, bytes, bytes]
 
 
 class _Count:
-    """The requests of one endpoint or one person."""
+    """The requests of one endpoint, one person, or one token and its children."""
 
     __slots__ = ("now",)
 
@@ -51,12 +55,16 @@ class _Count:
 class _Group:
     """The requests with the same access. One that is empty stays until the next check."""
 
-    __slots__ = ("access", "expires_at", "flights", "of_endpoint", "of_owner")
+    __slots__ = ("access", "expires_at", "flights", "of_endpoint", "of_owner", "of_parent", "of_token")
 
-    def __init__(self, access: Access, of_endpoint: _Count, of_owner: _Count) -> None:
+    def __init__(
+        self, access: Access, of_endpoint: _Count, of_owner: _Count, of_token: _Count, of_parent: _Count | None
+    ) -> None:
         self.access = access
         self.of_endpoint = of_endpoint
         self.of_owner = of_owner
+        self.of_token = of_token
+        self.of_parent = of_parent
         self.flights: set[Flight] = set()
         self.expires_at: datetime | None = None
 
@@ -89,6 +97,7 @@ class InFlight:
         self._groups: dict[Access, _Group] = {}
         self._of_endpoint: dict[UUID, _Count] = {}
         self._of_owner: dict[UUID, _Count] = {}
+        self._of_token: dict[str, _Count] = {}
         self._max_of_endpoint = settings.STRAKE_MAX_STREAMS
         self._max_of_owner = settings.STRAKE_MAX_STREAMS_PER_PERSON
         self._confirmed_at = monotonic()
@@ -96,8 +105,8 @@ class InFlight:
     def enter(self, route: Route, digest: bytes, end: Callable[[], None]) -> Flight:
         """Count a request whose token is valid. Call `leave` when it is over.
 
-        `digest` is the token's, and `end` ends the request. Raises `TooManyAtOnce` or `OwnerBusy`, and then counts
-        nothing.
+        `digest` is the token's, and `end` ends the request. Raises `TooManyAtOnce`, `OwnerBusy` or `TokenBusy`, and
+        then counts nothing.
         """
         access = (route.token_id or "", digest, route.iv)
         group = self._groups.get(access) or self._new_group(access, route)
@@ -108,6 +117,14 @@ class InFlight:
             raise TooManyAtOnce(retry_after=1)
         if of_owner.now >= self._max_of_owner:
             raise OwnerBusy(retry_after=1)
+        of_token, of_parent, parent = group.of_token, group.of_parent, route.parent
+        if route.concurrent_requests is not None and of_token.now >= route.concurrent_requests:
+            raise TokenBusy(retry_after=1)
+        if parent is not None and of_parent is not None:
+            if parent.concurrent_requests is not None and of_parent.now >= parent.concurrent_requests:
+                raise TokenBusy(retry_after=1)
+            of_parent.now += 1
+        of_token.now += 1
         if not group.flights:
             group.expires_at = route.expires_at
         flight = Flight(group, end)
@@ -121,6 +138,9 @@ class InFlight:
         group.flights.remove(flight)
         group.of_endpoint.now -= 1
         group.of_owner.now -= 1
+        group.of_token.now -= 1
+        if group.of_parent is not None:
+            group.of_parent.now -= 1
         flight.end_request = _nothing  # a cycle with the request would wait for the garbage collector
 
     def counts(self) -> dict[UUID, int]:
@@ -133,15 +153,18 @@ class InFlight:
     def _new_group(self, access: Access, route: Route) -> _Group:
         of_endpoint = self._of_endpoint.setdefault(route.endpoint_id, _Count())
         of_owner = self._of_owner.setdefault(route.owner_id, _Count())
-        group = self._groups[access] = _Group(access, of_endpoint, of_owner)
+        of_token = self._of_token.setdefault(access[0], _Count())
+        parent = route.parent
+        of_parent = None if parent is None else self._of_token.setdefault(parent.token_id, _Count())
+        group = self._groups[access] = _Group(access, of_endpoint, of_owner, of_token, of_parent)
         return group
 
     def _forget_empty(self) -> None:
         if any(not group.flights for group in self._groups.values()):
             self._groups = {access: group for access, group in self._groups.items() if group.flights}
-            for counts in (self._of_endpoint, self._of_owner):
-                for key in [key for key, count in counts.items() if not count.now]:
-                    del counts[key]
+            _forget_zeros(self._of_endpoint)
+            _forget_zeros(self._of_owner)
+            _forget_zeros(self._of_token)
 
     async def watch(self, lookup: Lookup) -> None:
         """End what has lost its access, until cancelled.
@@ -187,6 +210,11 @@ class InFlight:
         if (group := self._groups.get(access)) is not None:
             for flight in list(group.flights):
                 flight.end(reason)
+
+
+def _forget_zeros(counts: dict[Key, _Count]) -> None:
+    for key in [key for key, count in counts.items() if not count.now]:
+        del counts[key]
 
 
 def _reason(access: Access, state: TokenState | None) -> ProxyError | None:

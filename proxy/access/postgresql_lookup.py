@@ -26,7 +26,8 @@ KEEP_SECONDS = 3600.0
 # Statements on their way. Two take no more processor time than one, and a reply that is late delays fewer requests.
 MAX_BATCHES = 2
 
-_CONVERTERS = converters(allowed_paths=list_from_json, allowed_networks=list_from_json, allowed_origins=list_from_json)
+_LISTS = ("allowed_paths", "allowed_networks", "allowed_origins")
+_CONVERTERS = converters(**{f"{prefix}{name}": list_from_json for prefix in ("", "parent_") for name in _LISTS})
 
 Key = tuple[str, bytes]  # the subdomain, and the token's digest
 

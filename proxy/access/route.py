@@ -15,6 +15,7 @@ from django.db.models import FilteredRelation, Q, QuerySet
 from credentials import providers
 from credentials.errors import InvalidDestination
 from credentials.models import Endpoint
+from credentials.token_limits import LIMIT_NAMES
 from credentials.vault.envelope import Binding, SealedRecord, WrappedKey, extras_of
 from proxy.access import minting
 from proxy.access.derived_token import DerivedRecord
@@ -28,9 +29,10 @@ from proxy.upstream.origin import Origin, destination
 class Row(NamedTuple):
     """An endpoint, its credential, and the presented token.
 
-    `token_id` is None if the endpoint has no such token, and so are the fields after it up to `allowed_networks`, and
-    `allow_minting` and `allowed_origins`. `format` is None if the endpoint has no sealed key. The fields of the derived
-    token are as the driver returns them, since few requests need them.
+    `token_id` is None if the endpoint has no such token, and so are the fields after it up to `allowed_networks`,
+    and the ones from `allow_minting` on to `concurrent_requests`. The `parent_` fields are None for a token without a
+    parent. `format` is None if the endpoint has no sealed key. The fields of the derived token are as the driver
+    returns them, since few requests need them.
     """
 
     endpoint_id: UUID
@@ -61,6 +63,20 @@ class Row(NamedTuple):
     places: str  # JSON, which few credentials need
     parameters: str
     allowed_origins: list[str]
+    requests_per_day: int | None
+    requests_per_month: int | None
+    concurrent_requests: int | None
+    parent_id: str | None
+    parent_expires_at: datetime | None
+    parent_revoked_at: datetime | str | None
+    parent_requests_per_minute: int | None
+    parent_allowed_paths: list[str]
+    parent_allowed_networks: list[str]
+    parent_allow_minting: bool | int | None
+    parent_allowed_origins: list[str]
+    parent_requests_per_day: int | None
+    parent_requests_per_month: int | None
+    parent_concurrent_requests: int | None
     derived_format: int | None
     derived_master_key_id: str | None
     derived_wrapped_dek: bytes | None
@@ -75,6 +91,30 @@ class Row(NamedTuple):
     derived_failure: str | None
 
 
+class Budget(NamedTuple):
+    """How many requests with a token and its children may be forwarded in a day and in a month of UTC."""
+
+    token_id: str
+    endpoint_id: UUID
+    per_day: int | None
+    per_month: int | None
+
+
+class Parent:
+    """The limits of a token's parent. They apply to the token too."""
+
+    __slots__ = ("concurrent_requests", "minting", "networks", "paths", "requests_per_minute", "token_id")
+    parent = None
+
+    def __init__(self, row: Row, token_id: str) -> None:
+        self.token_id = token_id
+        self.requests_per_minute = row.parent_requests_per_minute
+        self.concurrent_requests = row.parent_concurrent_requests
+        self.networks = tuple(ip_network(network) for network in row.parent_allowed_networks)
+        self.paths = PathPatterns(tuple(row.parent_allowed_paths)) if row.parent_allowed_paths else None
+        self.minting = None if row.parent_allow_minting else minting.rules(row.provider, row.destination_url)
+
+
 class Route:
     """A row, and what follows from it for every request. A look-up keeps it until the row changes.
 
@@ -86,7 +126,9 @@ class Route:
     __slots__ = (
         "_parameters",
         "binding",
+        "budgets",
         "buys_token",
+        "concurrent_requests",
         "connection_id",
         "credential_id",
         "derived",
@@ -98,9 +140,11 @@ class Route:
         "header_name",
         "is_ended",
         "is_fixed",
+        "is_metered",
         "is_paused",
         "iv",
         "kind",
+        "lists_origins",
         "master_key_id",
         "max_streams",
         "measure",
@@ -109,6 +153,7 @@ class Route:
         "origins",
         "owner_email",
         "owner_id",
+        "parent",
         "paths",
         "places",
         "provider",
@@ -131,13 +176,30 @@ class Route:
         self.max_streams = row.max_streams
         # The token.
         self.token_id = row.token_id
-        self.is_ended = row.token_id is None or row.revoked_at is not None or row.suspended_at is not None
-        self.expires_at = row.expires_at
+        self.parent = None if row.parent_id is None else Parent(row, row.parent_id)
+        self.is_ended = (
+            row.token_id is None
+            or row.revoked_at is not None
+            or row.parent_revoked_at is not None
+            or row.suspended_at is not None
+        )
+        self.expires_at = earlier(row.expires_at, row.parent_expires_at)
         self.is_paused = row.paused_at is not None
         self.requests_per_minute = row.requests_per_minute
         self.networks = tuple(ip_network(network) for network in row.allowed_networks)
         self.paths = PathPatterns(tuple(row.allowed_paths)) if row.allowed_paths else None
+        self.concurrent_requests = row.concurrent_requests
+        self.budgets = _budgets(row)
+        self.is_metered = (
+            bool(self.budgets)
+            or row.requests_per_minute is not None
+            or (self.parent is not None and self.parent.requests_per_minute is not None)
+        )
         self.origins = frozenset(origin.encode("latin-1") for origin in row.allowed_origins)
+        self.lists_origins = bool(self.origins)
+        if row.parent_id is not None:
+            self.lists_origins = bool(row.allowed_origins or row.parent_allowed_origins)
+            self.origins &= {origin.encode("latin-1") for origin in row.parent_allowed_origins}
         self.minting = None if row.allow_minting else minting.rules(row.provider, row.destination_url)
         # The key.
         self.iv = row.iv or b""
@@ -160,6 +222,25 @@ class Route:
         """The parameters of a cloud credential. The seal vouches for them, so open the key first."""
         values: dict[str, str] = json.loads(self._parameters)
         return values
+
+
+def earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+    """Return the earlier of two expiries. None is never."""
+    if one is None or other is None:
+        return one or other
+    return min(one, other)
+
+
+def _budgets(row: Row) -> tuple[Budget, ...]:
+    found = (
+        (row.token_id, row.requests_per_day, row.requests_per_month),
+        (row.parent_id, row.parent_requests_per_day, row.parent_requests_per_month),
+    )
+    return tuple(
+        Budget(token_id, row.endpoint_id, per_day, per_month)
+        for token_id, per_day, per_month in found
+        if token_id is not None and (per_day is not None or per_month is not None)
+    )
 
 
 def _sealed(row: Row) -> SealedRecord | None:
@@ -233,6 +314,11 @@ _PATHS = {
     "places": "credential__places",
     "parameters": "credential__parameters",
     "allowed_origins": "token__allowed_origins",
+    "requests_per_day": "token__requests_per_day",
+    "requests_per_month": "token__requests_per_month",
+    "concurrent_requests": "token__concurrent_requests",
+    "parent_id": "token__parent_id",
+    **{f"parent_{field}": f"token__parent__{field}" for field in ("revoked_at", *LIMIT_NAMES)},
     **{f"derived_{field}": f"credential__derived_token__{field}" for field in DerivedRecord._fields},
 }
 _FIRST_DERIVED = Row._fields.index("derived_format")

@@ -64,6 +64,7 @@ _VERSION = _Version(
     _Xmin("credential__sealed_key__iv"),
     _Xmin("credential__derived_token__iv"),
     _Xmin("token__allowed_paths"),
+    _Xmin("token__parent__allowed_paths"),
     F("owner__suspended_at"),
     _Hex("owner__email"),
 )

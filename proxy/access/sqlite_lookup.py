@@ -49,6 +49,10 @@ _CONVERTERS = converters(
     allowed_paths=list_from_json,
     allowed_networks=list_from_json,
     allowed_origins=list_from_json,
+    parent_expires_at=_utc,
+    parent_allowed_paths=list_from_json,
+    parent_allowed_networks=list_from_json,
+    parent_allowed_origins=list_from_json,
 )
 
 

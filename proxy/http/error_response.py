@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from credentials.providers import Dialect
-from proxy import cloud_errors, connect_failures, errors
+from proxy import cloud_errors, connect_failures, errors, limit_errors
 from proxy.errors import ProxyError
 from proxy.http.names import Headers
 from proxy.http.response import Response
@@ -87,7 +87,7 @@ def error_classes() -> list[type[ProxyError]]:
     """Return every error that has a code of its own."""
     return [
         value
-        for module in (errors, connect_failures, cloud_errors)
+        for module in (errors, connect_failures, cloud_errors, limit_errors)
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, ProxyError) and value.__module__ == module.__name__
     ]

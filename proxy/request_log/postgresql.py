@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from struct import Struct
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from django.db.backends.utils import CursorWrapper
 
 from proxy.request_log.encoding import json_array
 from proxy.request_log.entries import Entry, Rollup
+from proxy.request_log.portions import portions
 
 # Binary, so that no value needs escaping and the server parses no text. Each value follows its length, or -1 for NULL.
 _COPY = (
@@ -52,10 +54,9 @@ FROM used WHERE token.id = used.id AND token.id IN (SELECT id FROM locked)
 """
 
 
-def insert_records(cursor: CursorWrapper, batch: Sequence[Entry]) -> None:
-    data = _encoded(batch)
+def insert_records(cursor: CursorWrapper, records: bytes) -> None:
     with connection.wrap_database_errors, cursor.copy(_COPY) as copy:
-        copy.write(data)
+        copy.write(records)
 
 
 def add_rollups(cursor: CursorWrapper, rollups: Sequence[Rollup]) -> None:
@@ -66,11 +67,11 @@ def set_last_use(cursor: CursorWrapper, times: Mapping[str, float]) -> None:
     cursor.execute(_SET_LAST_USE, [list(times), list(times.values())])
 
 
-def _encoded(batch: Sequence[Entry]) -> bytes:
+def encoded(batch: Sequence[Entry]) -> bytes:
     """Return rows for COPY. What many entries of a batch share is encoded once."""
     shared: dict[tuple[UUID, str, int, str, str], bytes] = {}
     parts = [_HEADER]
-    for endpoint_id, token_id, status, latency, first_byte, at, error, phase in batch:
+    for endpoint_id, token_id, status, latency, first_byte, at, error, phase in chain.from_iterable(portions(batch)):
         key = (endpoint_id, token_id, status, error, phase)
         if (start := shared.get(key)) is None:
             values = (endpoint_id.bytes, token_id.encode(), None, error.encode(), phase.encode())

@@ -71,6 +71,11 @@ class RequestLog:
         return len(self._pending) + self._writing
 
     @property
+    def written_until(self) -> float:
+        """Entries that were added before this time of `time.monotonic` are in the database, or lost."""
+        return self._caught_up_at
+
+    @property
     def lag_seconds(self) -> float:
         """The time since every entry was in the database, or 0 if every entry is."""
         return time.monotonic() - self._caught_up_at if self.waiting else 0.0

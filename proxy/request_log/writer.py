@@ -1,7 +1,7 @@
 """Writes entries of the request log to the database, from the log's thread.
 
-A batch is three statements, whatever its size. Totals and times are added to what is stored, so writers neither lock a
-table nor read a row before they write it.
+Totals and times are added to what is stored, so writers neither lock a table nor read a row before they write it. A
+batch is encoded before its transaction begins, and in portions (`proxy.request_log.portions`).
 """
 
 from __future__ import annotations
@@ -69,9 +69,10 @@ def write(batch: list[Entry]) -> None:
         batch = [entry if entry.latency_ms <= _MAX_MS else _clamped(entry) for entry in batch]
     rollups, used = _rollups(batch), _last_use.due(batch)
     statements = postgresql if connection.vendor == "postgresql" else sqlite
+    records = statements.encoded(batch)
     with _cursor() as cursor:
         # The rows that writers share come last, since whoever waits for one waits until the end of the transaction.
-        statements.insert_records(cursor, batch)
+        statements.insert_records(cursor, records)
         if rollups:
             statements.add_rollups(cursor, rollups)
         if used:

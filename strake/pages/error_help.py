@@ -21,6 +21,11 @@ HELP = {
         "An endpoint is not a page: give its URL to a tool as the base URL. A page of another site may call it with "
         "fetch, in mode cors."
     ),
+    "budget_exceeded": (
+        "The token, or all children of its parent together, has used up its requests of the day or of the month. Days "
+        "and months begin at midnight UTC, and the header retry-after says when. The owner can raise the limit on the "
+        "endpoint's page. Requests through several server processes are counted with a delay of up to five seconds."
+    ),
     "body_too_large": "Send less in one request, or ask the operator to raise STRAKE_MAX_BODY_MB.",
     "egress_proxy_failed": (
         "Strake reaches providers through a proxy of your company, and that one could not connect. Check the "
@@ -102,6 +107,11 @@ HELP = {
         "with the first request after ten seconds. If it persists, the operator should check that the machine may "
         "connect to login.microsoftonline.com or oauth2.googleapis.com."
     ),
+    "token_busy": (
+        "The token, or all children of its parent together, has reached its limit of concurrent requests. A stream "
+        "counts until it ends. Wait for some to end. SDKs retry by themselves. The owner can change the limit on the "
+        "endpoint's page. Each server process counts separately."
+    ),
     "token_in_path": (
         "Your tool puts the token into the URL's path. Give it the endpoint's URL and the token as two settings."
     ),
@@ -176,6 +186,7 @@ HELP = {
 
 # What an owner reads in Activity. For other codes, the code itself in words is good enough.
 _REASONS = {
+    "budget_exceeded": "The requests of the day or month are used up",
     "browser_refused": "A browser asked for a page",
     "egress_proxy_failed": "The company's proxy could not connect",
     "egress_proxy_refused": "The company's proxy refused",
@@ -191,6 +202,7 @@ _REASONS = {
     "owner_busy": "Too many requests at a time",
     "path_not_allowed": "A path that is not allowed",
     "rate_limited": "Too many requests a minute",
+    "token_busy": "Too many requests at a time with this token",
     "too_many_at_once": "Too many requests at a time",
     "too_many_refusals": "Refused again, not checked again",
     "upstream_broken": "The provider broke the answer off",

@@ -171,7 +171,9 @@ TOPICS = {
     topic.slug: topic
     for topic in (
         Topic("base-url", "Which base URL", "With /v1, with /v1beta or bare: by client and provider"),
+        Topic("cli", "The command line", "strake run: a token for exactly as long as a tool runs"),
         Topic("differences", "What is different", "The few calls that behave otherwise, and the lines that work"),
+        Topic("leaked-token", "If a token leaks", "How to end it, also without an account, and how scanners find one"),
         Topic("local-servers", "Local servers", "Ollama, vLLM and LM Studio, and what the operator sets"),
     )
 }
@@ -214,7 +216,15 @@ def compatible() -> list[Compatible]:
     return found
 
 
-_TOPIC_TEXTS = ("batches-python", "batches-javascript", "allow-local", "allow-network")
+_TOPIC_TEXTS = (
+    "cli-install",
+    "cli-run",
+    "cli-helper",
+    "batches-python",
+    "batches-javascript",
+    "allow-local",
+    "allow-network",
+)
 
 
 def topic_texts(endpoint: Endpoint) -> dict[str, str]:

@@ -156,11 +156,16 @@ def _line_of_refusal(refusal: RefusalCount, endpoint: Endpoint, token: str) -> L
         at=refusal.last_at,
         endpoint=endpoint,
         token="several tokens" if refusal.token_id == NO_TOKEN else token,
-        status=_statuses().get(refusal.code, ProxyError.status),
+        status=status_of(refusal.code),
         error=refusal.code,
         position=f"{refusal.last_at.isoformat()}_{_REFUSAL}{refusal.pk}",
         count=refusal.count,
     )
+
+
+def status_of(code: str) -> int:
+    """The status with which Strake refuses a request for this reason."""
+    return _statuses().get(code, ProxyError.status)
 
 
 @cache

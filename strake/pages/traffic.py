@@ -86,5 +86,5 @@ def _endpoint_or_404(actor: Actor, subdomain: str) -> Endpoint:
 
 
 def _is_part(request: HttpRequest) -> bool:
-    """True if strake.js asks for one part of the page."""
+    """True if the script of the page asks for one part of the page."""
     return bool(request.headers.get("X-Strake-Part"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import resource
 import signal
@@ -50,6 +51,9 @@ class Worker(UvicornWorker):
         "server_header": False,
         "date_header": False,
         "access_log": False,
+        # Report to gunicorn once a second. Uvicorn would wait by the time of day, so if that is set back, it reports
+        # nothing for as long, and gunicorn kills the worker.
+        "timeout_notify": -math.inf,
     }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

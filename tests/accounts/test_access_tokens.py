@@ -12,7 +12,15 @@ from pytest_django import DjangoAssertNumQueries
 
 from accounts import access_tokens
 from accounts.actors import OPERATOR, Person
-from accounts.errors import InvalidExpiry, InvalidLabel, NotFound
+from accounts.errors import (
+    InvalidExpiry,
+    InvalidLabel,
+    InvalidNetwork,
+    InvalidScope,
+    NetworkNotAllowed,
+    NotFound,
+    ScopeMissing,
+)
 from accounts.models import AccessToken, AuditEvent, User
 from tests.accounts.signing_in import user_of
 
@@ -20,7 +28,7 @@ pytestmark = pytest.mark.django_db
 
 
 def create(user: User, **fields: Any) -> access_tokens.CreatedToken:
-    return access_tokens.create_access_token(actor=Person(user), user=user, label="CI", **fields)
+    return access_tokens.create(actor=Person(user), user=user, label="CI", **fields)
 
 
 def test_token_works_until_it_is_revoked(alice: User) -> None:
@@ -75,21 +83,57 @@ def test_stranger_cannot_touch_tokens_of_others(alice: User, charlie: User) -> N
     with pytest.raises(NotFound):
         access_tokens.revoke_access_token(actor=Person(charlie), token_id=created.token.pk)
     with pytest.raises(NotFound):
-        access_tokens.create_access_token(actor=Person(charlie), user=alice, label="mine now")
+        access_tokens.create(actor=Person(charlie), user=alice, label="mine now")
     assert user_of(created.plaintext) == alice
 
 
 def test_operator_may_create_and_revoke(alice: User) -> None:
-    created = access_tokens.create_access_token(actor=OPERATOR, user=alice, label="CI")
+    created = access_tokens.create(actor=OPERATOR, user=alice, label="CI")
     assert access_tokens.revoke_access_token(actor=OPERATOR, token_id=created.token.pk).revoked_at
 
 
 def test_invalid_label_and_expiry_are_rejected(alice: User) -> None:
     for label in ["", "  ", "x" * 101]:
         with pytest.raises(InvalidLabel):
-            access_tokens.create_access_token(actor=Person(alice), user=alice, label=label)
+            access_tokens.create(actor=Person(alice), user=alice, label=label)
     with pytest.raises(InvalidExpiry):
         create(alice, expires_at=timezone.now())
+
+
+@pytest.mark.parametrize(
+    ("scopes", "stored"),
+    [
+        (["endpoints"], ["read", "endpoints"]),
+        (["tokens", "tokens", "read"], ["read", "tokens"]),
+        (["read"], ["read"]),
+    ],
+)
+def test_every_scope_includes_read_and_no_other(alice: User, scopes: list[str], stored: list[str]) -> None:
+    token = create(alice, scopes=scopes).token
+    assert token.scopes == stored
+    access_tokens.require_scope(token, "read")
+    for scope in {"tokens", "endpoints"} - set(stored):
+        with pytest.raises(ScopeMissing, match=f"lacks the scope {scope}"):
+            access_tokens.require_scope(token, scope)
+
+
+def test_invalid_scopes_and_networks_are_rejected(alice: User) -> None:
+    for scopes in [[], ["admin"], ["read", ""]]:
+        with pytest.raises(InvalidScope):
+            create(alice, scopes=scopes)
+    for networks in [["x"], ["10.0.0.0/33"], [f"10.0.0.{n}" for n in range(51)]]:
+        with pytest.raises(InvalidNetwork):
+            create(alice, allowed_networks=networks)
+    assert not AccessToken.objects.exists()
+
+
+def test_token_works_from_its_networks_only(alice: User) -> None:
+    created = create(alice, allowed_networks=["192.0.2.0/24", "2001:db8::/32"])
+    for address in ["192.0.2.255", "2001:db8::1", "::ffff:192.0.2.1"]:
+        assert access_tokens.authenticate(created.plaintext, address=address) == created.token
+    for outside in ["192.0.3.0", "2001:db9::1", None, ""]:
+        with pytest.raises(NetworkNotAllowed):
+            access_tokens.authenticate(created.plaintext, address=outside)
 
 
 def test_last_use_is_updated_once_a_minute(alice: User, django_assert_num_queries: DjangoAssertNumQueries) -> None:

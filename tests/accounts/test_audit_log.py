@@ -21,7 +21,7 @@ from accounts import access_tokens, audit, audit_log, retention
 from accounts.actors import OPERATOR, Actor, Person
 from accounts.audit_chain import VerifierKey
 from accounts.errors import AppendOnly
-from accounts.models import AccessToken, AuditEvent, SignInLink, User
+from accounts.models import AccessToken, AuditEvent, BrowserSession, SignInLink, User
 from accounts.plain_text import is_plain
 from proxy import audit_checkpoints
 
@@ -47,7 +47,7 @@ def add(user: User, label: str = "thing", **changes: object) -> AuditEvent:
 
 def test_rolled_back_change_leaves_no_event(alice: User) -> None:
     with transaction.atomic():
-        access_tokens.create_access_token(actor=Person(alice), user=alice, label="x")
+        access_tokens.create(actor=Person(alice), user=alice, label="x")
         assert AuditEvent.objects.exists()
         transaction.set_rollback(True)
     assert not AccessToken.objects.exists()
@@ -60,7 +60,7 @@ def test_change_fails_if_its_event_cannot_be_written(alice: User, monkeypatch: p
 
     monkeypatch.setattr(audit, "record", fail)
     with pytest.raises(DatabaseError):
-        access_tokens.create_access_token(actor=Person(alice), user=alice, label="x")
+        access_tokens.create(actor=Person(alice), user=alice, label="x")
     assert not AccessToken.objects.exists()
 
 
@@ -307,9 +307,11 @@ def test_reading_everybodys_log_is_recorded(client: Client, alice: User, bob: Us
         client.get("/audit/?everybody=on&text=bob")
     b"".join(client.get("/audit.csv?everybody=on"))
     events = list(AuditEvent.objects.filter(action="audit.read").order_by("pk"))
+    session = BrowserSession.objects.get()
+    acting = {"acting_id": session.pk, "acting_label": session.browser}
     assert [(event.subject_label, event.details) for event in events] == [
-        ("Audit", {"text": "bob"}),
-        ("Audit, as CSV", {}),
+        ("Audit", {"text": "bob", **acting}),
+        ("Audit, as CSV", acting),
     ]
     assert {event.account for event in events} == {alice}
     with time_machine.travel(timezone.now() + timedelta(minutes=61)):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.test import Client
+from django.utils import timezone
 from pytest_django import Settings
 
 from accounts.models import AccessToken, AuditEvent, User
@@ -53,6 +55,10 @@ def test_signin_link_ignores_the_live_link_limit() -> None:
         ["create_access_token", "--email", "alice@example.org", "--label", "  "],
         ["create_access_token", "--email", "alice@example.org", "--label", "x", "--days", "0"],
         ["create_access_token", "--email", "alice@example.org", "--label", "x", "--days", "99999999999"],
+        ["create_access_token", "--email", "alice@example.org", "--label", "x", "--expires-in", "8 hours"],
+        ["create_access_token", "--email", "alice@example.org", "--label", "x", "--expires-in", "3651d"],
+        ["create_access_token", "--email", "alice@example.org", "--label", "x", "--scope", "admin"],
+        ["create_access_token", "--email", "alice@example.org", "--label", "x", "--network", "300.1.1.1"],
         ["revoke_sessions", "nobody@example.org"],
         ["revoke_sessions", "nobody"],
     ],
@@ -71,6 +77,16 @@ def test_access_token_is_printed_and_not_stored(alice: User) -> None:
     [row] = AccessToken.objects.values()
     assert plaintext not in str(row)
     assert row["label"] == "CI"
+    assert (row["scopes"], row["allowed_networks"], row["expires_at"]) == (["read", "tokens", "endpoints"], [], None)
+
+
+def test_access_token_with_scope_expiry_and_network(alice: User) -> None:
+    limits = ["--scope", "tokens", "--expires-in", "8h", "--network", "192.0.2.9"]
+    run("create_access_token", "--email", "alice@example.org", "--label", "CI", *limits)
+    token = AccessToken.objects.get()
+    assert (token.scopes, token.allowed_networks) == (["read", "tokens"], ["192.0.2.9/32"])
+    assert token.expires_at
+    assert abs(token.expires_at - timezone.now() - timedelta(hours=8)) < timedelta(minutes=1)
 
 
 def test_revoke_sessions_ends_every_session(alice: User, client: Client) -> None:

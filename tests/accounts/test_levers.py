@@ -123,7 +123,7 @@ def test_operator_is_told_that_a_person_is_suspended(alice: User) -> None:
 
 
 def test_access_tokens_of_a_suspended_person_are_refused(alice: User) -> None:
-    created = access_tokens.create_access_token(actor=Person(alice), user=alice, label="CI")
+    created = access_tokens.create(actor=Person(alice), user=alice, label="CI")
     assert api(created.plaintext).status_code == 200
     users.suspend(actor=ANN, user=alice)
     response = api(created.plaintext)
@@ -133,7 +133,7 @@ def test_access_tokens_of_a_suspended_person_are_refused(alice: User) -> None:
 
 
 def test_resuming_gives_access_back(alice: User) -> None:
-    created = access_tokens.create_access_token(actor=Person(alice), user=alice, label="CI")
+    created = access_tokens.create(actor=Person(alice), user=alice, label="CI")
     old = sign_in(alice)
     run("suspend_person", alice.email)
     assert run("resume_person", alice.email) == "alice@example.org has access again."
@@ -167,20 +167,20 @@ def test_typed_errors(alice: User) -> None:
 # --- The other levers ----------------------------------------------------------------------------------------------
 
 
-def test_demoting_takes_the_admin_site_at_once(alice: User) -> None:
+def test_demoting_takes_the_pages_of_operators_at_once(alice: User) -> None:
     User.objects.filter(pk=alice.pk).update(is_staff=True)
     browser = sign_in(alice)
-    assert browser.get("/admin/").status_code == 200
+    assert browser.get("/admin/people/").status_code == 200
     assert run("demote_person", alice.email) == "alice@example.org is not staff any more."
-    assert browser.get("/admin/").status_code == 302
+    assert browser.get("/admin/people/").status_code == 403
     assert is_signed_in(browser)
     assert event("user.demoted").details == {"from": "staff", "to": "person"}
     assert run("demote_person", alice.email) == "alice@example.org was not staff."
 
 
 def test_all_access_tokens_are_revoked(alice: User, bob: User) -> None:
-    mine = [access_tokens.create_access_token(actor=Person(alice), user=alice, label=f"CI {n}") for n in range(2)]
-    other = access_tokens.create_access_token(actor=Person(bob), user=bob, label="CI")
+    mine = [access_tokens.create(actor=Person(alice), user=alice, label=f"CI {n}") for n in range(2)]
+    other = access_tokens.create(actor=Person(bob), user=bob, label="CI")
     listed = run("revoke_access_tokens", alice.email, "--dry-run")
     assert listed.splitlines()[-1] == "2 access tokens of alice@example.org would be revoked."
     assert mine[0].token.preview in listed
@@ -238,20 +238,24 @@ def test_unknown_person_is_exit_code_1(command: str) -> None:
 def test_events_name_the_session_that_acted(alice: User, settings: Settings) -> None:
     browser = sign_in(alice)
     session = BrowserSession.objects.get()
-    assert event("signin.succeeded").details == {"browser": "Firefox on Linux"}
+    acting = {"acting_id": session.pk, "acting_label": "Firefox on Linux"}
+    assert event("signin.succeeded").details == {"browser": "Firefox on Linux", **acting}
     name = f"session {session.pk.removeprefix('ses_')[:6]}"
     assert event("signin.succeeded").via == name
     endpoint = factories.make_endpoint(owner=alice).endpoint
     browser.post(f"/endpoints/{endpoint.subdomain}/name/", {"label": "New name"})
     renamed = event("endpoint.renamed")
     assert (renamed.via, renamed.ip) == (name, "127.0.0.1")
-    assert renamed.details == {"from": endpoint.label, "to": "New name"}
+    assert renamed.details == {"from": endpoint.label, "to": "New name", **acting}
+    page = browser.get("/audit/").content.decode()
+    assert f"from {endpoint.label} → New name · via {name}, id {session.pk}" in page
+    assert f'""acting_id"": ""{session.pk}""' in b"".join(browser.get("/audit.csv")).decode()
     browser.post("/signout/")
     assert event("session.signed_out").via == name
 
 
 def test_events_name_the_access_token_that_acted(alice: User) -> None:
-    created = access_tokens.create_access_token(actor=Person(alice), user=alice, label="CI " + "x" * 90)
+    created = access_tokens.create(actor=Person(alice), user=alice, label="CI " + "x" * 90)
     endpoint = factories.make_endpoint(owner=alice).endpoint
     client = Client(headers={"Authorization": f"Bearer {created.plaintext}"})
     body = {"expires_in": 3600, "requests_per_minute": 5, "allowed_networks": ["192.0.2.0/24"]}
@@ -260,6 +264,7 @@ def test_events_name_the_access_token_that_acted(alice: User) -> None:
     issued = event("token.issued")
     assert issued.via.startswith(f"access token {created.token.preview} (CI xx")
     assert len(issued.via) == 80
+    assert (issued.details["acting_id"], issued.details["acting_label"]) == (created.token.pk, created.token.label)
     assert issued.details["requests_per_minute"] == 5
     assert issued.details["allowed_networks"] == ["192.0.2.0/24"]
     assert datetime.fromisoformat(issued.details["expires_at"]) > timezone.now() + timedelta(minutes=50)

@@ -26,7 +26,7 @@ def quota(settings: Settings) -> int:
 
 
 def create(user: User, **fields: object) -> access_tokens.CreatedToken:
-    return access_tokens.create_access_token(actor=Person(user), user=user, label="CI", **fields)  # type: ignore[arg-type]
+    return access_tokens.create(actor=Person(user), user=user, label="CI", **fields)  # type: ignore[arg-type]
 
 
 @pytest.mark.django_db
@@ -49,7 +49,7 @@ def test_quota_counts_live_access_tokens(alice: User, bob: User, quota: int) -> 
 @pytest.mark.django_db
 def test_operator_may_exceed_the_access_token_quota(alice: User, quota: int) -> None:
     for _ in range(quota + 1):
-        access_tokens.create_access_token(actor=OPERATOR, user=alice, label="CI")
+        access_tokens.create(actor=OPERATOR, user=alice, label="CI")
 
 
 @pytest.mark.django_db
@@ -57,7 +57,7 @@ def test_page_explains_the_access_token_quota(client: Client, alice: User, quota
     client.force_login(alice)
     for _ in range(quota):
         create(alice)
-    page = client.post("/access-tokens/new/", {"label": "laptop"})
+    page = client.post("/access-tokens/new/", {"label": "laptop", "scopes": "read"})
     assert page.status_code == 400
     assert "Revoke one that you no longer need" in text(page)
     assert value(page, "label") == "laptop"
@@ -82,7 +82,7 @@ print("ready", flush=True)
 sys.stdin.read()
 for _ in range(10):
     try:
-        access_tokens.create_access_token(actor=actor, user=actor.user, label="CI")
+        access_tokens.create(actor=actor, user=actor.user, label="CI")
     except QuotaReached:
         break
 """

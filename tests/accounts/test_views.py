@@ -101,25 +101,40 @@ def test_deleting_needs_a_recent_sign_in(alice: User) -> None:
 
 def test_token_is_shown_once_and_works(client: Client, alice: User) -> None:
     client.force_login(alice)
-    response = client.post("/access-tokens/new/", {"label": "CI", "days": "30"})
+    data = {"label": "CI", "days": "30", "scopes": "tokens", "allowed_networks": "192.0.2.0/24\n2001:db8::1"}
+    response = client.post("/access-tokens/new/", data)
     assert response.headers["Cache-Control"] == "no-store, no-transform"
     [plaintext] = set(re.findall(r"pat_\w{49}", response.content.decode()))
-    assert user_of(plaintext) == alice
+    assert access_tokens.authenticate(plaintext, address="192.0.2.7") is not None
     token = AccessToken.objects.get()
+    assert (token.scopes, token.allowed_networks) == (["read", "tokens"], ["192.0.2.0/24", "2001:db8::1/128"])
     assert token.expires_at
     assert abs(token.expires_at - timezone.now() - timedelta(days=30)) < timedelta(minutes=1)
     page = client.get("/access-tokens/").content.decode()
     assert "CI" in page
+    assert "read, tokens" in page
+    assert "from 192.0.2.0/24, 2001:db8::1/128" in page
     assert plaintext not in page
 
 
 def test_token_may_never_expire(client: Client, alice: User) -> None:
     client.force_login(alice)
-    client.post("/access-tokens/new/", {"label": "CI", "days": ""})
+    client.post("/access-tokens/new/", {"label": "CI", "days": "", "scopes": "tokens endpoints"})
     assert AccessToken.objects.get().expires_at is None
 
 
-@pytest.mark.parametrize("data", [{}, {"label": "  "}, {"label": "x" * 101}, {"label": "x", "days": "5"}])
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"label": "  ", "scopes": "read"},
+        {"label": "x" * 101, "scopes": "read"},
+        {"label": "x", "scopes": "read", "days": "5"},
+        {"label": "x"},
+        {"label": "x", "scopes": "admin"},
+        {"label": "x", "scopes": "read", "allowed_networks": "everywhere"},
+    ],
+)
 def test_invalid_form_creates_no_token(client: Client, alice: User, data: dict[str, str]) -> None:
     client.force_login(alice)
     response = client.post("/access-tokens/new/", data)
@@ -138,7 +153,7 @@ def test_creating_a_token_needs_a_recent_sign_in(client: Client, alice: User) ->
 
 
 def test_revoking_a_token_needs_confirmation(client: Client, alice: User) -> None:
-    created = access_tokens.create_access_token(actor=Person(alice), user=alice, label="CI")
+    created = access_tokens.create(actor=Person(alice), user=alice, label="CI")
     client.force_login(alice)
     path = f"/access-tokens/{created.token.pk}/revoke/"
     assert "Revoke CI?" in client.get(path).content.decode()
@@ -149,7 +164,7 @@ def test_revoking_a_token_needs_confirmation(client: Client, alice: User) -> Non
 
 
 def test_stranger_cannot_see_or_revoke_tokens(client: Client, alice: User, charlie: User) -> None:
-    created = access_tokens.create_access_token(actor=Person(alice), user=alice, label="Secret project")
+    created = access_tokens.create(actor=Person(alice), user=alice, label="Secret project")
     client.force_login(charlie)
     path = f"/access-tokens/{created.token.pk}/revoke/"
     assert client.get(path).status_code == client.post(path).status_code == 404

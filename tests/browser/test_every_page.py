@@ -27,6 +27,12 @@ RULES = {
     "resultTypes": ["violations"],  # which is faster than to describe what has passed
 }
 
+# Whether nothing covers or clips the element.
+INSIDE = """(element) => {
+  const box = element.getBoundingClientRect();
+  return [box.left + 1, box.right - 1].every((x) => element.contains(document.elementFromPoint(x, box.top + 5)));
+}"""
+
 PUBLIC = (
     "/signin/",
     "/security/",
@@ -60,6 +66,10 @@ OWN = (
     "/endpoints/{busy}/tokens/",
     "/endpoints/{quiet}/tokens/{token}/rotate/",
     "/endpoints/{quiet}/tokens/{token}/revoke/",
+    "/endpoints/{quiet}/tokens/{token}/edit/",
+    "/endpoints/{quiet}/tokens/{token}/use/",
+    "/endpoints/{quiet}/tokens/{token}/change-over/",
+    "/endpoints/{busy}/tokens/revoke-all/",
     "/activity/",
     "/activity/?outcome=failed",
     "/audit/",
@@ -73,6 +83,12 @@ OWN = (
     "/docs/ui/",
     "/api/v1/docs/",
     "/admin/health/",
+    "/admin/people/",
+    "/admin/people/?q=nobody-like-this",
+    "/admin/people/{person}/",
+    "/admin/people/{person}/suspend/",
+    "/admin/endpoints/",
+    "/admin/endpoints/{quiet}/limits/",
 )
 EMPTY = ("/endpoints/", "/activity/", "/audit/", "/access-tokens/", "/docs/openai-python/")
 
@@ -81,10 +97,17 @@ EMPTY = ("/endpoints/", "/activity/", "/audit/", "/access-tokens/", "/docs/opena
 def places(strake: Strake) -> dict[str, str]:
     """A person with 120 endpoints, 50 tokens and thousands of requests. Returns the parts of their URLs."""
     email = "much@example.org"
-    busy = strake.call("fill", email=email, endpoints=120, tokens_first=50, records=4000)["subdomains"][0]
+    filled = strake.call("fill", email=email, endpoints=120, tokens_first=50, records=4000)
+    busy = filled["subdomains"][0]
     quiet = strake.connect("http://127.0.0.1:9/v1", email=email, label="quiet")
     strake.call("limit", subdomain=quiet.subdomain, max_streams=5)
-    return {"email": email, "busy": busy, "quiet": quiet.subdomain, "token": quiet.token_id}
+    return {
+        "email": email,
+        "busy": busy,
+        "quiet": quiet.subdomain,
+        "token": quiet.token_id,
+        "person": filled["person"],
+    }
 
 
 @pytest.fixture
@@ -182,6 +205,9 @@ def test_states_after_an_action_are_accessible(
         inspect(page, look, "action-connected")
 
         page.get_by_role("link", name="Go to the endpoint").click()
+        page.locator("summary", has_text="Actions for “First token”").click()
+        assert page.get_by_role("link", name="Rotate First token").evaluate(INSIDE), "the menu is clipped"
+        inspect(page, look, "action-token-menu")
         page.get_by_role("link", name="Rotate First token").click()
         page.get_by_role("dialog").wait_for()
         inspect(page, look, "action-rotate-dialog")

@@ -39,6 +39,12 @@ def tokens(page: Page) -> Locator:
     return page.get_by_role("region", name="List of tokens").locator("tbody tr")
 
 
+def choose(page: Page, token: str, action: str) -> Locator:
+    """Open the menu of a token, and return the link to an action in it."""
+    page.locator("summary", has_text=f"Actions for “{token}”").click()
+    return page.get_by_role("link", name=f"{action} {token}", exact=True)
+
+
 def requests(page: Page) -> Locator:
     """The rows of the table of recent requests."""
     return page.get_by_role("region", name="List of recent requests").locator("tbody tr")
@@ -47,7 +53,7 @@ def requests(page: Page) -> Locator:
 def test_first_visit_to_first_streamed_response(page: Page) -> None:
     expect(page.get_by_role("heading", name="Put your first key away")).to_be_visible()
     page.get_by_role("link", name="Connect a provider").click()
-    page.get_by_role("link", name=re.compile("^D?Demo|Demo")).first.click()
+    page.get_by_role("link", name="No API key yet? Try the built-in demo.").click()
     page.get_by_label("Demo key").fill("any-key")
     page.get_by_role("button", name="Connect", exact=True).click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Your endpoint is ready")
@@ -160,7 +166,7 @@ def test_more_places_open_with_their_error(page: Page) -> None:
     page.get_by_text("More places for the key").click()
     page.get_by_label("More headers and query parameters").fill("X-Organization: acme\n?api_key")
     assert "acme" not in page.evaluate("JSON.stringify(sessionStorage)"), "a constant may be secret"
-    page.get_by_label("Address of the API").fill("https://api.example.com")
+    page.get_by_label("API URL").fill("https://api.example.com")
     page.get_by_label("API key").fill("any-key")
     page.get_by_role("button", name="Connect", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("Write each line as")
@@ -172,7 +178,7 @@ def test_refused_key_keeps_the_rest_of_the_form(page: Page) -> None:
     page.get_by_label("Demo key").fill("an-invalid-key")
     page.get_by_label("Name").fill("laptop")
     page.get_by_role("button", name="Connect", exact=True).click()
-    expect(page.get_by_role("alert")).to_contain_text("not valid")
+    expect(page.get_by_role("alert")).to_contain_text("Demo rejected this key")
     expect(page.get_by_label("Name")).to_have_value("laptop")
     expect(page.get_by_label("Demo key")).to_have_value("")
     expect(page.get_by_label("Demo key")).to_be_focused()
@@ -224,11 +230,11 @@ def test_rotating_ends_the_old_token(page: Page) -> None:
     url, old = page.locator("#url").inner_text(), page.locator("#token").inner_text()
     assert call(url, old) == 200
     page.get_by_role("link", name="Go to the endpoint").click()
-    page.get_by_role("link", name="Rotate First token").click()
-    dialog = page.get_by_role("dialog", name="Rotate First token?")
+    choose(page, "First token", "Rotate").click()
+    dialog = page.get_by_role("dialog", name="Rotate “First token”?")
     expect(dialog).to_contain_text("the old one stops working at once")
     dialog.get_by_role("button", name="Rotate").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("First token has a new secret")
+    expect(page.get_by_role("heading", level=1)).to_have_text("New token for “First token”")
     new = page.locator("#token").inner_text()
     assert (call(url, old), call(url, new)) == (401, 200)
 
@@ -236,7 +242,7 @@ def test_rotating_ends_the_old_token(page: Page) -> None:
 def test_dialog_closes_by_cancel_and_escape(page: Page) -> None:
     connect(page)
     page.get_by_role("link", name="Go to the endpoint").click()
-    opener = page.get_by_role("link", name="Revoke First token")
+    opener = choose(page, "First token", "Revoke")
     opener.focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("dialog")).to_be_visible()
@@ -252,17 +258,17 @@ def test_token_with_limits_is_enforced_and_revoked(page: Page) -> None:
     connect(page)
     url = page.locator("#url").inner_text()
     page.get_by_role("link", name="Go to the endpoint").click()
-    page.get_by_role("link", name="Add a token").click()
+    page.get_by_role("link", name="Create token").click()
     expect(page.get_by_label("Date")).to_be_hidden()
     page.get_by_label("Name").fill("reader")
-    page.get_by_label("Only these paths").fill("GET /v1/models")
+    page.get_by_label("Allowed paths").fill("GET /v1/models")
     # An invalid number must not be sent as an empty value, which means no limit.
     page.get_by_label("Requests per minute").press_sequentially("6e")
-    page.get_by_role("button", name="Add the token").click()
+    page.get_by_role("button", name="Create token").click()
     expect(page.get_by_role("alert")).to_contain_text("Enter a whole number")
     expect(page.get_by_label("Requests per minute")).to_have_value("6e")
     page.get_by_label("Requests per minute").fill("60")
-    page.get_by_role("button", name="Add the token").click()
+    page.get_by_role("button", name="Create token").click()
     token = page.locator("#token").inner_text()
     headers = {"Authorization": f"Bearer {token}"}
     assert call(url, token) == 200
@@ -270,30 +276,30 @@ def test_token_with_limits_is_enforced_and_revoked(page: Page) -> None:
     assert (refused.status_code, refused.headers["x-strake-error"]) == (403, "path_not_allowed")
     page.get_by_role("link", name="Go to the endpoint").click()
     expect(tokens(page).filter(has_text="reader")).to_contain_text("60 requests a minute only GET /v1/models")
-    page.get_by_role("link", name="Revoke reader").click()
+    choose(page, "reader", "Revoke").click()
     page.get_by_role("dialog").get_by_role("button", name="Revoke").click()
-    expect(page.get_by_role("status").filter(has_text="reader is revoked")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="Revoked “reader”")).to_be_visible()
     assert call(url, token) == 401
 
 
 def test_limiting_concurrent_requests(page: Page) -> None:
     connect(page)
     page.get_by_role("link", name="Go to the endpoint").click()
-    change = page.get_by_role("link", name="Change the requests at a time")
+    change = page.get_by_role("link", name="Change the concurrent requests")
     change.click()
-    page.get_by_role("dialog").get_by_label("Requests at a time").fill("5")
+    page.get_by_role("dialog").get_by_label("Concurrent requests").fill("5")
     page.get_by_role("dialog").get_by_role("button", name="Save").click()
-    expect(page.get_by_role("status").filter(has_text="limited to 5 requests at a time")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="Limited to 5 concurrent requests")).to_be_visible()
     change.click()
     # A number field would send nothing here, and that would remove the limit.
-    field = page.get_by_role("dialog").get_by_label("Requests at a time")
+    field = page.get_by_role("dialog").get_by_label("Concurrent requests")
     field.press("End")
     field.press("e")
     page.get_by_role("dialog").get_by_role("button", name="Save").click()
     expect(page.get_by_role("alert")).to_contain_text("Enter a whole number")
-    expect(page.get_by_label("Requests at a time")).to_have_value("5e")
+    expect(page.get_by_label("Concurrent requests")).to_have_value("5e")
     page.get_by_role("link", name="Cancel").click()
-    expect(page.get_by_text("At most 5")).to_be_visible()
+    expect(page.locator(".facts")).to_contain_text("5 · Change")
 
 
 def test_pausing_and_resuming_an_endpoint(page: Page) -> None:
@@ -301,7 +307,7 @@ def test_pausing_and_resuming_an_endpoint(page: Page) -> None:
     url, token = page.locator("#url").inner_text(), page.locator("#token").inner_text()
     page.get_by_role("link", name="Go to the endpoint").click()
     page.get_by_role("button", name="Pause").click()
-    expect(page.get_by_text("Every request is refused with 403")).to_be_visible()
+    expect(page.get_by_text("Every request gets a 403 error")).to_be_visible()
     assert call(url, token) == 403
     page.get_by_role("button", name="Resume").click()
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
@@ -314,8 +320,8 @@ def test_replacing_the_key_keeps_url_and_token(page: Page) -> None:
     page.get_by_role("link", name="Go to the endpoint").click()
     page.get_by_role("link", name="Replace").click()
     page.get_by_label("Demo key").fill("another-key")
-    page.get_by_role("button", name="Replace the key").click()
-    expect(page.get_by_role("status").filter(has_text="The new key is encrypted")).to_be_visible()
+    page.get_by_role("button", name="Replace key").click()
+    expect(page.get_by_role("status").filter(has_text="Saved the new key")).to_be_visible()
     assert call(url, token) == 200
 
 
@@ -326,11 +332,11 @@ def test_deleting_needs_the_subdomain(page: Page) -> None:
     page.get_by_role("link", name="Delete").click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_label("Subdomain").fill("laptop")
-    dialog.get_by_role("button", name="Delete the endpoint").click()
+    dialog.get_by_role("button", name="Delete endpoint").click()
     expect(page.get_by_role("alert")).to_contain_text(f"Type {subdomain}")
     assert call(url, token) == 200
     page.get_by_label("Subdomain").fill(subdomain)
-    page.get_by_role("button", name="Delete the endpoint").click()
+    page.get_by_role("button", name="Delete endpoint").click()
     expect(page.get_by_role("heading", name="Put your first key away")).to_be_visible()
     assert call(url, token) == 410
 
@@ -340,11 +346,11 @@ def test_token_revoked_in_another_tab_is_not_found(page: Page) -> None:
     page.get_by_role("link", name="Go to the endpoint").click()
     other = page.context.new_page()
     other.goto(page.url)
-    other.get_by_role("link", name="Revoke First token").click()
+    choose(other, "First token", "Revoke").click()
     other.get_by_role("dialog").get_by_role("button", name="Revoke").click()
-    expect(other.get_by_text("No token opens this endpoint.")).to_be_visible()
+    expect(other.get_by_text("No token works for this endpoint.")).to_be_visible()
     # The first tab still offers to rotate the revoked token.
-    page.get_by_role("link", name="Rotate First token").click()
+    choose(page, "First token", "Rotate").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("There is nothing here")
 
 
@@ -363,7 +369,7 @@ def test_signing_out_elsewhere_ends_other_sessions(
 
 def test_sign_in_returns_to_the_form_with_its_draft(page: Page, strake: Strake, email: str) -> None:
     page.goto("/endpoints/connect/custom/")
-    page.get_by_label("Address of the API").fill("https://api.example.com")
+    page.get_by_label("API URL").fill("https://api.example.com")
     page.get_by_label("API key").fill("any-key")
     page.get_by_label("Name").fill("laptop")
     page.context.clear_cookies(name=re.compile("session"))
@@ -375,7 +381,7 @@ def test_sign_in_returns_to_the_form_with_its_draft(page: Page, strake: Strake, 
     page.goto(eventually(lambda: links.findall(strake.log().partition(email)[2]), SECONDS)[-1])
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url("**/endpoints/connect/custom/")
-    expect(page.get_by_label("Address of the API")).to_have_value("https://api.example.com")
+    expect(page.get_by_label("API URL")).to_have_value("https://api.example.com")
     expect(page.get_by_label("Name")).to_have_value("laptop")
     expect(page.get_by_label("API key")).to_have_value("")
     assert "any-key" not in page.evaluate("JSON.stringify(sessionStorage)")
@@ -386,15 +392,15 @@ def test_draft_survives_the_end_of_a_session(new_context: Contexts, sign_in: Cal
     subdomain = connect(page)
     page.goto(f"/endpoints/{subdomain}/tokens/")
     page.get_by_label("Name").fill("reader")
-    page.get_by_label("Only these paths").fill("GET /v1/models")
+    page.get_by_label("Allowed paths").fill("GET /v1/models")
     cookies: Any = page.context.cookies()
     page.context.clear_cookies(name=re.compile("session"))
-    page.get_by_role("button", name="Add the token").click()
+    page.get_by_role("button", name="Create token").click()
     expect(page.get_by_role("button", name=re.compile("link"))).to_be_visible()
     page.context.add_cookies(cookies)
     page.goto(f"/endpoints/{subdomain}/tokens/")
     expect(page.get_by_label("Name")).to_have_value("reader")
-    expect(page.get_by_label("Only these paths")).to_have_value("GET /v1/models")
+    expect(page.get_by_label("Allowed paths")).to_have_value("GET /v1/models")
 
 
 def test_draft_is_dropped_once_submitted(page: Page) -> None:
@@ -402,7 +408,7 @@ def test_draft_is_dropped_once_submitted(page: Page) -> None:
     page.goto(f"/endpoints/{subdomain}/tokens/")
     page.get_by_label("Name").fill("reader")
     page.get_by_label("Requests per minute").fill("60")
-    page.get_by_role("button", name="Add the token").click()
+    page.get_by_role("button", name="Create token").click()
     expect(page.locator("#token")).to_be_visible()
     page.goto(f"/endpoints/{subdomain}/tokens/")
     expect(page.get_by_label("Name")).to_have_value("")
@@ -447,15 +453,15 @@ def test_everything_but_copying_works_without_scripts(
     expect(page.locator("#openai-python")).to_be_visible()
     expect(page.locator("#curl-openai-stream")).to_be_hidden()
     page.get_by_role("link", name="Go to the endpoint").click()
-    page.get_by_role("link", name="Rotate First token").click()
+    choose(page, "First token", "Rotate").click()
     page.get_by_role("button", name="Rotate").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("First token has a new secret")
+    expect(page.get_by_role("heading", level=1)).to_have_text("New token for “First token”")
     assert call(url, token) == 401
     assert call(url, page.locator("#token").inner_text()) == 200
     page.get_by_role("link", name="Go to the endpoint").click()
     page.get_by_role("link", name="Delete").click()
     page.get_by_label("Subdomain").fill(subdomain)
-    page.get_by_role("button", name="Delete the endpoint").click()
+    page.get_by_role("button", name="Delete endpoint").click()
     expect(page.get_by_role("heading", name="Put your first key away")).to_be_visible()
 
 

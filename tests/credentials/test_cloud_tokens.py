@@ -336,7 +336,7 @@ def test_page_tells_why_a_renewal_failed(browser: Client, alice: User, clouds: T
 
 
 def test_api_connects_an_application(alice: User, clouds: TokenServer, upstream: Upstream, client: Client) -> None:
-    token = access_tokens.create_access_token(actor=Person(alice), user=alice, label="x").plaintext
+    token = access_tokens.create(actor=Person(alice), user=alice, label="x").plaintext
     body = {"provider": "azure-openai", "api_key": CLIENT_SECRET, "destination_url": upstream.url, **ENTRA}
     call: dict[str, Any] = {
         "content_type": "application/json",

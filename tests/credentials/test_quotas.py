@@ -52,7 +52,7 @@ def connect(provider: Upstream, alice: User) -> Callable[..., services.Connected
 
 def post_to_api(user: User, path: str, body: Mapping[str, object]) -> tuple[int, dict[str, str], dict[str, str]]:
     """Returns status, headers and error of a call with an access token of `user`."""
-    token = access_tokens.create_access_token(actor=OPERATOR, user=user, label="script").plaintext
+    token = access_tokens.create(actor=OPERATOR, user=user, label="script").plaintext
     client = Client(headers=FROM_LOOPBACK | {"Authorization": f"Bearer {token}"})
     response = client.post(f"/api/v1{path}", body, content_type="application/json")
     return response.status_code, dict(response.headers), response.json().get("error", {})

@@ -11,6 +11,7 @@ from accounts.actors import Person
 from accounts.models import AuditEvent, User
 from credentials import services
 from credentials.models import BearerToken, Credential, Endpoint, SealedKey
+from credentials.services import endpoints
 from tests.support import factories
 from tests.support.factories import Connected
 
@@ -40,7 +41,7 @@ def test_failed_deletion_keeps_endpoint_and_writes_no_event(
     made: Connected, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = rows()
-    monkeypatch.setattr(services, "secure_delete_on_commit", fail)
+    monkeypatch.setattr(endpoints, "secure_delete_on_commit", fail)
     with pytest.raises(Failure):
         services.delete_endpoint(
             actor=Person(alice), subdomain=made.endpoint.subdomain, confirmation=made.endpoint.subdomain
@@ -78,6 +79,12 @@ CHANGES: dict[str, Callable[[Person, Connected], object]] = {
     "issue_token": lambda actor, made: services.issue_token(actor=actor, subdomain=made.endpoint.subdomain),
     "rotate_token": lambda actor, made: services.rotate_token(actor=actor, token_id=made.token.pk),
     "revoke_token": lambda actor, made: services.revoke_token(actor=actor, token_id=made.token.pk),
+    "revoke_tokens": lambda actor, made: services.revoke_tokens(
+        actor=actor, subdomain=made.endpoint.subdomain, token_ids=[made.token.pk]
+    ),
+    "revoke_all_tokens": lambda actor, made: services.revoke_all_tokens(actor=actor, subdomain=made.endpoint.subdomain),
+    "update_token": lambda actor, made: services.update_token(actor=actor, token_id=made.token.pk, label="new"),
+    "duplicate_token": lambda actor, made: services.duplicate_token(actor=actor, token_id=made.token.pk),
 }
 
 

@@ -39,7 +39,7 @@ class Fault(NamedTuple):
     begin: Callable[[Site], object]
     end: Callable[[Site], object] = lambda site: None
     seconds: float = 10.0
-    is_last: bool = False  # it changes the site for good, so it needs one of its own: `--only`
+    is_last: bool = False  # it changes the site for good, so it gets one of its own
 
 
 def nothing(site: Site) -> None:
@@ -150,12 +150,16 @@ def main() -> int:
     parser.add_argument(
         "--upgrade-from", default="", metavar="COMMIT", help="upgrade from this commit, and nothing else"
     )
+    parser.add_argument("--seconds", type=float, help="how long a fault lasts, instead of its own time")
     parser.add_argument("--log", action="store_true", help="print the logs of the hosts at the end")
     arguments = parser.parse_args()
     if reason := machines.missing():
         parser.error(reason)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything started is stopped
     machines.isolated()
-    chosen = [fault for fault in FAULTS if arguments.only in fault.name and (arguments.only or not fault.is_last)]
+    chosen = [fault for fault in FAULTS if arguments.only in fault.name]
+    if arguments.seconds is not None:
+        chosen = [fault._replace(seconds=arguments.seconds) for fault in chosen]
     with tempfile.TemporaryDirectory(prefix="strake-faults-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -163,12 +167,22 @@ def main() -> int:
         if arguments.upgrade_from:
             root = faults_upgrade.checkout(arguments.upgrade_from, folder)
             chosen = [Fault("rolling upgrade", faults_upgrade.upgrade, seconds=0, is_last=True)]
-        with site(folder, root) as running:
-            print(f"| {COLUMNS} |\n|{' --- |' * 7}", flush=True)
-            results = [run(running, fault) for fault in chosen]
-            if arguments.log:
-                sys.stderr.write(running.log())
+        print(f"| {COLUMNS} |\n|{' --- |' * 7}", flush=True)
+        results = []
+        for number, faults in enumerate(_by_site(chosen)):
+            place = folder / str(number)
+            place.mkdir()
+            with site(place, root) as running:
+                results += [run(running, fault) for fault in faults]
+                if arguments.log:
+                    sys.stderr.write(running.log())
     return int(not all(results))
+
+
+def _by_site(faults: list[Fault]) -> list[list[Fault]]:
+    """Those that can follow each other, and then each of the others."""
+    groups = [[fault for fault in faults if not fault.is_last], *([fault] for fault in faults if fault.is_last)]
+    return [group for group in groups if group]
 
 
 def run(site: Site, fault: Fault) -> bool:

@@ -276,7 +276,7 @@ def test_dashboard_and_api_show_lost_master_key(alice: User, settings: Settings)
     for made, says in ((lost, True), (works, False)):
         page = browser.get(f"/endpoints/{made.endpoint.subdomain}/")
         assert (b"needs its key again" in page.content) == says
-    token = access_tokens.create_access_token(actor=Person(alice), user=alice, label="script").plaintext
+    token = access_tokens.create(actor=Person(alice), user=alice, label="script").plaintext
     script = Client(headers={"authorization": f"Bearer {token}"})
     listed = {row["label"]: row["needs_key_again"] for row in script.get("/api/v1/endpoints").json()["endpoints"]}
     assert listed == {"Lost": True, "Works": False}

@@ -221,9 +221,9 @@ def test_nominated_header_does_not_reach_wsgi(wsgi: Front) -> None:
 
 
 def test_headers_of_our_scripts_pass(wsgi: Front) -> None:
-    """Every X-Strake-* header that strake.js sends."""
-    script = (django_settings.ROOT / "strake/static/strake/strake.js").read_text()
-    names = set(re.findall(r'"(X-Strake-[\w-]+)"', script))
+    """Every X-Strake-* header that the scripts of pages send."""
+    scripts = (django_settings.ROOT / "strake/static/strake/js").glob("*.js")
+    names = {name for script in scripts for name in re.findall(r'"(X-Strake-[\w-]+)"', script.read_text())}
     assert names
     seen = seen_by_wsgi(wsgi, *(f"{name}: 1" for name in names))
     assert all(seen[f"HTTP_{name.upper().replace('-', '_')}"] == "1" for name in names)

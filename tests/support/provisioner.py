@@ -213,7 +213,7 @@ def create_access_token(*, email: str) -> dict[str, str]:
     from accounts import access_tokens
 
     owner = User.objects.get(email=email)
-    return {"token": access_tokens.create_access_token(actor=OPERATOR, user=owner, label="script").plaintext}
+    return {"token": access_tokens.create(actor=OPERATOR, user=owner, label="script").plaintext}
 
 
 def expire_links(*, email: str) -> dict[str, str]:
@@ -260,11 +260,12 @@ def audit_trail() -> dict[str, Any]:
 
 
 def fill(*, email: str, **sizes: int) -> dict[str, Any]:
-    """Create a lot of data (tests/support/populate.py). Returns the subdomains, the busiest endpoint first."""
+    """Create a lot of data (tests/support/populate.py). Returns the subdomains, the busiest first, and the person."""
     from tests.support.populate import populate
 
     owner, _ = User.objects.get_or_create(email=email)
-    return {"subdomains": [endpoint.subdomain for endpoint in populate(owner, **sizes)]}
+    made = populate(owner, **sizes)
+    return {"subdomains": [endpoint.subdomain for endpoint in made], "person": str(owner.pk)}
 
 
 FUNCTIONS = {

@@ -12,7 +12,6 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,16 +23,15 @@ import django
 django.setup()
 
 from django.conf import settings  # noqa: E402
-from django.contrib import admin  # noqa: E402
 from django.core import mail  # noqa: E402
 from django.db import connection  # noqa: E402
 from django.db.migrations.recorder import MigrationRecorder  # noqa: E402
 from django.test import Client  # noqa: E402
 from django.test.utils import setup_test_environment  # noqa: E402
-from django.urls import reverse  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from accounts.models import AccessToken, BrowserSession  # noqa: E402
+from credentials.api.device import GRANT_TYPE  # noqa: E402
 from credentials.models import Endpoint, ServerProcess  # noqa: E402
 from credentials.vault import heartbeats  # noqa: E402
 from credentials.vault.heartbeats import Vitals  # noqa: E402
@@ -101,8 +99,18 @@ def use_endpoints(browser: Browser) -> None:
     browser.send(f"{page}destination/", api_key="sk-third", **other)
     browser.send(f"{page}tokens/", 201, label="CI", expires_in="", requests_per_minute="60")
     token = endpoint.tokens.get(label="CI")
-    browser.send(f"{page}tokens/{token.pk}/rotate/", 201)
+    at = f"{page}tokens/{token.pk}/"
+    browser.send(f"{at}rotate/", 201)
+    browser.send(f"{at}edit/", label="build", expires="keep", requests_per_day="500")
+    browser.see(f"{at}use/")
+    browser.send(f"{at}change-over/", 201)
+    browser.send(f"{at}change-over/", finish="1")
+    token = endpoint.tokens.get(label="build", revoked_at=None)
     browser.send(f"{page}tokens/{token.pk}/revoke/")
+    spare = endpoint.tokens.live().get()
+    browser.send(f"{page}tokens/revoke/", at=f"{page}tokens/revoke/?token={spare.pk}", token=spare.pk)
+    browser.send(f"{page}tokens/revoke-all/", confirmation=endpoint.subdomain)
+    browser.send("/endpoints/first-run/dismiss/", at="/endpoints/")
     for path in ("requests/", "traffic/", "?tokens=all"):
         browser.see(page + path)
     for path in (
@@ -116,15 +124,27 @@ def use_endpoints(browser: Browser) -> None:
 
 def use_settings(browser: Browser) -> str:
     """Returns an access token."""
-    shown = browser.send("/access-tokens/new/", 200, label="script", days="30")
+    shown = browser.send("/access-tokens/new/", 200, label="script", days="30", scopes="tokens endpoints")
     plaintext = re.search(r"pat_[0-9A-Za-z]{49}", shown.content.decode())
     assert plaintext
-    browser.send("/access-tokens/new/", 200, label="old", days="")
+    browser.send("/access-tokens/new/", 200, label="old", days="", scopes="read")
     browser.send(f"/access-tokens/{AccessToken.objects.get(label='old').pk}/revoke/")
     for path in ("/settings/", "/access-tokens/", "/audit/?action=token.issued", "/audit.csv"):
         browser.see(path)
     browser.see("/audit/checkpoint", 404)  # there is none yet
     return plaintext[0]
+
+
+def use_the_device_grant(browser: Browser) -> None:
+    program = Browser()
+    for decision, status in (("allow", 200), ("deny", 400)):
+        started = program.post("/api/v1/device/code", {"client_id": "journey"}).json()
+        form = {"client_id": "journey", "device_code": started["device_code"], "grant_type": GRANT_TYPE}
+        assert program.post("/api/v1/device/token", form).status_code == 400
+        browser.see(f"/device/?user_code={started['user_code']}")
+        browser.send("/device/", 200, user_code=started["user_code"], decision=decision)
+        assert program.post("/api/v1/device/token", form).status_code == status
+    called.update({"POST /api/v1/device/code", "POST /api/v1/device/token"})
 
 
 def use_sessions(browser: Browser) -> None:
@@ -168,25 +188,19 @@ def use_the_api(token: str) -> None:
     call("GET", "/audit/checkpoint", 404)
 
 
-def use_admin(browser: Browser) -> None:
-    """As staff, see every page of the admin site."""
-    for path in ("/admin/", "/admin/health/", "/admin/autocomplete/", "/docs/ui/"):
-        browser.get(path)
-    for path in admin_pages():
+def operate(browser: Browser) -> None:
+    """As staff, see every page for operators, and suspend and resume a person."""
+    endpoint = Endpoint.objects.get()
+    at = f"/admin/people/{endpoint.owner_id}/"
+    browser.see("/admin/", 302)
+    for path in ("/docs/ui/", "/admin/health/", "/admin/people/?q=a&state=active&sort=suspended", at):
         browser.see(path)
-    browser.send("/admin/logout/", 200, at="/admin/")
-    browser.see("/admin/login/", 302)
-
-
-def admin_pages() -> Iterator[str]:
-    for model in admin.site._registry:
-        names = f"admin:{model._meta.app_label}_{model._meta.model_name}"
-        yield reverse("admin:app_list", args=[model._meta.app_label])
-        yield reverse(f"{names}_changelist")
-        yield reverse(f"{names}_changelist") + "?q=a"
-        for row in model._default_manager.all()[:1]:
-            yield reverse(f"{names}_change", args=[row.pk])
-            yield reverse(f"{names}_history", args=[row.pk])
+    for state in ("active", "paused", "suspended", "keyless", "limited"):
+        browser.see(f"/admin/endpoints/?q=desk&state={state}&sort=requests")
+    browser.send(f"/admin/endpoints/{endpoint.subdomain}/limits/", max_streams="7")
+    browser.send(f"{at}suspend/", reason="a test")
+    browser.see(at)
+    browser.send(f"{at}resume/")
 
 
 def start_and_stop() -> None:
@@ -217,8 +231,10 @@ def main(staff_link: str) -> None:
     use_endpoints(browser)
     token = use_settings(browser)
     use_the_api(token)
+    use_the_device_grant(browser)
     open_link(staff, staff_link)
-    use_admin(staff)
+    operate(staff)
+    sign_in(browser)  # the suspension has ended the session
     use_sessions(browser)
     start_and_stop()
     delete_everything(browser)

@@ -32,13 +32,16 @@ def not_found_is_404(view: View) -> View:
 
 
 def posted(request: HttpRequest) -> QueryDict | None:
-    """The data that a form is bound to: None unless the form was sent."""
+    """The data that a form with a provider key is bound to: None unless it was sent. `rejected` has that of others."""
     return request.POST if request.method == "POST" else None
 
 
-def page_of(rows: QuerySet[Any], request: HttpRequest) -> Page[Any]:
-    """The page of `rows` that the parameter `page` asks for, or the nearest one."""
-    return Paginator(rows, PER_PAGE).get_page(request.GET.get("page"))
+def page_of(rows: QuerySet[Any], request: HttpRequest, *, count: int | None = None) -> Page[Any]:
+    """The page of `rows` that the parameter `page` asks for, or the nearest one. `count` is their number, if known."""
+    paginator = Paginator(rows, PER_PAGE)
+    if count is not None:
+        paginator.count = count
+    return paginator.get_page(request.GET.get("page"))
 
 
 def render_key_form(request: HttpRequest, template: str, context: dict[str, Any], form: ReplaceKeyForm) -> HttpResponse:
@@ -50,6 +53,6 @@ def render_key_form(request: HttpRequest, template: str, context: dict[str, Any]
 
 
 def render_dialog(request: HttpRequest, template: str, context: dict[str, Any], *, status: int = 200) -> HttpResponse:
-    """Render a confirmation: as a page, or as the content of a dialog if strake.js asks for that."""
+    """Render a confirmation: as a page, or as the content of a dialog if the script of the page asks for that."""
     layout = "dialog.html" if request.headers.get("X-Strake-Dialog") else "base.html"
     return render(request, template, {**context, "layout": layout}, status=status)

@@ -20,12 +20,14 @@ from credentials.providers import DEMO_SLUG, Provider
 @login_required
 @require_safe
 def choose_provider(request: HttpRequest) -> HttpResponse:
-    """The providers of this installation, as cards in groups."""
-    available = providers.available()
-    groups: dict[str, list[Provider]] = {}
-    for provider in available:
-        groups.setdefault("Try it" if provider.slug == DEMO_SLUG else provider.group, []).append(provider)
-    context = {"groups": list(groups.items()), "count": len(available)}
+    """The providers of this installation, as cards in groups, below the demo if there is one."""
+    demo, groups = None, dict[str, list[Provider]]()
+    for provider in (available := providers.available()):
+        if provider.slug == DEMO_SLUG:
+            demo = provider
+        else:
+            groups.setdefault(provider.group, []).append(provider)
+    context = {"demo": demo, "groups": list(groups.items()), "count": len(available) - (demo is not None)}
     return render(request, "credentials/connect.html", context)
 
 

@@ -14,10 +14,12 @@ from accounts.errors import ConfirmationMismatch
 from accounts.sessions.decorators import recent_sign_in_required
 from accounts.shortcuts import see_other
 from credentials import cloud_tokens, providers, services
-from credentials.dashboard import panels
-from credentials.dashboard.forms import DeleteForm, LabelForm, LimitsForm
+from credentials.dashboard import first_run, panels, rejected
+from credentials.dashboard.forms import ConfirmationForm, LabelForm, LimitsForm
 from credentials.dashboard.panels import Place
-from credentials.dashboard.views.common import not_found_is_404, page_of, posted, render_dialog
+from credentials.dashboard.token_list import token_list
+from credentials.dashboard.views.common import not_found_is_404, page_of, render_dialog
+from credentials.dashboard.views.tokens import snippet_context
 from credentials.models import Endpoint
 from credentials.querysets import EndpointQuerySet, live_tokens
 from credentials.vault import heartbeats, wrapper
@@ -50,6 +52,7 @@ def endpoint_list(request: HttpRequest) -> HttpResponse:
         "state": state,
         "sort": sort,
         "is_filtered": bool(query or state),
+        "first_run": first_run.steps(request),
         "vault_is_unavailable": wrapper.known_ids() is None,
     }
     return render(request, "credentials/endpoints.html", context)
@@ -61,16 +64,11 @@ def endpoint_list(request: HttpRequest) -> HttpResponse:
 def endpoint(request: HttpRequest, subdomain: str) -> HttpResponse:
     """One endpoint with its tokens."""
     found = services.get_endpoint(actor=actor_of(request), subdomain=subdomain)
-    tokens = found.tokens.order_by("revoked_at", "-created_at")
-    show_ended = request.GET.get("tokens") == "all"
-    live = tokens.filter(live_tokens())
     renewal = found.credential.renewal()
     context = {
         "endpoint": found,
-        "provider": providers.get(found.provider),
-        "tokens": page_of(tokens if show_ended else live, request),
-        "ended": tokens.exclude(live_tokens()).count(),
-        "show_ended": show_ended,
+        "tokens": token_list(request, found),
+        **snippet_context(found),
         "renewal": renewal,
         "renewal_advice": cloud_tokens.REASONS.get(renewal.failure, "") if renewal is not None else "",
         "open_now": heartbeats.in_flight_of(found.pk),
@@ -86,11 +84,13 @@ def endpoint(request: HttpRequest, subdomain: str) -> HttpResponse:
 @not_found_is_404
 def rename(request: HttpRequest, subdomain: str) -> HttpResponse:
     found = services.get_endpoint(actor=actor_of(request), subdomain=subdomain)
-    form = LabelForm(posted(request), initial={"label": found.label})
-    if form.is_valid():
+    form = LabelForm(rejected.posted(request), initial={"label": found.label})
+    if request.method == "POST" and form.is_valid():
         services.rename(actor=actor_of(request), subdomain=subdomain, label=form.cleaned_data["label"])
-        messages.success(request, "The endpoint has its new name.")
+        messages.success(request, f"Renamed to “{form.cleaned_data['label']}”.")
         return see_other("credentials:endpoint", subdomain)
+    if (shown := rejected.redirect(request, form)) is not None:
+        return shown
     context = {"endpoint": found, "form": form}
     return render_dialog(request, "credentials/rename.html", context, status=400 if form.errors else 200)
 
@@ -100,16 +100,18 @@ def rename(request: HttpRequest, subdomain: str) -> HttpResponse:
 @not_found_is_404
 def limits(request: HttpRequest, subdomain: str) -> HttpResponse:
     found = services.get_endpoint(actor=actor_of(request), subdomain=subdomain)
-    form = LimitsForm(posted(request), initial={"max_streams": found.max_streams})
-    if form.is_valid():
+    form = LimitsForm(rejected.posted(request), initial={"max_streams": found.max_streams})
+    if request.method == "POST" and form.is_valid():
         limit = form.cleaned_data["max_streams"]
         services.limit_endpoint(actor=actor_of(request), subdomain=subdomain, max_streams=limit)
         if limit is None:
-            messages.success(request, "The limit of the endpoint is removed.")
+            messages.success(request, "Removed the limit. The server default applies.")
         else:
             plural = "" if limit == 1 else "s"
-            messages.success(request, f"The endpoint is limited to {limit:,} request{plural} at a time.")
+            messages.success(request, f"Limited to {limit:,} concurrent request{plural}.")
         return see_other("credentials:endpoint", subdomain)
+    if (shown := rejected.redirect(request, form)) is not None:
+        return shown
     context = {"endpoint": found, "form": form}
     return render_dialog(request, "credentials/limits.html", context, status=400 if form.errors else 200)
 
@@ -127,7 +129,7 @@ def pause(request: HttpRequest, subdomain: str) -> HttpResponse:
 @not_found_is_404
 def resume(request: HttpRequest, subdomain: str) -> HttpResponse:
     services.resume(actor=actor_of(request), subdomain=subdomain)
-    messages.success(request, "Resumed. Requests are forwarded again.")
+    messages.success(request, "Resumed. Strake forwards requests again.")
     return see_other("credentials:endpoint", subdomain)
 
 
@@ -136,8 +138,8 @@ def resume(request: HttpRequest, subdomain: str) -> HttpResponse:
 @not_found_is_404
 def delete(request: HttpRequest, subdomain: str) -> HttpResponse:
     found = services.get_endpoint(actor=actor_of(request), subdomain=subdomain)
-    form = DeleteForm(posted(request))
-    if form.is_valid():
+    form = ConfirmationForm(rejected.posted(request))
+    if request.method == "POST" and form.is_valid():
         try:
             services.delete_endpoint(
                 actor=actor_of(request), subdomain=subdomain, confirmation=form.cleaned_data["confirmation"]
@@ -145,8 +147,10 @@ def delete(request: HttpRequest, subdomain: str) -> HttpResponse:
         except ConfirmationMismatch as error:
             form.add_error("confirmation", str(error))
         else:
-            messages.success(request, f"{found.label} is deleted, together with its sealed key and its tokens.")
+            messages.success(request, f"Deleted “{found.label}”, its encrypted key and its tokens.")
             return redirect("credentials:endpoints")
+    if (shown := rejected.redirect(request, form)) is not None:
+        return shown
     context = {"endpoint": found, "form": form, "provider": providers.get(found.provider)}
     return render_dialog(request, "credentials/delete.html", context, status=400 if form.errors else 200)
 

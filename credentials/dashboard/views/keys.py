@@ -24,7 +24,7 @@ from credentials.places import Place
 def replace_key(request: HttpRequest, subdomain: str) -> HttpResponse:
     endpoint = services.get_endpoint(actor=actor_of(request), subdomain=subdomain)
     form = ReplaceKeyForm(posted(request), provider=providers.get(endpoint.provider), stored=endpoint.credential)
-    done = "The new key is encrypted. The URL and the tokens stay as they were."
+    done = "Saved the new key. The URL and the tokens are the same."
     return _key_page(request, endpoint, form, services.replace_key, done)
 
 
@@ -46,7 +46,7 @@ def change_destination(request: HttpRequest, subdomain: str) -> HttpResponse:
     form = DestinationForm(
         posted(request), provider=provider, owner=endpoint.owner, initial=initial, stored=endpoint.credential
     )
-    done = "The endpoint has its new destination. Its URL and its tokens stay."
+    done = "Changed the destination. The URL and the tokens are the same."
     return _key_page(request, endpoint, form, services.change_destination, done)
 
 

@@ -83,8 +83,18 @@ def test_session_ends_after_30_days_despite_use(store: str, alice: User) -> None
             session["used"] = days
             session.save()
             assert is_signed_in(browser)
-    with time_machine.travel(start + timedelta(days=30, seconds=1), tick=False):
-        assert not is_signed_in(browser)
+    row = BrowserSession.objects.get(user=alice)
+    assert start + timedelta(days=29) < row.expires_at <= start + timedelta(days=30)
+    BrowserSession.objects.update(expires_at=row.expires_at - timedelta(days=30, seconds=1))
+    assert not is_signed_in(browser)
+
+
+def test_host_with_a_wrong_clock_ends_no_session(alice: User) -> None:
+    browser = sign_in(alice)
+    row = BrowserSession.objects.get(user=alice)
+    with time_machine.travel(timezone.now() + timedelta(days=31), tick=False):
+        assert list(BrowserSession.objects.live()) == [row]
+    assert is_signed_in(browser)
 
 
 def test_raised_epoch_ends_every_session(store: str, alice: User, bob: User) -> None:

@@ -39,7 +39,7 @@ class Caller:
 
     @staticmethod
     def token_of(user: User) -> str:
-        return access_tokens.create_access_token(actor=Person(user), user=user, label="script").plaintext
+        return access_tokens.create(actor=Person(user), user=user, label="script").plaintext
 
     def __call__(self, method: str, path: str, body: Any = None, raw: str | None = None) -> tuple[int, Any]:
         """Send a request. Returns the status and the parsed body."""
@@ -265,9 +265,9 @@ def test_missing_or_malformed_token_returns_401(alice: User, header: str) -> Non
 def test_revoked_and_expired_tokens_look_unknown(alice: User) -> None:
     responses = set()
     actor = Person(alice)
-    revoked = access_tokens.create_access_token(actor=actor, user=alice, label="r")
+    revoked = access_tokens.create(actor=actor, user=alice, label="r")
     access_tokens.revoke_access_token(actor=actor, token_id=revoked.token.pk)
-    expired = access_tokens.create_access_token(actor=actor, user=alice, label="e")
+    expired = access_tokens.create(actor=actor, user=alice, label="e")
     expired.token.expires_at = timezone.now() - timedelta(seconds=1)
     expired.token.save()
     for plaintext in [revoked.plaintext, expired.plaintext, "pat_" + "0" * 49]:
@@ -348,6 +348,7 @@ def test_openapi_document_lists_all_operations(client: Client) -> None:
     }
     assert calls == {
         ("GET", "/me"),
+        ("POST", "/tokens/revoke"),
         ("GET", "/audit"),
         ("GET", "/audit/checkpoint"),
         ("GET", "/endpoints"),

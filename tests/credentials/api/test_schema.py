@@ -33,7 +33,7 @@ def world(transactional_db: None, alice: User, bob: User, monkeypatch: pytest.Mo
     monkeypatch.setattr(throttle, "BAD_TOKENS_PER_ADDRESS", throttle.Limit("bad-token-address", 10**9, 300))
     monkeypatch.setattr(throttle, "BAD_TOKENS_PER_SITE", throttle.Limit("bad-token-site", 10**9, 300))
     mine, his = factories.make_endpoint(owner=alice), factories.make_endpoint(owner=bob)
-    token = access_tokens.create_access_token(actor=Person(alice), user=alice, label="schemathesis").plaintext
+    token = access_tokens.create(actor=Person(alice), user=alice, label="schemathesis").plaintext
     return {
         "headers": {"Authorization": f"Bearer {token}"},
         "subdomain": [mine.endpoint.subdomain, his.endpoint.subdomain, None],

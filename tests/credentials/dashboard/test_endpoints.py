@@ -46,13 +46,23 @@ def pages(endpoint: Endpoint) -> list[str]:
         url(endpoint, "tokens"),
         url(endpoint, "tokens", token, "rotate"),
         url(endpoint, "tokens", token, "revoke"),
+        url(endpoint, "tokens", token, "edit"),
+        url(endpoint, "tokens", token, "change-over"),
+        url(endpoint, "tokens", "revoke-all"),
         url(endpoint, "requests"),
         url(endpoint, "traffic"),
+        url(endpoint, "tokens", token, "use"),
     ]
 
 
 def actions(endpoint: Endpoint) -> list[str]:
-    return [url(endpoint, "pause"), url(endpoint, "resume"), url(endpoint, "test"), *pages(endpoint)[1:-2]]
+    return [
+        url(endpoint, "pause"),
+        url(endpoint, "resume"),
+        url(endpoint, "test"),
+        url(endpoint, "tokens", "revoke"),
+        *pages(endpoint)[1:-3],
+    ]
 
 
 def test_empty_list_links_to_connect(signed_in: Client) -> None:
@@ -131,7 +141,7 @@ def test_long_lists_are_paginated_in_constant_queries(signed_in: Client, alice: 
 
 def test_page_shows_what_is_open_now(signed_in: Client, endpoint: Endpoint) -> None:
     """The sum of what the proxy processes that run have reported."""
-    assert "Open now Nothing" in text(signed_in.get(url(endpoint)))
+    assert "Open now No requests" in text(signed_in.get(url(endpoint)))
     others = {"0" * 32: 7}
     for ago, count in ((0, 2), (1, 3), (3600, 50)):
         ServerProcess.objects.create(
@@ -140,16 +150,16 @@ def test_page_shows_what_is_open_now(signed_in: Client, endpoint: Endpoint) -> N
             in_flight={str(endpoint.pk): count, **others},
             seen_at=timezone.now() - timedelta(seconds=ago),
         )
-    assert "Open now 5 requests in flight" in text(signed_in.get(url(endpoint)))
+    assert "Open now 5 requests in progress" in text(signed_in.get(url(endpoint)))
 
 
 @pytest.mark.parametrize(
     ("page", "says"),
     [
-        ("tokens/{token}/rotate", "connections that are open with it end"),
-        ("tokens/{token}/revoke", "What is open with it ends"),
-        ("key", "What is open with the old one ends"),
-        ("delete", "What is open ends"),
+        ("tokens/{token}/rotate", "Open streams, uploads and WebSocket connections end"),
+        ("tokens/{token}/revoke", "Its open requests end"),
+        ("key", "Requests that are open with the old key end"),
+        ("delete", "Open requests end"),
     ],
 )
 def test_forms_say_that_what_is_open_ends(signed_in: Client, endpoint: Endpoint, page: str, says: str) -> None:
@@ -158,7 +168,7 @@ def test_forms_say_that_what_is_open_ends(signed_in: Client, endpoint: Endpoint,
 
 def test_pause_and_resume(signed_in: Client, endpoint: Endpoint) -> None:
     paused = signed_in.post(url(endpoint, "pause"), follow=True)
-    assert "What was open has ended. Every request is refused with 403 until you resume" in text(paused)
+    assert "Open requests have ended. Every request gets a 403 error until you resume" in text(paused)
     assert Endpoint.objects.get().paused_at is not None
     resumed = signed_in.post(url(endpoint, "resume"), follow=True)
     assert "Resumed." in text(resumed)
@@ -167,8 +177,8 @@ def test_pause_and_resume(signed_in: Client, endpoint: Endpoint) -> None:
 
 
 def test_rename(signed_in: Client, endpoint: Endpoint) -> None:
-    assert "Give the endpoint a name." in element(
-        signed_in.post(url(endpoint, "name"), {"label": " "}), "id_label_error"
+    assert "Enter a name." in element(
+        signed_in.post(url(endpoint, "name"), {"label": " "}, follow=True), "id_label_error"
     )
     signed_in.post(url(endpoint, "name"), {"label": '<b>"tower"</b>'})
     page = signed_in.get(url(endpoint))
@@ -177,24 +187,24 @@ def test_rename(signed_in: Client, endpoint: Endpoint) -> None:
 
 
 def test_limit_of_concurrent_requests(signed_in: Client, endpoint: Endpoint, settings: Settings) -> None:
-    assert "No limit of its own" in text(signed_in.get(url(endpoint)))
+    assert "Server default (2,000) · Change" in text(signed_in.get(url(endpoint)))
     assert value(signed_in.get(url(endpoint, "limits")), "max_streams") == ""
     limited = signed_in.post(url(endpoint, "limits"), {"max_streams": "5"}, follow=True)
-    assert "The endpoint is limited to 5 requests at a time." in text(limited)
-    assert "At most 5 · Change" in text(limited)
+    assert "Limited to 5 concurrent requests." in text(limited)
+    assert "Concurrent requests 5 · Change" in text(limited)
     assert value(signed_in.get(url(endpoint, "limits")), "max_streams") == "5"
     settings.STRAKE_MAX_STREAMS = 3
-    assert "At most 3 · Change" in text(signed_in.get(url(endpoint))), "the smaller limit applies"
+    assert "Concurrent requests 3 · Change" in text(signed_in.get(url(endpoint))), "the smaller limit applies"
     removed = signed_in.post(url(endpoint, "limits"), {"max_streams": ""}, follow=True)
-    assert "The limit of the endpoint is removed." in text(removed)
+    assert "Removed the limit." in text(removed)
     assert Endpoint.objects.get().max_streams is None
 
 
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("0", "The least is 1."),
-        ("-3", "The least is 1."),
+        ("0", "Enter 1 or more."),
+        ("-3", "Enter 1 or more."),
         ("2001", "from 1 to 2,000"),
         ("5e", "Enter a whole number"),
         ("many", "Enter a whole number"),
@@ -205,7 +215,7 @@ def test_invalid_limit_is_shown_again_and_not_saved(
     signed_in: Client, endpoint: Endpoint, typed: str, message: str
 ) -> None:
     Endpoint.objects.update(max_streams=7)
-    page = signed_in.post(url(endpoint, "limits"), {"max_streams": typed})
+    page = signed_in.post(url(endpoint, "limits"), {"max_streams": typed}, follow=True)
     assert page.status_code == HTTPStatus.BAD_REQUEST
     assert message in element(page, "id_max_streams_error")
     assert value(page, "max_streams") == typed
@@ -213,12 +223,12 @@ def test_invalid_limit_is_shown_again_and_not_saved(
 
 
 def test_deleting_requires_the_subdomain(signed_in: Client, endpoint: Endpoint) -> None:
-    wrong = signed_in.post(url(endpoint, "delete"), {"confirmation": "laptop"})
+    wrong = signed_in.post(url(endpoint, "delete"), {"confirmation": "laptop"}, follow=True)
     assert wrong.status_code == HTTPStatus.BAD_REQUEST
     assert endpoint.subdomain in element(wrong, "id_confirmation_error")
     assert Endpoint.objects.exists()
     done = signed_in.post(url(endpoint, "delete"), {"confirmation": endpoint.subdomain}, follow=True)
-    assert "laptop is deleted" in text(done)
+    assert "Deleted “laptop”" in text(done)
     assert not Endpoint.objects.exists()
     assert not Credential.objects.exists()
     assert not SealedKey.objects.exists()
@@ -230,7 +240,7 @@ def test_confirmation_renders_as_page_or_dialog(signed_in: Client, endpoint: End
     assert b"<html" in page.content
     assert b"<html" not in dialog.content
     for shown in (page, dialog):
-        assert f"To confirm, type {endpoint.subdomain}" in text(shown)
+        assert f"Type {endpoint.subdomain} to confirm." in text(shown)
 
 
 def test_endpoint_without_its_master_key_is_marked(signed_in: Client, endpoint: Endpoint, alice: User) -> None:
@@ -247,7 +257,7 @@ def test_endpoint_without_its_master_key_is_marked(signed_in: Client, endpoint: 
 def test_replacing_the_key_keeps_url_and_tokens(signed_in: Client, alice: User, provider: Upstream) -> None:
     made = factories.make_endpoint(owner=alice, provider="demo")
     page = signed_in.post(url(made.endpoint, "key"), {"api_key": KEY}, follow=True)
-    assert "The new key is encrypted" in text(page)
+    assert "Saved the new key" in text(page)
     assert Credential.objects.get().sealed().ciphertext != made.credential.sealed().ciphertext
     assert made.endpoint.tokens.get() == made.token
     assert provider.last.header("authorization") == f"Bearer {KEY}".encode()
@@ -258,7 +268,7 @@ def test_refused_key_replaces_nothing(signed_in: Client, alice: User, provider: 
     provider.on("/v1/models", fixed(401))
     page = signed_in.post(url(made.endpoint, "key"), {"api_key": KEY, "unchecked": "on"})
     assert page.status_code == HTTPStatus.BAD_REQUEST
-    assert "not valid" in element(page, "id_api_key_error")
+    assert "rejected this key" in element(page, "id_api_key_error")
     assert KEY not in page.content.decode()
     assert Credential.objects.get().sealed() == made.credential.sealed()
 
@@ -277,12 +287,15 @@ def test_destination_of_a_known_provider_is_fixed(signed_in: Client, alice: User
     assert signed_in.get(url(made.endpoint, "destination")).status_code == HTTPStatus.NOT_FOUND
 
 
-@pytest.mark.parametrize("action", ["delete", "key", "destination", "tokens"])
+@pytest.mark.parametrize(
+    "action", ["delete", "key", "destination", "tokens", "tokens/{token}/edit", "tokens/{token}/change-over"]
+)
 def test_sensitive_pages_require_a_recent_sign_in(client: Client, alice: User, endpoint: Endpoint, action: str) -> None:
     start = timezone.now()
     with time_machine.travel(start, tick=False) as clock:
         client.force_login(alice)
         clock.shift(16 * 60)
-        for response in (client.get(url(endpoint, action)), client.post(url(endpoint, action))):
+        page = url(endpoint, action.format(token=endpoint.tokens.get().pk))
+        for response in (client.get(page), client.post(page)):
             assert response.status_code == HTTPStatus.SEE_OTHER
             assert response.headers["Location"].startswith("/signin/again/")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from credentials import providers
-from credentials.dashboard.snippets import TOKEN_PLACEHOLDER, TOOLS, dialects_of, snippets_for
+from credentials.dashboard.snippets import TOKEN_PLACEHOLDER, TOOLS, dialects_of, environment, snippets_for
 from credentials.models import Endpoint
 from credentials.providers import Provider
 from tests.support import npm
@@ -81,6 +81,40 @@ def test_configuration_files_are_valid() -> None:
     assert provider["base_url"].endswith("/p/abc123def456/v1")
     assert provider["wire_api"] == "responses"
     assert f"export {provider['env_key']}={SECRET}" in texts("openai")["codex-shell"]
+
+
+def limited(*paths: str) -> dict[str, str]:
+    """The texts for a token of an OpenAI endpoint that is limited to these paths, by id."""
+    endpoint = Endpoint(subdomain="abc123def456", provider="openai")
+    found = snippets_for(endpoint, providers.get("openai"), SECRET, allowed_paths=paths)
+    return {text.id: text.text for snippet in found for text in snippet.texts}
+
+
+def test_snippets_send_what_the_token_allows() -> None:
+    assert set(limited("POST /v1/chat/completions")) == set(texts("openai")) - {"codex", "codex-shell"}
+    assert set(limited("POST /v1/responses")) == {"curl-allowed", "codex", "codex-shell"}
+    only = limited("POST /v1/embeddings", "GET /v1/models")
+    assert set(only) == {"curl-allowed"}
+    command, url, *options = shlex.split(only["curl-allowed"].replace("\\\n", ""))
+    assert (command, url) == ("curl", "http://localhost:8000/p/abc123def456/v1/models")
+    assert f"Authorization: Bearer {SECRET}" in options
+    assert "curl -X DELETE 'http" in limited("DELETE /v1/files/*")["curl-allowed"]
+
+
+@pytest.mark.parametrize(
+    ("provider", "names"),
+    [
+        ("demo", ["OPENAI_BASE_URL", "OPENAI_API_KEY", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY"]),
+        ("anthropic", ["ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY"]),
+        ("gemini", ["GOOGLE_GEMINI_BASE_URL", "GEMINI_API_KEY"]),
+        ("elevenlabs", ["STRAKE_URL", "STRAKE_TOKEN"]),
+    ],
+)
+def test_environment_has_the_variables_of_the_sdks(provider: str, names: list[str]) -> None:
+    endpoint = Endpoint(subdomain="abc123def456", provider=provider)
+    lines = environment(endpoint, providers.get(provider), SECRET).texts[0].text.splitlines()
+    assert [line.partition("=")[0] for line in lines] == names
+    assert all("/p/abc123def456" in line or SECRET in line for line in lines)
 
 
 @pytest.fixture(scope="module")

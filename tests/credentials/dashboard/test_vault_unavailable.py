@@ -22,7 +22,7 @@ from tests.support.upstream import Upstream
 
 KEY = "sk-live-0123456789abcdefghij"
 MESSAGE = "The vault can't be reached. Nothing was saved."
-NOTICE = "The vault can't be reached, so this page can't tell whether a key still opens."
+NOTICE = "Strake can't reach the vault, so this page can't tell whether a key still works."
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_replacing_saves_nothing(
 
 
 def test_api_saves_nothing(vault_is_down: None, alice: User, made: Connected, provider: Upstream) -> None:
-    token = access_tokens.create_access_token(actor=Person(alice), user=alice, label="script").plaintext
+    token = access_tokens.create(actor=Person(alice), user=alice, label="script").plaintext
     script = Client(headers={"authorization": f"Bearer {token}"})
     Credential.objects.update(destination_url=provider.url)
     before = rows()
@@ -104,4 +104,4 @@ def test_pages_say_that_the_state_is_unknown(vault_is_down: None, signed_in: Cli
 
 def test_pages_are_silent_about_a_vault_that_answers(signed_in: Client, made: Connected) -> None:
     for page in ("/endpoints/", f"/endpoints/{made.endpoint.subdomain}/"):
-        assert "vault can't be reached" not in text(signed_in.get(page))
+        assert "can't reach the vault" not in text(signed_in.get(page))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID, uuid4
 
@@ -15,9 +14,12 @@ from django.test import override_settings
 from proxy.access.in_flight import Flight, InFlight
 from proxy.access.token_state import TokenState
 from proxy.errors import OwnerBusy, StoreUnavailable, TooManyAtOnce
+from proxy.limit_errors import TokenBusy
+from tests.support import routes
 
 LATER = datetime.now(UTC) + timedelta(hours=1)
 PAST = datetime.now(UTC) - timedelta(hours=1)
+NO_LISTS: dict[str, Any] = {f"parent_allowed_{name}": [] for name in ("paths", "networks", "origins")}
 LIVE = TokenState("ctok_1", b"digest", None, LATER, None, None, b"iv")
 
 
@@ -29,19 +31,22 @@ def enter(
     max_streams: int | None = None,
     ended: list[Any] | None = None,
     expires_at: datetime | None = None,
+    **limits: Any,
 ) -> Flight:
     """Enter a request with a token of the endpoint, or else with `ctok_1`. `ended` gets an item when it is ended."""
     if owner_id is not None:
         endpoint_id = endpoint_id or uuid4()
-    route = SimpleNamespace(
-        endpoint_id=endpoint_id or uuid4(),
-        owner_id=owner_id or uuid4(),
-        max_streams=max_streams,
-        token_id="ctok_1" if endpoint_id is None else f"ctok_{endpoint_id}",
-        iv=b"iv",
-        expires_at=expires_at,
+    row = {
+        "endpoint_id": endpoint_id or uuid4(),
+        "owner_id": owner_id or uuid4(),
+        "max_streams": max_streams,
+        "token_id": "ctok_1" if endpoint_id is None else f"ctok_{endpoint_id}",
+        "iv": b"iv",
+        "expires_at": expires_at,
+    }
+    return in_flight.enter(
+        routes.route(**row | limits), b"digest", lambda: (ended if ended is not None else []).append(1)
     )
-    return in_flight.enter(cast(Any, route), b"digest", lambda: (ended if ended is not None else []).append(1))
 
 
 class Store:
@@ -61,6 +66,24 @@ class Store:
 def limited(**limits: int) -> Iterator[InFlight]:
     with override_settings(**limits):
         yield InFlight()
+
+
+async def test_token_and_its_parent_are_limited() -> None:
+    """A child counts for its parent too, and a refused request for neither."""
+    family = {"parent_id": "ctok_p", "parent_concurrent_requests": 2, **NO_LISTS}
+    in_flight = InFlight()
+    own = [enter(in_flight, token_id="ctok_a", concurrent_requests=1, **family)]
+    with pytest.raises(TokenBusy):
+        enter(in_flight, token_id="ctok_a", concurrent_requests=1, **family)
+    enter(in_flight, token_id="ctok_p", concurrent_requests=2)
+    for crowded in ({"token_id": "ctok_b", **family}, {"token_id": "ctok_p", "concurrent_requests": 2}):
+        with pytest.raises(TokenBusy):
+            enter(in_flight, **crowded)
+    in_flight.leave(own[0])
+    in_flight._forget_empty()
+    enter(in_flight, token_id="ctok_b", **family)
+    with pytest.raises(TokenBusy):
+        enter(in_flight, token_id="ctok_p", concurrent_requests=2)
 
 
 async def test_requests_are_counted_by_endpoint() -> None:

@@ -182,6 +182,18 @@ CHANGES: dict[str, tuple[str, Callable[[Route], object]]] = {
 }
 
 
+PARENT = "UPDATE credentials_bearertoken SET {} WHERE id = %(parent)s"
+CHANGES_OF_PARENT: dict[str, tuple[str, Callable[[Route], object]]] = {
+    "revoked": (PARENT.format("revoked_at = now()"), lambda route: route.is_ended),
+    "expiry": (PARENT.format("expires_at = '2100-01-01'"), lambda route: route.expires_at),
+    "paths": (
+        PARENT.format("""allowed_paths = '["GET /v1/**"]'"""),
+        lambda route: route.parent is not None and route.parent.paths,
+    ),
+    "budget": (PARENT.format("requests_per_day = 7"), lambda route: [one.per_day for one in route.budgets] == [7]),
+}
+
+
 async def find(lookup: PostgreSQLLookup, made: Made) -> Route:
     route = await lookup.find(made.subdomain, made.digest)
     assert route is not None
@@ -189,6 +201,27 @@ async def find(lookup: PostgreSQLLookup, made: Made) -> Route:
 
 
 # --- Changes -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", CHANGES_OF_PARENT)
+async def test_next_look_up_sees_a_change_of_the_parent(
+    change: str, lookup: PostgreSQLLookup, made: Made, url: str
+) -> None:
+    statement, is_seen = CHANGES_OF_PARENT[change]
+    values = {**made._asdict(), "parent": f"ctok_{secrets.token_hex(6)}"}
+    execute(
+        url,
+        "INSERT INTO credentials_bearertoken "
+        "(id, endpoint_id, label, digest, preview, allowed_paths, allowed_networks) "
+        "VALUES (%(parent)s, %(endpoint)s, 'x', sha256(%(digest)s), 'x', '[]', '[]');"
+        "UPDATE credentials_bearertoken SET parent_id = %(parent)s WHERE id = %(token)s",
+        **values,
+    )
+    before = await find(lookup, made)
+    assert not is_seen(before)
+    assert await find(lookup, made) is before
+    execute(url, statement, **values)
+    assert is_seen(await find(lookup, made))
 
 
 @pytest.mark.parametrize("change", CHANGES)

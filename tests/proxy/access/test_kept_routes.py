@@ -101,6 +101,13 @@ CHANGES: dict[str, tuple[Change, Callable[[Route], Any], Any]] = {
         lambda route: (route.requests_per_minute, len(route.networks)),
         (7, 1),
     ),
+    "parent revoked": (
+        lambda made: BearerToken.objects.filter(pk=made.token.pk).update(
+            parent=factories.make_token(endpoint=made.endpoint, revoked_at=PAST)[0]
+        ),
+        lambda route: route.is_ended,
+        True,
+    ),
     "endpoint paused": (lambda _: Endpoint.objects.update(paused_at=PAST), lambda route: route.is_paused, True),
     "endpoint limited": (lambda _: Endpoint.objects.update(max_streams=3), lambda route: route.max_streams, 3),
     "owner suspended": (lambda _: User.objects.update(suspended_at=PAST), lambda route: route.is_ended, True),

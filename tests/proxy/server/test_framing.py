@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.running import Strake
 
-PAGES = ["/healthz", "/signin/", "/api/v1/me", "/api/v1/openapi.json", "/nonesuch/", "/static/strake/strake.css"]
+PAGES = ["/healthz", "/signin/", "/api/v1/me", "/api/v1/openapi.json", "/nonesuch/", "/static/strake/css/strake.css"]
 
 
 def send(server: Strake, requests: bytes) -> bytes:

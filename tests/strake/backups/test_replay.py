@@ -66,7 +66,7 @@ def test_deleted_endpoint_and_person_are_deleted_again(connected: Connected, bob
 
 def test_access_is_taken_again(alice: User, bob: User) -> None:
     User.objects.filter(pk=bob.pk).update(is_staff=True)
-    token = access_tokens.create_access_token(actor=OPERATOR, user=alice, label="script").token
+    token = access_tokens.create(actor=OPERATOR, user=alice, label="script").token
     replayed(line("user.suspended", alice.pk), line("user.demoted", bob.pk), line("access_token.revoked", token.pk))
     assert User.objects.get(pk=alice.pk).suspended_at is not None
     assert User.objects.get(pk=bob.pk).is_staff is False
@@ -164,7 +164,7 @@ def test_command_fails_if_something_is_left(connected: Connected, tmp_path: Path
 def test_without_a_trail_everything_is_listed(connected: Connected, bob: User) -> None:
     users.suspend(actor=OPERATOR, user=bob)
     ended = factories.make_endpoint(owner=bob)
-    access_tokens.create_access_token(actor=OPERATOR, user=connected.endpoint.owner, label="script")
+    access_tokens.create(actor=OPERATOR, user=connected.endpoint.owner, label="script")
     out = run()
     assert connected.token.pk in out
     assert ended.token.pk not in out

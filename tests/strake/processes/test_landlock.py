@@ -605,7 +605,7 @@ def test_gunicorn_serves_and_replaces_a_worker(tmp_path: Path, monkeypatch: pyte
         try:
             await_ready(process)
             assert get(web, "/security/") == 200
-            assert get(web, "/static/strake/strake.css") == 200
+            assert get(web, "/static/strake/css/strake.css") == 200
             worker = worker_of(process.pid)
             os.kill(worker, signal.SIGKILL)
             assert worker_of(process.pid, other_than=worker)

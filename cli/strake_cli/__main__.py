@@ -1,0 +1,3 @@
+from strake_cli.app import main
+
+main()
