@@ -102,6 +102,9 @@ hostile: $(VENV)/.develops ## Measure what a hostile account costs its neighbour
 fuzz: $(VENV)/.fuzzes ## Fuzz every parser and the wire for SECONDS=60 each, or TARGETS="path email" (by hand)
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(TARGETS)
 
+schema: $(VENV)/.develops ## Try EXAMPLES=500 generated requests of each operation of the API (by hand)
+	EXAMPLES=$(or $(EXAMPLES),500) $(BIN)/python -m pytest -n 0 tests/credentials/api/test_schema.py
+
 clean: ## Remove .venv and caches, and keep your data in .strake
 	rm -rf $(VENV) .coverage .coverage.* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -20,7 +20,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from accounts import audit, quotas, tokens
-from accounts.actors import Actor, Operator, Person
+from accounts.actors import Actor, Operator, Person, Visitor
 from accounts.addresses import parse_address, parse_network
 from accounts.errors import (
     InvalidExpiry,
@@ -127,6 +127,18 @@ def revoke_access_tokens(*, actor: Operator, user: User) -> int:
     return len(live)
 
 
+def revoke_held(*, plaintext: str, holder: Visitor) -> bool:
+    """Revoke a live token for somebody who holds it. Returns False if there is none with this plaintext."""
+    with transaction.atomic():
+        live = AccessToken.objects.live().select_related("user").filter(digest=tokens.digest(plaintext))
+        if (token := live.first()) is None:
+            return False
+        if not AccessToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now()):
+            return False
+        _audit(holder, "access_token.revoked", token, last_used_at=token.last_used_at)
+    return True
+
+
 def authenticate(plaintext: str, *, address: str | None = None) -> AccessToken | None:
     """Return a live token with the user that it acts for. Unknown, revoked and expired tokens all return None.
 
@@ -176,7 +188,7 @@ def _is_within(address: str | None, networks: Iterable[str]) -> bool:
     return client is not None and any(client in parse_network(network) for network in networks)
 
 
-def _audit(actor: Actor, action: str, token: AccessToken, **details: datetime | list[str] | None) -> None:
+def _audit(actor: Actor | Visitor, action: str, token: AccessToken, **details: datetime | list[str] | None) -> None:
     audit.record(
         actor,
         action,

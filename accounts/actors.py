@@ -30,12 +30,31 @@ class Operator:
     via: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staff(Operator):
+    """A member of staff on the pages under /admin/. They may do what an operator may, and the audit log names them.
+
+    Only `audit.staff_of` makes one. Everywhere else, staff are a `Person` with no more rights than others.
+    """
+
+    person: Person
+
+
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Somebody who is not signed in. Visitors appear in the audit log, but no service accepts one."""
+    """Somebody who is not signed in. Visitors appear in the audit log, but no service accepts one as its actor.
+
+    `via` is how the log names somebody who proved something without signing in.
+    """
 
     ip: str | None = None
+    via: str = ""
 
 
 Actor = Person | Operator
 OPERATOR = Operator()
+
+
+def holder_of_token(ip: str | None) -> Visitor:
+    """Somebody who has shown that they hold a token, to end it."""
+    return Visitor(ip, via="holder of the token")

@@ -1,5 +1,4 @@
 from django.apps import AppConfig
-from django.contrib.admin import apps as admin
 
 
 class AccountsConfig(AppConfig):
@@ -20,12 +19,4 @@ class AccountsConfig(AppConfig):
             Link("accounts:audit", "Audit", 30, icon="audit", audience=Audience.SIGNED_IN),
             Link("accounts:access_tokens", "Access tokens", 40, icon="key", audience=Audience.SIGNED_IN),
             Link("accounts:settings", "Settings", 50, icon="settings", audience=Audience.SIGNED_IN),
-            Link("admin:index", "Records", 90, icon="shield", audience=Audience.STAFF),
         )
-
-
-class Operators(admin.SimpleAdminConfig):
-    """Django's admin with Strake's own site class. strake/page_urls.py loads what the apps register."""
-
-    default = False  # AccountsConfig is the default configuration of this package.
-    default_site = "accounts.admin_site.OperatorSite"

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.utils import timezone
 
-from accounts.actors import Operator, Person, Visitor
+from accounts.actors import Operator, Person, Staff, Visitor
 from accounts.addresses import parse_address
 from accounts.models import AccessToken, AuditEvent, BrowserSession, User
 from accounts.plain_text import replace_unsafe
@@ -38,6 +39,14 @@ def actor_of(request: HttpRequest) -> Person:
     if not isinstance(request.user, User):
         raise TypeError("Nobody is signed in. Protect the view with login_required.")
     return session_actor(request.user, request_ip(request), request.META.get(SESSION_KEY))
+
+
+def staff_of(request: HttpRequest) -> Staff:
+    """The member of staff who sent a request, to act as an operator. Raises `PermissionDenied` if they are none."""
+    person = actor_of(request)
+    if not person.user.is_staff:
+        raise PermissionDenied
+    return Staff(via=person.via, person=person)
 
 
 def session_actor(user: User, ip: str | None, session: BrowserSession | None) -> Person:
@@ -70,6 +79,8 @@ def record(
     `details` says what changed, such as `{"from": …, "to": …}`. It is flat, and never contains a secret. The id and the
     label of the session or access token that acted are added to it, so they are part of the hash chain.
     """
+    if isinstance(actor, Staff):
+        actor = actor.person
     AuditEvent.objects.create(
         account=account,
         actor=actor.user if isinstance(actor, Person) else None,
@@ -78,7 +89,7 @@ def record(
         subject_id=str(subject_id),
         subject_label=replace_unsafe(subject_label)[:254],
         ip=None if isinstance(actor, Operator) else actor.ip,
-        via="" if isinstance(actor, Visitor) else _shortened(replace_unsafe(actor.via), MAX_VIA_LENGTH),
+        via=_shortened(replace_unsafe(actor.via), MAX_VIA_LENGTH),
         details=_plain_details(actor, details or {}),
     )
 

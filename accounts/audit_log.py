@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models import QuerySet
 
+from accounts.csv_export import csv_line
 from accounts.models import AuditCheckpoint, AuditEvent
 
 # Labels of the stored actions. An action without an entry is shown as stored.
@@ -59,9 +58,6 @@ ACTIONS = {
 }
 # New columns go to the end, so that scripts which count them keep working.
 CSV_COLUMNS = ("at", "action", "actor", "subject_type", "subject_id", "subject", "address", "account", "via", "details")
-# What a spreadsheet may take for a formula: one of the first group at the start of a cell, or after whatever separates
-# cells in some country, or after a quote that ends one. The last four are full-width forms, treated like ASCII by some.
-_FORMULA = re.compile("(^|[;,|\t\r\n\"'])([ \u00a0]*)(?=[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20])")
 
 
 def action_label(event: AuditEvent) -> str:
@@ -73,7 +69,7 @@ def actor_label(event: AuditEvent) -> str:
         return event.actor.email
     if event.actor_id is not None:
         return "deleted account"
-    return "nobody signed in" if event.ip else "operator, at the command line"
+    return event.via or "nobody signed in" if event.ip else "operator, at the command line"
 
 
 def acted_through(event: AuditEvent) -> str:
@@ -106,13 +102,8 @@ def fingerprint() -> str:
 
 
 def csv_lines(events: QuerySet[AuditEvent]) -> Iterator[str]:
-    """Yield the events as lines of CSV that is safe to open in a spreadsheet.
-
-    Every cell is quoted, and `csv.reader` restores it, with an apostrophe before each character that could start a
-    formula (OWASP, CSV injection). `details` is JSON, also with these apostrophes.
-    """
-    writer = csv.writer(_Echo(), quoting=csv.QUOTE_ALL)
-    yield writer.writerow(CSV_COLUMNS)
+    """Yield the events as lines of CSV. `details` is JSON, with the apostrophes of `csv_line`."""
+    yield csv_line(CSV_COLUMNS)
     for event in _in_transaction(events):
         account = event.account.email if event.account else ""
         row = (
@@ -127,25 +118,13 @@ def csv_lines(events: QuerySet[AuditEvent]) -> Iterator[str]:
             event.via,
             json.dumps(event.details, ensure_ascii=False, sort_keys=True) if event.details else "",
         )
-        yield writer.writerow([_escape_formula(value) for value in row])
+        yield csv_line(row)
 
 
 def _in_transaction(events: QuerySet[AuditEvent]) -> Iterator[AuditEvent]:
     """Yield the events from a cursor in a transaction, which works behind a pooler too."""
     with transaction.atomic():
         yield from events.iterator(chunk_size=500)
-
-
-class _Echo:
-    """A file-like object whose `write` returns the line instead of storing it."""
-
-    def write(self, line: str) -> str:
-        return line
-
-
-def _escape_formula(value: str) -> str:
-    """Put an apostrophe before everything that a spreadsheet could run as a formula."""
-    return _FORMULA.sub(r"\1\2'", value)
 
 
 def _words(name: str) -> str:

@@ -10,6 +10,7 @@ from django.views.decorators.http import require_http_methods
 
 from accounts import device_grants
 from accounts.actors import Person
+from accounts.addresses import parse_address
 from accounts.audit import actor_of
 from accounts.errors import NotFound, TooManyRequests
 from accounts.sessions.decorators import recent_sign_in_required
@@ -33,13 +34,19 @@ def device(request: HttpRequest) -> HttpResponse:
         return response
     if grant is None:
         return _page(request)
-    return _page(request, grant=grant, code=code.upper(), other_address=grant.ip != actor.ip)
+    return _page(request, grant=grant, code=code.upper(), is_from_elsewhere=_is_elsewhere(grant.ip, actor.ip))
 
 
 def _decide(request: HttpRequest, actor: Person, code: str, *, allowed: bool) -> HttpResponse:
     decide = device_grants.allow if allowed else device_grants.deny
     grant = decide(actor=actor, user=actor.user, user_code=code)
     return _page(request, decided="allowed" if allowed else "denied", grant=grant)
+
+
+def _is_elsewhere(asked_from: str | None, here: str | None) -> bool:
+    """Whether two addresses differ. This machine has one for IPv4 and one for IPv6."""
+    addresses = [parse_address(address or "") for address in (asked_from, here)]
+    return addresses[0] != addresses[1] and not all(address and address.is_loopback for address in addresses)
 
 
 def _page(request: HttpRequest, *, status: int = 200, **context: Any) -> HttpResponse:

@@ -16,6 +16,7 @@ AccountsError
 ├── ServerBusy                  this process does as much of something as it can
 ├── NotFound                    the object does not exist, or this actor may not see it
 ├── Suspended                   the person is suspended
+├── OwnAccount                  staff tried to suspend themselves
 ├── DeviceGrantError            a device code yields no access token now
 │   ├── AuthorizationPending    nobody has decided yet
 │   ├── SlowDown                the program asks too often
@@ -98,6 +99,10 @@ class NotFound(AccountsError):
 
 class Suspended(AccountsError):
     """The person is suspended, so nothing acts for them."""
+
+
+class OwnAccount(AccountsError):
+    """Staff tried to suspend themselves. Somebody must be left who can resume people."""
 
 
 class DeviceGrantError(AccountsError):

@@ -51,7 +51,7 @@ class AccessTokenForm(forms.Form):
 
 class DeleteAccountForm(forms.Form):
     confirmation = forms.CharField(
-        label="Your e-mail address",
+        label="Your email address",
         max_length=254,
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
         error_messages={"required": "Type your email address to delete your account."},

@@ -73,16 +73,8 @@ class User(AbstractBaseUser):
     def _epoch_hash(self) -> str:
         return salted_hmac("strake.accounts.session", f"{self.pk}:{self.session_epoch}", algorithm="sha256").hexdigest()
 
-    # Django's admin calls these. Staff may view every page there, and all of its pages are read-only.
-
     def has_usable_password(self) -> bool:
         return False
-
-    def has_perm(self, perm: str, obj: models.Model | None = None) -> bool:
-        return self.is_staff
-
-    def has_module_perms(self, app_label: str) -> bool:
-        return self.is_staff
 
 
 class SignInLink(models.Model):

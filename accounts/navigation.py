@@ -29,13 +29,14 @@ class Audience(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One entry of a menu. `icon` names a symbol in icons.svg."""
+    """One entry of a menu. `icon` names a symbol in icons.svg. Consecutive links of one `group` are below its name."""
 
     route: str
     label: str
     order: int
     icon: str = ""
     audience: Audience = Audience.EVERYBODY
+    group: str = ""
 
 
 class Menu:

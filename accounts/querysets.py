@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from typing import TypeVar
 
 from django.db import models
@@ -13,6 +13,7 @@ from django.utils import timezone
 from accounts.actors import Actor, Operator
 
 Row = TypeVar("Row", bound=models.Model, covariant=True)
+_LAST_DAY = date(9000, 1, 1)  # later ones overflow in some time zones
 
 
 class SignInLinkQuerySet(models.QuerySet[Row]):
@@ -50,7 +51,10 @@ class AuditEventQuerySet(models.QuerySet[Row]):
     def matching(
         self, *, text: str = "", action: str = "", since: date | None = None, until: date | None = None
     ) -> AuditEventQuerySet[Row]:
-        """Events that match every given filter. `text` may be in subject, actor or IP address. Days are UTC."""
+        """Events that match every given filter. `text` may be in subject, actor or IP address.
+
+        Days are those of the current time zone.
+        """
         events = self.all()
         if text:
             events = events.filter(
@@ -62,7 +66,12 @@ class AuditEventQuerySet(models.QuerySet[Row]):
         if action:
             events = events.filter(action=action)
         if since:
-            events = events.filter(at__gte=datetime.combine(since, time.min, UTC))
+            events = events.filter(at__gte=_start(since))
         if until:
-            events = events.filter(at__lt=datetime.combine(until, time.min, UTC) + timedelta(days=1))
+            events = events.filter(at__lt=_start(min(until, _LAST_DAY) + timedelta(days=1)))
         return events
+
+
+def _start(day: date) -> datetime:
+    """The first moment of a day, in the current time zone."""
+    return datetime.combine(max(day, date(2, 1, 1)), time.min, timezone.get_current_timezone())

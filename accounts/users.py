@@ -10,9 +10,9 @@ from django.db.models import CASCADE, Q
 from django.utils import timezone
 
 from accounts import audit, retention
-from accounts.actors import Actor, Operator, Person
+from accounts.actors import Actor, Operator, Person, Staff
 from accounts.addresses import normalise_email
-from accounts.errors import ConfirmationMismatch, NotFound
+from accounts.errors import ConfirmationMismatch, NotFound, OwnAccount
 from accounts.models import AuditEvent, OutboxMail, SignInLink, User
 from accounts.sessions import service as sessions
 from accounts.transactions import secure_delete_on_commit
@@ -51,8 +51,11 @@ def suspend(*, actor: Operator, user: User, reason: str = "") -> Suspension:
     """Take all access from a person until `resume`, and keep what they own.
 
     Ends their sessions, and deletes their sign-in links and emails that wait. From then on, they cannot sign in, and
-    their access tokens and their endpoints' tokens are refused. `reason` is for the audit log.
+    their access tokens and their endpoints' tokens are refused. `reason` is for the audit log. Raises `OwnAccount` if
+    staff would suspend themselves.
     """
+    if isinstance(actor, Staff) and actor.person.user == user:
+        raise OwnAccount("You can't suspend yourself. Another member of staff can.")
     with transaction.atomic():
         now = timezone.now()
         if not User.objects.filter(pk=user.pk, suspended_at=None).update(suspended_at=now):
@@ -64,6 +67,12 @@ def suspend(*, actor: Operator, user: User, reason: str = "") -> Suspension:
         ended = sessions.revoke_sessions(actor=actor, user=user)
     user.suspended_at = now
     return Suspension(True, ended, links)
+
+
+def last_suspension(user: User) -> AuditEvent | None:
+    """The event of the last time that somebody suspended `user`. It says who, when and why."""
+    events = AuditEvent.objects.filter(account=user, action="user.suspended").select_related("actor")
+    return events.order_by("-at").first()
 
 
 def resume(*, actor: Operator, user: User) -> bool:
@@ -135,8 +144,7 @@ def holdings(user: User) -> dict[str, int]:
     names = [
         relation.get_accessor_name() or "" for relation in User._meta.related_objects if relation.on_delete is CASCADE
     ]
-    # Relations without a name of their own are Django's, such as the log of the admin site.
-    return {name: getattr(user, name).count() for name in sorted(names) if name and not name.endswith("_set")}
+    return {name: getattr(user, name).count() for name in sorted(names) if name}
 
 
 def _audit(actor: Actor, action: str, user: User, details: Mapping[str, object]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from accounts import audit
-from accounts.actors import Actor
+from accounts.actors import Actor, Visitor
 from credentials.delivery import Delivery
 from credentials.models import BearerToken, Credential, Endpoint
 from credentials.places import Place
@@ -73,7 +73,9 @@ def changed_limits(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[
     return changes
 
 
-def record(actor: Actor, action: str, endpoint: Endpoint, token: BearerToken | None = None, **details: Any) -> None:
+def record(
+    actor: Actor | Visitor, action: str, endpoint: Endpoint, token: BearerToken | None = None, **details: Any
+) -> None:
     """Record an event about an endpoint, or about one of its tokens. `details` is what changed."""
     audit.record(
         actor,

@@ -35,6 +35,11 @@ class SealedKeyManager(models.Manager[Row]):
         """The rows with every column."""
         return super().get_queryset()
 
+    def count_by_key(self) -> dict[str, int]:
+        """The number of sealed keys under each master key."""
+        counted = self.values("master_key_id").annotate(rows=Count("pk"))
+        return dict(counted.values_list("master_key_id", "rows").order_by("master_key_id"))
+
     def count_by_missing_key(self, known_ids: Iterable[str]) -> dict[str, int]:
         """The number of sealed keys under each master key that is not among `known_ids`."""
         missing = self.exclude(master_key_id__in=known_ids).values("master_key_id").annotate(rows=Count("pk"))

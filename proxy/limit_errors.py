@@ -22,6 +22,7 @@ class BudgetExceeded(ProxyError):
     status = 429
     code = "budget_exceeded"
     is_retryable = False
+    message = "This Strake token has used up its requests of this day or month."
 
     def __init__(self, period: str, *, retry_after: int) -> None:
         """`period` is "day" or "month"."""

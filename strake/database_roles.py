@@ -36,9 +36,9 @@ def _may(*privileges: str, **fields: tuple[str, ...]) -> Rights:
 # PostgreSQL wants UPDATE on at least one column of a row that SELECT … FOR UPDATE locks, and SELECT on every column
 # that a condition or RETURNING reads. Foreign keys and identity columns need no rights.
 RIGHTS: Mapping[str, Mapping[Half, Rights]] = {
-    # Sign-up inserts a person. No page edits one: an email address never changes, and commands make staff and suspend.
+    # Sign-up inserts a person, and staff suspend one. An email address never changes, and a command makes staff.
     "accounts.User": _halves(
-        web=_may("SELECT", "INSERT", "DELETE", UPDATE=("session_epoch",)),
+        web=_may("SELECT", "INSERT", "DELETE", UPDATE=("session_epoch", "suspended_at")),
         proxy=_may(SELECT=("id", "email", "suspended_at")),
     ),
     # A second attempt to send a link gives it another token and another lifetime.
@@ -106,8 +106,6 @@ RIGHTS: Mapping[str, Mapping[Half, Rights]] = {
         web=_may("SELECT", "DELETE"), proxy=_may("SELECT", "INSERT", UPDATE=("count", "latency_histogram"))
     ),
     "sessions.Session": _halves(web=_may("SELECT", "INSERT", "UPDATE", "DELETE")),  # without Redis
-    # The admin site shows its own log, which stays empty. Deleting a person looks for their entries.
-    "admin.LogEntry": _halves(web=_may("SELECT", "DELETE")),
     "contenttypes.ContentType": _halves(web=_may("SELECT")),
     "auth.Permission": _halves(),
     "auth.Group": _halves(),

@@ -135,7 +135,7 @@ def check_services(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMes
     if not settings.STRAKE_CHECK_SERVICES:
         return []
     from strake.doctor import examination  # it loads libraries that no other check needs
-    from strake.pages.health import BAD, GOOD
+    from strake.health.findings import BAD, GOOD
 
     return [
         Error(f"{one.name}: {one.words}", hint="manage.py doctor", id="strake.E010")

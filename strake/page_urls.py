@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from django.contrib import admin
 from django.urls import include, path
 
-from strake.pages import docs, health, home, traffic
-
-admin.autodiscover()  # here, since the proxy half and commands need none of it
+from strake.pages import activity, docs, home, traffic
 
 urlpatterns = [
     path("", home.front_page, name="front_page"),
@@ -21,14 +18,14 @@ urlpatterns = [
     path("docs/<slug:slug>/", docs.tool, name="docs_tool"),
     path("", include("accounts.urls")),
     path("", include("credentials.urls")),
-    path("activity/", traffic.activity, name="activity"),
+    path("activity/", activity.activity, name="activity"),
+    path("activity/requests.csv", activity.activity_csv, name="activity_csv"),
+    path("theme/", home.theme, name="theme"),
     path("endpoints/<slug:subdomain>/requests/", traffic.recent, name="recent_requests"),
     path("endpoints/<slug:subdomain>/traffic/", traffic.traffic, name="endpoint_traffic"),
     path("endpoints/<slug:subdomain>/test/", traffic.test_connection, name="connection_test"),
     path("api/v1/docs/", docs.api, name="api_docs"),
-    path("admin/login/", home.admin_sign_in, name="admin_sign_in"),
-    path("admin/health/", admin.site.admin_view(health.page), name="health"),
-    path("admin/", admin.site.urls),
+    path("admin/", include("strake.pages.operators.urls")),
 ]
 
 handler400 = "strake.pages.error_pages.bad_request"

@@ -190,7 +190,6 @@ INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
-    "accounts.apps.Operators",  # django.contrib.admin
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
     "csp",
@@ -204,6 +203,7 @@ MIDDLEWARE = [
     "strake.pages.middleware.Compression",
     "strake.pages.middleware.PageHeaders",
     "strake.pages.middleware.ContentSecurityPolicy",
+    "strake.pages.middleware.LocalTime",
     "credentials.api.errors.ApiErrors",
     "accounts.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -249,7 +249,8 @@ AUTH_USER_MODEL = "accounts.User"
 AUTHENTICATION_BACKENDS = ["accounts.backends.LinkBackend"]
 LOGIN_URL = "accounts:sign_in"
 LOGIN_REDIRECT_URL = "credentials:endpoints"
-STRAKE_SIGNUP = env.words("STRAKE_SIGNUP") or ["open"]
+_chosen = env.words("STRAKE_SIGNUP")
+STRAKE_SIGNUP, STRAKE_SIGNUP_IS_CHOSEN = _chosen or ["open"], bool(_chosen)
 STRAKE_LINK_MINUTES = env.number("STRAKE_LINK_MINUTES", 15, low=1, high=15)
 
 # On https, browsers accept `__Host-` cookies from this very host only, not from another one in its domain. On loopback

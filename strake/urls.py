@@ -9,6 +9,9 @@ from django.urls import path
 
 from credentials.api.routes import api
 from strake import page_urls
+from strake.api import router as requests
+
+api.add_router("/endpoints/{subdomain}", requests)  # the routers of lower layers are in credentials.api.routes
 
 urlpatterns = [*page_urls.urlpatterns, path("api/v1/", api.urls)]
 

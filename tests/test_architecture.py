@@ -81,7 +81,6 @@ def test_contracts_behind_promises_exist() -> None:
     web = contracts["The web half has no path to the keyring, to the opener or to the key that signs checkpoints"]
     assert set(web["source_modules"]) >= {
         "accounts",
-        "credentials.admin",
         "credentials.models",
         "strake.processes.web_server",
         "strake.urls",

@@ -142,8 +142,8 @@ def key(kind: str) -> str:
 PAGES = [
     "/", "/endpoints/", "/endpoints/connect/", "/endpoints/connect/custom/", "/endpoints/connect/openai/", "/activity/",
     "/audit/", "/settings/", "/settings/tokens/", "/docs/", "/docs/errors/", "/security/", "/privacy/", "/api/v1/docs/",
-    "/api/v1/openapi.json", "/admin/", "/admin/health/", "/admin/credentials/endpoint/",
-    "/admin/credentials/credential/", "/nonesuch/",
+    "/api/v1/openapi.json", "/admin/", "/admin/health/", "/admin/people/", "/admin/endpoints/",
+    "/nonesuch/",
 ]  # fmt: skip
 ENDPOINT_PAGES = ["", "name/", "limits/", "key/", "destination/", "tokens/", "requests/", "traffic/", "delete/"]
 

@@ -15,7 +15,7 @@ from django.core.management import CommandError, call_command
 from django.db import IntegrityError, connection, models, transaction
 from django.test import Client
 
-from accounts import access_tokens
+from accounts import access_tokens, device_grants
 from accounts.actors import OPERATOR, Person
 from accounts.addresses import normalise_email
 from accounts.errors import InvalidEmail, InvalidLabel
@@ -78,6 +78,7 @@ def test_line_breaks_in_labels_become_spaces(alice: User) -> None:
 def test_database_refuses_them_too(alice: User) -> None:
     """Whatever code writes: every column for text that people choose and others see."""
     factories.make_endpoint(owner=alice)
+    device_grants.request(client="x", device="x")
     access_tokens.create(actor=OPERATOR, user=alice, label="x")
     client = Client()
     client.force_login(alice)
@@ -87,7 +88,7 @@ def test_database_refuses_them_too(alice: User) -> None:
         for constraint in model._meta.constraints
         if isinstance(constraint, models.CheckConstraint) and constraint.name.endswith("_is_plain")
     }
-    assert {column for _, column in found} == {"email", "label", "browser"}
+    assert {column for _, column in found} == {"email", "label", "browser", "client", "device"}
     for table, column in found:
         for text in UNSAFE:
             with pytest.raises(IntegrityError), transaction.atomic(), connection.cursor() as cursor:

@@ -17,13 +17,11 @@ import json, os, sys
 import django
 django.setup()
 from django.conf import settings
-from django.contrib import admin
 from django.core.checks import run_checks
 from django.core.handlers.wsgi import WSGIHandler
 from django.template.loader import get_template
 from django.urls import get_resolver
 WSGIHandler()
-admin.autodiscover()
 list(get_resolver().reverse_dict)
 run_checks()
 for folder, _, names in os.walk(settings.ROOT / "templates"):

@@ -8,13 +8,29 @@ from typing import Any, overload
 from urllib.parse import urlencode
 
 from django.contrib.auth.decorators import login_required
+from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 
+from accounts.models import User
 from accounts.sessions import service as sessions
 from accounts.shortcuts import see_other
 
 View = Callable[..., HttpResponse]
+
+
+def staff_required(view: View) -> View:
+    """Require a member of staff. Other people get the response 403, and visitors are sent to sign in."""
+
+    @login_required
+    @wraps(view)
+    def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if not (isinstance(request.user, User) and request.user.is_staff):
+            raise PermissionDenied
+        return view(request, *args, **kwargs)
+
+    return wrapped
 
 
 @overload
@@ -32,15 +48,17 @@ def recent_sign_in_required(
     """
 
     def decorate(view: View) -> View:
-        @login_required
         @wraps(view)
         def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-            if sessions.is_recent(request):
+            if request.user.is_authenticated and sessions.is_recent(request):
                 return view(request, *args, **kwargs)
+            if not request.user.is_authenticated and request.method != "POST":
+                return redirect_to_login(request.get_full_path())
             query = {"next": return_to(**kwargs) if return_to else request.get_full_path()}
             if request.method == "POST":
-                query["unsaved"] = "1"
-            return see_other(f"{reverse('accounts:sign_in_again')}?{urlencode(query)}")
+                query["unsaved"] = "1"  # the page says so
+            page = "accounts:sign_in_again" if request.user.is_authenticated else "accounts:sign_in"
+            return see_other(f"{reverse(page)}?{urlencode(query)}")
 
         return wrapped
 

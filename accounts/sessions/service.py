@@ -118,7 +118,7 @@ def sign_out(request: HttpRequest) -> None:
 
 @receiver(user_logged_out)
 def _on_logged_out(sender: object, request: HttpRequest, user: User | None, **_: Any) -> None:
-    """Delete the session's row and record the event, also for a sign-out from Django's admin."""
+    """Delete the session's row and record the event, whatever code signs the user out."""
     if isinstance(user, User):
         with transaction.atomic():
             _delete_sessions(BrowserSession.objects.filter(key_digest=_current_digest(request)))

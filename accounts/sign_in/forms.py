@@ -10,7 +10,7 @@ from accounts.errors import InvalidEmail
 
 class SignInForm(forms.Form):
     email = forms.CharField(
-        label="E-mail",
+        label="Email",
         max_length=254,
         widget=forms.EmailInput(attrs={"autocomplete": "email", "autofocus": True, "spellcheck": "false"}),
         error_messages={

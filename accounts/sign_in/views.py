@@ -56,7 +56,7 @@ def sign_in_again(request: HttpRequest) -> HttpResponse:
 def _ask_for_email(
     request: HttpRequest, form: SignInForm, *, local: User | None = None, status: int = 200
 ) -> HttpResponse:
-    context = {"form": form, "delivery": delivery(), "local": local}
+    context = {"form": form, "delivery": delivery(), "local": local, "unsaved": "unsaved" in request.GET}
     return render(request, "accounts/sign_in.html", context, status=status)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from django import template
+from django.conf import settings
 from django.http import HttpRequest
 from django.templatetags.static import static
 from django.urls import reverse
@@ -41,6 +42,25 @@ def footer_links() -> dict[str, object]:
     return {"links": [(reverse(link.route), link.label) for link in navigation.footer.links]}
 
 
+@register.simple_tag(takes_context=True)
+def theme_attribute(context: template.Context) -> SafeString:
+    """The attribute of <html> that makes a page light or dark. Nothing if it follows the system."""
+    theme = _theme(context)
+    return format_html(' data-theme="{}"', theme) if theme else SafeString()
+
+
+@register.inclusion_tag("components/theme.html", takes_context=True)
+def theme_choice(context: template.Context) -> dict[str, object]:
+    choices = [("light", "Light"), ("dark", "Dark"), ("", "System")]
+    return {
+        "theme": _theme(context),
+        "choices": choices,
+        "url": page_url("theme"),
+        "theme_cookie": settings.STRAKE_COOKIE.format("theme"),
+        "time_zone_cookie": settings.STRAKE_COOKIE.format("timezone"),
+    }
+
+
 @register.simple_tag
 def page_url(route: str, *args: str) -> str:
     """The URL of a page of a higher app. Raises `LookupError` if no app has added `route` to `navigation.pages`."""
@@ -51,19 +71,41 @@ def page_url(route: str, *args: str) -> str:
 
 @register.simple_tag
 def ago(moment: datetime | None, never: str = "never") -> SafeString:
-    """A relative time ("2 hours ago") with the exact time as hover text, which a script converts to local time."""
+    """A relative time ("2 hours ago") with the exact time, in the reader's time zone, as hover text."""
     if moment is None:
         return format_html('<span class="muted">{}</span>', never)
+    exact = f"{timezone.localtime(moment):%Y-%m-%d %H:%M:%S %Z}"
+    return format_html('<time datetime="{}" title="{}">{}</time>', moment.isoformat(), exact, _relative(moment))
+
+
+def _relative(moment: datetime) -> str:
     seconds = (timezone.now() - moment).total_seconds()
     if abs(seconds) < 60:
-        words = "just now"
-    elif seconds < 0:
+        return "just now"
+    if seconds < 0:
         days = round(-seconds / 86400)
-        words = f"in {days} days" if days > 1 else f"in {timeuntil(moment).split(',')[0]}"
-    else:
-        words = f"{timesince(moment).split(',')[0]} ago"
-    exact = moment.strftime("%Y-%m-%d %H:%M:%S UTC")
-    return format_html('<time datetime="{}" title="{}">{}</time>', moment.isoformat(), exact, words)
+        return f"in {days} days" if days > 1 else f"in {timeuntil(moment).split(',')[0]}"
+    return f"{timesince(moment).split(',')[0]} ago"
+
+
+def _theme(context: template.Context) -> str:
+    """Return `light`, `dark`, or "" if the page follows the system."""
+    theme = context["request"].COOKIES.get(settings.STRAKE_COOKIE.format("theme"), "")
+    return theme if theme in {"light", "dark"} else ""
+
+
+@register.simple_tag
+def time_zone(label: str) -> str:
+    """The label of a column of times, with the name of the reader's time zone."""
+    return f"{label} ({timezone.localtime().tzname()})"
+
+
+@register.filter
+def clock(moment: datetime) -> SafeString:
+    """A time of day, `20:12:41`, in the reader's time zone, with the date and how long ago it was as hover text."""
+    local = timezone.localtime(moment)
+    title = f"{local:%Y-%m-%d %H:%M:%S %Z}, {_relative(moment)}"
+    return format_html('<time datetime="{}" title="{}">{}</time>', moment.isoformat(), title, f"{local:%H:%M:%S}")
 
 
 @register.simple_tag(takes_context=True)

@@ -55,6 +55,11 @@ class Api:
             raise Missing(f"There is no endpoint {name}. Run: strake endpoints", "not_found")
         return dict(self.call("GET", f"/endpoints/{found[0]['subdomain']}"))
 
+    def endpoint_with_settings(self, name: str) -> dict[str, Any]:
+        """The endpoint that `endpoint` finds, with what `…/settings` says: state, limit and base URLs."""
+        found = self.endpoint(name)["endpoint"]
+        return {**found, **self.call("GET", f"/endpoints/{found['subdomain']}/settings")["settings"]}
+
     def endpoints(self) -> list[dict[str, Any]]:
         return list(self.pages("/endpoints", "endpoints"))
 

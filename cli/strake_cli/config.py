@@ -80,18 +80,14 @@ def normalise(address: str) -> str:
         address = f"{'http' if host in LOOPBACK else 'https'}://{address}"
     parts = urlsplit(address.rstrip("/:"))
     try:
-        valid = parts.scheme in {"http", "https"} and parts.hostname and (parts.port or 1) and not parts.username
+        is_origin = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        valid = False
-    if not valid or parts.path or parts.query or parts.fragment:
+        is_origin = False
+    if not is_origin or parts.username or parts.path or parts.query or parts.fragment:
         raise CliError("Give the address of Strake as https://strake.example.org, without a path.", "invalid_server")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
         raise CliError("Use https: over plain http, others could read your access token.", "invalid_server")
     return f"{parts.scheme}://{parts.netloc.lower()}"
-
-
-def is_loopback(address: str) -> bool:
-    return urlsplit(address).hostname in LOOPBACK
 
 
 def access_token(address: str) -> str:

@@ -72,9 +72,8 @@ def _show(step: Step) -> None:
 
 
 def _steps(api: Api, name: str, token: str) -> Iterator[Step]:
-    found = api.endpoint(name)["endpoint"]
-    settings = api.call("GET", f"/endpoints/{found['subdomain']}/settings")["settings"]
-    yield _endpoint_step(found, is_paused=bool(settings["paused_at"]))
+    found = api.endpoint_with_settings(name)
+    yield _endpoint_step(found, is_paused=bool(found["paused_at"]))
     parts = urlsplit(found["url"])
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     yield _dns_step(host, port)

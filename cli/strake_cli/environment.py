@@ -30,7 +30,7 @@ def env(state: State, endpoint: str, ttl: int, tool: str, api: str | None, **res
     \b
     eval "$(strake env ENDPOINT)"
     """
-    found = state.api.endpoint(endpoint)["endpoint"]
+    found = state.api.endpoint_with_settings(endpoint)
     tools.setup(target_of(found, "none yet"), tool, api or "")
     issued = issue(state.api, found["subdomain"], label="strake env", ttl=ttl, **given(restrictions))
     setup = tools.setup(target_of(found, issued["plaintext"]), tool, api or "")

@@ -60,7 +60,7 @@ def common(command: Command) -> Command:
     return pass_state(command)  # type: ignore[return-value]
 
 
-class Seconds(click.ParamType):
+class Seconds(click.ParamType[int]):
     """A time like 90s, 30m, 8h or 30d, as a number of seconds."""
 
     name = "time"
@@ -79,7 +79,7 @@ class Seconds(click.ParamType):
 SECONDS = Seconds()
 
 
-class Count(click.ParamType):
+class Count(click.ParamType[int]):
     """A number from 1 on, or "none" as 0, which ends a limit."""
 
     name = "number"

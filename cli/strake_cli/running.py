@@ -48,7 +48,7 @@ def run(
     The token is only in the variables that the tool reads. Exit code and signals are those of the tool. If this
     command is killed, a watcher revokes the token, and if the machine dies, the token ends with its --ttl.
     """
-    found = state.api.endpoint(endpoint)["endpoint"]
+    found = state.api.endpoint_with_settings(endpoint)
     program = tool or command[0]
     tools.setup(target_of(found, "none yet"), program, api or "")  # fails before a token is made
     limits_ = {**given(restrictions), **given({"parent_id": parent})}

@@ -9,12 +9,12 @@ from django.http import HttpRequest
 from ninja import Field, Query, Router, Schema
 
 from accounts import audit_export, audit_log
-from accounts.actors import Person
 from accounts.errors import NotFound
 from accounts.models import AuditEvent, AuditLink
-from credentials.api.schemas import ErrorAnswer
+from credentials.api.access import actor_of
+from credentials.api.document import errors
+from credentials.api.schemas import NO_CONTROLS, ErrorAnswer
 
-ERRORS = frozenset({400, 401, 404, 422, 429})
 MAX_EVENTS = 500
 
 router = Router()
@@ -31,7 +31,9 @@ class ChainedEvent(Schema):
     subject_label: str
     ip: str | None
     via: str
-    details: dict[str, Any]
+    details: dict[str, Any] = Field(
+        description="What changed. acting_id and acting_label are those of the access token or session that acted."
+    )
     nonce: str
     content_hash: str
     previous_hash: str
@@ -40,7 +42,9 @@ class ChainedEvent(Schema):
 
 class ChainedEvents(Schema):
     events: list[ChainedEvent]
-    next: int | None = Field(description="Pass it as since for further events. Null if there are none now.")
+    next: int | None = Field(
+        description="Pass it as since, or with newest as before, for further events. Null if there are none now."
+    )
 
 
 class SignedCheckpoint(Schema):
@@ -55,23 +59,29 @@ class OneCheckpoint(Schema):
     checkpoint: SignedCheckpoint
 
 
-@router.get("", response={200: ChainedEvents, ERRORS: ErrorAnswer}, summary="List audit events")
+@router.get("", response={200: ChainedEvents, errors(422): ErrorAnswer}, summary="List audit events")
 def list_audit_events(
     request: HttpRequest,
     since: Annotated[int, Query(ge=0, le=2**53, description="Only events after this number.")] = 0,
+    before: Annotated[int | None, Query(ge=0, le=2**53, description="Only events before this number.")] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_EVENTS)] = 100,
+    newest: Annotated[bool, Query(description="Newest first. By default oldest first.")] = False,
+    action: Annotated[str, Query(max_length=64, pattern=NO_CONTROLS, examples=["token.issued"])] = "",
+    text: Annotated[
+        str, Query(max_length=100, pattern=NO_CONTROLS, description="Part of subject, actor or IP address.")
+    ] = "",
 ) -> ChainedEvents:
-    """Your own events, oldest first. The numbers have gaps, since the hash chain runs over everybody's events."""
-    actor = request.auth  # type: ignore[attr-defined]
-    if not isinstance(actor, Person):
-        raise TypeError("The API acts for a person only.")
-    own = AuditEvent.objects.visible_to(actor).values("pk")
-    links = list(AuditLink.objects.filter(sequence__gt=since, event_id__in=own).order_by("sequence")[: limit + 1])
+    """Your own events. The numbers have gaps, since the hash chain runs over everybody's events."""
+    own = AuditEvent.objects.visible_to(actor_of(request)).matching(text=text, action=action).values("pk")
+    found = AuditLink.objects.filter(sequence__gt=since, event_id__in=own)
+    if before is not None:
+        found = found.filter(sequence__lt=before)
+    links = list(found.order_by("-sequence" if newest else "sequence")[: limit + 1])
     events = [ChainedEvent(**event) for event in audit_export.chained(links[:limit])]
     return ChainedEvents(events=events, next=events[-1].sequence if len(links) > limit else None)
 
 
-@router.get("/checkpoint", response={200: OneCheckpoint, ERRORS: ErrorAnswer}, summary="Show the newest checkpoint")
+@router.get("/checkpoint", response={200: OneCheckpoint, errors(404): ErrorAnswer}, summary="Show the checkpoint")
 def show_audit_checkpoint(request: HttpRequest) -> OneCheckpoint:
     """Strake signs one every hour: how many events there are, and the hash of the last one."""
     newest = audit_log.newest_checkpoint()

@@ -23,9 +23,17 @@ router = Router(auth=None)
 
 
 class DeviceCodeRequest(Schema):
-    client_id: str = Field("", description="What the program calls itself. There is no registration.")
-    device_name: str = Field("", description="The machine that it runs on. The person sees it too.")
-    scope: str = Field("", description="Scopes of the access token, separated by spaces. By default all of them.")
+    client_id: str = Field(
+        "", description="What the program calls itself. There is no registration.", examples=["my-program"]
+    )
+    device_name: str = Field(
+        "", description="The machine that it runs on. The person sees it too.", examples=["laptop"]
+    )
+    scope: str = Field(
+        "",
+        description="Scopes of the access token, separated by spaces. By default all of them.",
+        examples=["read tokens"],
+    )
 
 
 class DeviceCode(Schema):
@@ -40,7 +48,7 @@ class DeviceCode(Schema):
 class DeviceTokenRequest(Schema):
     grant_type: str = Field("", description=f"{GRANT_TYPE}.", examples=[GRANT_TYPE])
     device_code: str = ""
-    client_id: str = Field("", description="As in the request for the code.")
+    client_id: str = Field("", description="As in the request for the code.", examples=["my-program"])
 
 
 class DeviceToken(Schema):

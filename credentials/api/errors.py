@@ -28,12 +28,29 @@ if TYPE_CHECKING:
 
 API_PATH = "/api/"
 
+
+class PreconditionFailed(Exception):
+    """The object has another entity tag than the client expects."""
+
+    def __init__(self) -> None:
+        super().__init__("It has been changed since you read it. Read it again, and repeat the change if it fits.")
+
+
+class InvalidCursor(Exception):
+    """The text is no cursor of this list."""
+
+    def __init__(self) -> None:
+        super().__init__("This is no cursor of this list. Start again without one.")
+
+
 # Status and code for each exception of the services. The first match counts.
 _BY_EXCEPTION: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
     (NotFound, HTTPStatus.NOT_FOUND, "not_found"),
     (Suspended, HTTPStatus.FORBIDDEN, "suspended"),
     (ScopeMissing, HTTPStatus.FORBIDDEN, "scope_missing"),
     (NetworkNotAllowed, HTTPStatus.FORBIDDEN, "network_not_allowed"),
+    (PreconditionFailed, HTTPStatus.PRECONDITION_FAILED, "changed_meanwhile"),
+    (InvalidCursor, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_cursor"),
     (InvalidLabel, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_label"),
     (errors.KeyRefused, HTTPStatus.UNPROCESSABLE_ENTITY, "key_refused"),
     (errors.KeyUnchecked, HTTPStatus.BAD_GATEWAY, "key_unchecked"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,27 +14,36 @@ from django.views.decorators.http import require_safe
 
 from credentials.api.routes import api
 
+_FORM = "application/x-www-form-urlencoded"
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field of a request body."""
+    """One field of a request body, or one parameter in the query or the headers."""
 
     name: str
     kind: str
     required: bool
     description: str
+    is_header: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One operation of the API as the page shows it. `response` is an example, or "" without a body."""
+    """One operation of the API as the page shows it.
+
+    `response` is an example, or "" without a body. `scope` is "" if the operation needs no access token.
+    """
 
     anchor: str
     method: str
     path: str
     summary: str
     description: str
+    scope: str
+    parameters: list[Field]
     fields: list[Field]
+    errors: list[str]
     status: str
     response: str
     curl: str
@@ -58,25 +68,41 @@ def calls() -> list[Call]:
 
 
 def _call(path: str, method: str, operation: dict[str, Any], schemas: dict[str, Any]) -> Call:
-    body = _json_schema(operation.get("requestBody", {}))
+    is_form = _FORM in operation.get("requestBody", {}).get("content", {})
+    body = _schema(operation.get("requestBody", {}))
+    security = operation.get("security", [])
     fields = _fields(_resolve(body, schemas), schemas) if body else []
     status = next(code for code in map(str, operation["responses"]) if code.startswith("2"))
-    response = _json_schema(operation["responses"].get(int(status), {}))
+    response = _schema(operation["responses"].get(int(status), {}))
     return Call(
         anchor=operation["operationId"],
         method=method.upper(),
         path=path,
         summary=operation["summary"],
         description=operation.get("description", ""),
+        scope=next((scope for scheme in security for scopes in scheme.values() for scope in scopes), ""),
+        parameters=[
+            Field(
+                one["name"],
+                _kind(one["schema"]),
+                one["required"],
+                _description(one["schema"]),
+                is_header=one["in"] == "header",
+            )
+            for one in operation["parameters"]
+            if one["in"] != "path"
+        ],
         fields=fields,
+        errors=sorted(code for code in map(str, operation["responses"]) if not code.startswith("2")),
         status=status,
         response=json.dumps(_example(response, schemas), indent=2, ensure_ascii=False) if response else "",
-        curl=_curl(path, method.upper(), body, schemas),
+        curl=_form_curl(path, _resolve(body, schemas)) if is_form else _curl(path, method.upper(), body, schemas),
     )
 
 
-def _json_schema(part: dict[str, Any]) -> dict[str, Any]:
-    schema: dict[str, Any] = part.get("content", {}).get("application/json", {}).get("schema", {})
+def _schema(part: dict[str, Any]) -> dict[str, Any]:
+    content = part.get("content", {})
+    schema: dict[str, Any] = (content.get("application/json") or content.get(_FORM) or {}).get("schema", {})
     return schema
 
 
@@ -112,6 +138,8 @@ def _kind(schema: dict[str, Any]) -> str:
         return " or ".join(_kind(option) for option in schema["anyOf"] if option.get("type") != "null")
     if schema.get("type") == "array":
         return f"list of {_kind(schema['items'])}s"
+    if "enum" in schema:
+        return " or ".join(schema["enum"])
     return {"integer": "whole number", "boolean": "true or false"}.get(schema.get("type", ""), "string")
 
 
@@ -141,13 +169,21 @@ _SAMPLES = {
     "url": f"{settings.STRAKE_BASE_URL}/p/k3v9q2m7x1ab",
     "destination_url": "https://api.openai.com",
     "id": "ctok_5hV0cPq2mXkZ81aB",
+    "token_id": "ctok_5hV0cPq2mXkZ81aB",
     "preview": "strk_8Kf2…",
     "plaintext": "strk_…",
 }
 
 
+def _form_curl(path: str, body: dict[str, Any]) -> str:
+    """The line for an operation that takes a form, and no access token."""
+    samples = ((name, field.get("examples", ["…"])[0]) for name, field in body["properties"].items())
+    fields = [f"-d '{name}={sample}'" for name, sample in samples]
+    return " \\\n  ".join([f"curl {settings.STRAKE_BASE_URL}{path}", *fields])
+
+
 def _curl(path: str, method: str, body: dict[str, Any], schemas: dict[str, Any]) -> str:
-    path = path.replace("{subdomain}", "$SUBDOMAIN").replace("{token_id}", "$TOKEN_ID")
+    path = re.sub(r"\{(\w+)\}", lambda name: f"${name[1].upper()}", path)
     lines = [f"curl {settings.STRAKE_BASE_URL}{path}", '-H "Authorization: Bearer $STRAKE_ACCESS_TOKEN"']
     if method not in {"GET", "POST"} or (method == "POST" and not body):
         lines.append(f"-X {method}")

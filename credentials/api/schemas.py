@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Literal
+import re
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal, Self
 
+from django.utils import timezone
 from ninja import Field, Schema
-from pydantic import ConfigDict, SecretStr
+from pydantic import BeforeValidator, ConfigDict, SecretStr, model_validator
 
 from credentials.places import MAX_PLACES
-from credentials.token_limits import MAX_ENTRIES, MAX_REQUESTS_PER_MINUTE
+from credentials.token_limits import LIMIT_NAMES, MAX_BUDGET, MAX_ENTRIES, MAX_REQUESTS_PER_MINUTE
 
 TEN_YEARS = 10 * 365 * 86400
 NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
@@ -18,6 +20,17 @@ Label = Annotated[str, Field(max_length=100, pattern=NO_CONTROLS, description="A
 Text = Annotated[str, Field(max_length=512, pattern=NO_CONTROLS)]
 ApiKey = Annotated[SecretStr, Field(description="The provider's key. Sealed at once, never shown.")]
 Entry = Annotated[str, Field(max_length=300, pattern=NO_CONTROLS)]
+TokenIdText = Annotated[str, Field(pattern=r"^ctok_[0-9A-Za-z]{1,27}$")]
+_RFC_3339 = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9:]{8}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})", re.ASCII)
+
+
+def _moment(value: Any) -> datetime:
+    if not isinstance(value, str) or not _RFC_3339.fullmatch(value):
+        raise ValueError("Write a time with its zone, such as 2026-12-31T23:59:59Z.")
+    return datetime.fromisoformat(value.upper())
+
+
+Moment = Annotated[datetime, BeforeValidator(_moment), Field(strict=False)]
 
 
 class Body(Schema):
@@ -60,10 +73,21 @@ class NewEndpoint(Body):
     unchecked: bool = Field(False, description="Save the key even if the provider cannot be reached to check it.")
 
 
-class NewToken(Body):
-    label: Label = ""
+class TokenLimits(Body):
+    """The limits of a token. `limits` has those that the body names, so that a change leaves the others as they are."""
+
     expires_in: int | None = Field(None, ge=1, le=TEN_YEARS, description="Seconds until the token ends by itself.")
+    expires_at: Moment | None = Field(
+        None, description="The same as a time. Not together with expires_in.", examples=["2027-01-31T12:00:00Z"]
+    )
     requests_per_minute: int | None = Field(None, ge=1, le=MAX_REQUESTS_PER_MINUTE)
+    requests_per_day: int | None = Field(
+        None, ge=1, le=MAX_BUDGET, description="In a day of UTC. Counted from the request log, up to 5 seconds late."
+    )
+    requests_per_month: int | None = Field(
+        None, ge=1, le=MAX_BUDGET, description="In a month of UTC. Counted from the request log, up to 5 seconds late."
+    )
+    concurrent_requests: int | None = Field(None, ge=1, description="In flight at a time, in each server process.")
     allowed_paths: list[Entry] = Field(
         default_factory=list, max_length=MAX_ENTRIES, examples=[["POST /v1/chat/completions"]]
     )
@@ -78,10 +102,60 @@ class NewToken(Body):
         examples=[["https://app.example.com"]],
     )
 
+    @model_validator(mode="after")
+    def _one_expiry(self) -> Self:
+        if self.expires_in is not None and self.expires_at is not None:
+            raise ValueError("Give expires_in or expires_at, not both.")
+        return self
+
+    def limits(self) -> Any:
+        """The arguments for `services.issue_token` and `services.update_token`."""
+        found = {name: getattr(self, name) for name in LIMIT_NAMES if name in self.model_fields_set}
+        if "expires_in" in self.model_fields_set and self.expires_at is None:
+            seconds = self.expires_in
+            found["expires_at"] = None if seconds is None else timezone.now() + timedelta(seconds=seconds)
+        return found
+
+
+class NewToken(TokenLimits):
+    label: Label = ""
+    parent_id: TokenIdText | None = Field(
+        None, description="Makes it a child of this token: it ends with its parent, and the limits of both apply."
+    )
+
+
+class TokenChanges(TokenLimits):
+    label: Label = ""
+
+
+class TokenCopy(Body):
+    label: Label = Field("", description="Empty: the label of the other token.")
+
+
+class TokensToRevoke(Body):
+    ids: list[TokenIdText] | None = Field(
+        None, max_length=1000, description="The tokens to revoke. Without it, every token of the endpoint."
+    )
+
+
+class EndpointChanges(Body):
+    label: Label = Field("", description="Empty: the name of the provider.")
+    paused: bool = Field(False, description="A paused endpoint refuses every request.")
+    max_streams: int | None = Field(
+        None, ge=1, description="Concurrent requests in each server process. null: only the installation's limit."
+    )
+
 
 class NewKey(Body):
     api_key: ApiKey
     unchecked: bool = Field(False, description="Save the key even if the provider cannot be reached to check it.")
+
+
+class NewDestination(NewKey):
+    destination_url: Text = Field(examples=["https://api.example.com/v1"])
+    header_name: Text = Field("", description="For custom: the header that carries the key.")
+    header_template: Text = Field("", description="For custom: its value, with {{secret}} in place of the key.")
+    places: list[NewPlace] = Field(default_factory=list, max_length=MAX_PLACES, description="As for a new endpoint.")
 
 
 class User(Schema):
@@ -109,10 +183,6 @@ class Place(Schema):
 
 
 class EndpointDetail(EndpointSummary):
-    base_urls: dict[str, str] = Field(
-        description="What SDKs take as their base URL, by API: openai, anthropic, gemini. Empty if it has none.",
-        examples=[{"openai": "https://strake.example.org/p/k3v9q2m7x1ab/v1"}],
-    )
     destination_url: str
     header_name: str = Field(description='The header that carries the key, or "" if only other places do.')
     places: list[Place] = Field(description="Further headers and query parameters, without their values.")
@@ -122,8 +192,38 @@ class EndpointDetail(EndpointSummary):
     )
 
 
+class EndpointSettings(Schema):
+    label: str
+    paused_at: datetime | None = Field(description="Since then every request is refused. null: not paused.")
+    max_streams: int | None
+    base_urls: dict[str, str] = Field(
+        description="What SDKs take as their base URL, by API: openai, anthropic, gemini. Empty if it has none.",
+        examples=[{"openai": "https://strake.example.org/p/k3v9q2m7x1ab/v1"}],
+    )
+
+
 class Endpoints(Schema):
     endpoints: list[EndpointSummary]
+    next: str | None = Field(None, description="Only with limit or cursor: the cursor of the next page, or null.")
+
+
+class OneSettings(Schema):
+    settings: EndpointSettings
+
+
+class ChangedEndpoint(Schema):
+    endpoint: EndpointDetail
+    settings: EndpointSettings
+
+
+class Provider(Schema):
+    slug: str
+    name: str
+    destination_url: str = Field(description='Where requests go, or "" if a new endpoint names it.')
+
+
+class Providers(Schema):
+    providers: list[Provider]
 
 
 class Token(Schema):
@@ -134,6 +234,31 @@ class Token(Schema):
     last_used_at: datetime | None
     expires_at: datetime | None
     revoked_at: datetime | None
+
+
+class FullToken(Token):
+    parent_id: str | None
+    requests_per_minute: int | None
+    requests_per_day: int | None
+    requests_per_month: int | None
+    concurrent_requests: int | None
+    allowed_paths: list[str]
+    allowed_networks: list[str]
+    allow_minting: bool
+    allowed_origins: list[str]
+
+
+class Tokens(Schema):
+    tokens: list[FullToken]
+    next: str | None = Field(description="The cursor of the next page, or null.")
+
+
+class OneToken(Schema):
+    token: FullToken
+
+
+class RevokedTokens(Schema):
+    revoked: list[str] = Field(description="The ids of those that had not ended. Their children ended with them.")
 
 
 class PlainToken(Schema):

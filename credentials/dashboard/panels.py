@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, auto
 
+from django.db.models.expressions import Combinable
 from django.http import HttpRequest
 from django.template.loader import render_to_string
 
@@ -31,10 +32,15 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column in the list of endpoints. `figures` returns one text per endpoint, in the order of its argument."""
+    """A column in the list of endpoints. `figures` returns one text per endpoint, in the order of its argument.
 
+    The list can be sorted by it: `number` is a query expression, and `key` names it in the URL.
+    """
+
+    key: str
     heading: str
     figures: Callable[[Sequence[Endpoint]], list[str]]
+    number: Callable[[], Combinable]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,10 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from accounts import tokens
-from accounts.actors import Actor
+from accounts import access_tokens, tokens
+from accounts.actors import Actor, Visitor, holder_of_token
 from accounts.errors import NotFound
+from accounts.models import ACCESS_TOKEN_PREFIX
 from credentials import endpoint_audit, token_limits
 from credentials.errors import InvalidLimit
 from credentials.models import BEARER_TOKEN_PREFIX, BearerToken, Endpoint
@@ -176,7 +177,23 @@ def revoke_all_tokens(*, actor: Actor, subdomain: str) -> list[BearerToken]:
         return _end_all(actor, endpoint, list(found))
 
 
-def end(actor: Actor, token: BearerToken) -> bool:
+def revoke_held(*, plaintext: str, ip: str | None) -> bool:
+    """End the bearer token or access token that somebody holds, whoever that is (RFC 7009).
+
+    `ip` is theirs, for the audit log. Returns False if no token with this plaintext works.
+    """
+    holder = holder_of_token(ip)
+    if tokens.is_well_formed(plaintext, ACCESS_TOKEN_PREFIX):
+        return access_tokens.revoke_held(plaintext=plaintext, holder=holder)
+    if not tokens.is_well_formed(plaintext, BEARER_TOKEN_PREFIX):
+        return False
+    with transaction.atomic():
+        live = BearerToken.objects.live().select_related("endpoint__owner")
+        token = live.filter(digest=tokens.digest(plaintext)).first()
+        return token is not None and end(holder, token)
+
+
+def end(actor: Actor | Visitor, token: BearerToken) -> bool:
     """Revoke a token and its children, in the caller's transaction. Returns False if it was revoked before."""
     if not BearerToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now()):
         return False
@@ -188,7 +205,7 @@ def end(actor: Actor, token: BearerToken) -> bool:
 # --- Internals -----------------------------------------------------------------------------------------------------
 
 
-def _end_children(actor: Actor, token: BearerToken) -> None:
+def _end_children(actor: Actor | Visitor, token: BearerToken) -> None:
     for child in BearerToken.objects.live().filter(parent=token).order_by("pk"):
         child.endpoint = token.endpoint
         if BearerToken.objects.filter(pk=child.pk, revoked_at=None).update(revoked_at=timezone.now()):

@@ -9,7 +9,9 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from django.db.models import JSONField, Max, QuerySet, Subquery, Sum, Value
+from django.db.models import JSONField, Max, OuterRef, QuerySet, Subquery, Sum, Value
+from django.db.models.expressions import Combinable
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from credentials.models import Endpoint
@@ -19,6 +21,7 @@ from proxy.request_log.histogram import percentile
 # Up to this many latencies of a period are read one by one. More would take longer than the rest of the page.
 MAX_EXACT = 2_000
 Row = TypeVar("Row", RequestRecord, RefusalCount)
+HOURS = 24
 _STOPPED = 0  # in the place of a status class
 _SEARCH_WINDOWS = (timedelta(hours=1), timedelta(days=1), timedelta(days=7), None)
 
@@ -158,12 +161,38 @@ def _index(moment: datetime, start: datetime, period: Period) -> int:
 
 def last_day(endpoints: Iterable[Endpoint]) -> dict[UUID, int]:
     """Return the number of requests of each endpoint in the last 24 hours."""
-    since = timezone.now() - timedelta(hours=24)
-    counts: Counter[UUID] = Counter()
+    return {endpoint_id: sum(hours) for endpoint_id, hours in hours_of_last_day(endpoints).items()}
+
+
+def hours_of_last_day(endpoints: Iterable[Endpoint]) -> dict[UUID, list[int]]:
+    """Return the numbers of requests in each of the last 24 hours, for the endpoints that had any."""
+    first = _first_hour()
+    counts: dict[UUID, list[int]] = {}
     for model in (RequestRollup, OldRollup):
-        rows = model.objects.filter(endpoint__in=list(endpoints), hour__gte=since)
-        counts.update(dict(rows.values_list("endpoint_id").annotate(total=Sum("count"))))
+        rows = model.objects.filter(endpoint__in=list(endpoints), hour__gte=first)
+        for endpoint_id, hour, total in rows.values_list("endpoint_id", "hour").annotate(total=Sum("count")):
+            index = min(int((hour - first).total_seconds() // 3600), HOURS - 1)
+            counts.setdefault(endpoint_id, [0] * HOURS)[index] += total
     return counts
+
+
+def total_last_day() -> Combinable:
+    """An expression for the number of requests of an endpoint in the last 24 hours, to sort by."""
+    sums = [
+        Subquery(
+            model.objects.filter(endpoint=OuterRef("pk"), hour__gte=_first_hour())
+            .order_by()
+            .values("endpoint")
+            .annotate(total=Sum("count"))
+            .values("total")
+        )
+        for model in (RequestRollup, OldRollup)
+    ]
+    return Coalesce(sums[0], 0) + Coalesce(sums[1], 0)
+
+
+def _first_hour() -> datetime:
+    return PERIODS["24h"].starts(timezone.now())[0]
 
 
 def newest_record_at() -> datetime | None:

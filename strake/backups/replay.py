@@ -166,7 +166,7 @@ def working_access_tokens() -> list[AccessToken]:
 
 
 def staff() -> list[User]:
-    """Everybody who may open the admin site."""
+    """Everybody who may open the operators' pages."""
     return list(User.objects.filter(is_staff=True, suspended_at=None).order_by("email"))
 
 

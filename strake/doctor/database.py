@@ -17,7 +17,7 @@ from django.db.migrations.loader import MigrationLoader
 from accounts import database_errors
 from credentials.vault import heartbeats
 from credentials.vault.models import ServerProcess
-from strake.pages.health import BAD, GOOD, WARN, Finding
+from strake.health.findings import BAD, GOOD, WARN, Finding
 
 OLDEST_POSTGRESQL = 14  # as Django demands
 _SESSION = """
@@ -94,7 +94,9 @@ def _migrations(database: BaseDatabaseWrapper) -> Finding:
     if pending := sorted(set(loader.disk_migrations) - set(loader.applied_migrations)):
         app, name = pending[0]
         return Finding("Migrations", BAD, f"{len(pending)} are missing, first {app}.{name}. Run: manage.py migrate")
-    if unknown := sorted(set(loader.applied_migrations) - set(loader.disk_migrations)):
+    # Migrations of an app that is gone, such as Django's admin, stay applied.
+    applied = {name for name in loader.applied_migrations if name[0] in loader.migrated_apps}
+    if unknown := sorted(applied - set(loader.disk_migrations)):
         app, name = unknown[0]
         words = f"The database is newer than this code, which does not know {app}.{name}. Upgrade this host."
         return Finding("Migrations", WARN, words)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
 
 from accounts import database_errors
 from credentials.vault import heartbeats
-from credentials.vault.models import ServerProcess
 from strake.doctor import database, front, services
-from strake.pages import health
-from strake.pages.health import BAD, GOOD, WARN, Finding
+from strake.health import processes, stores, work
+from strake.health.findings import BAD, WARN, Finding
 
 EX_CONFIG = 78  # sysexits.h
-WARN_FREE_BYTES, MIN_FREE_BYTES = 1_000_000_000, 100_000_000
 
 
 def examine() -> Iterator[Finding]:
@@ -30,9 +25,9 @@ def examine() -> Iterator[Finding]:
     yield from services.look_at_mail()
     yield from services.look_at_names()
     yield from front.look()
-    yield from _disk()
+    yield from stores.disks()
     if is_usable:
-        yield from _if_readable(services.look_at_clocks, _servers, lambda: iter([health.last_backup()]))
+        yield from _if_readable(services.look_at_clocks, _servers, lambda: iter([work.last_backup()]))
     connection.close()
 
 
@@ -52,25 +47,8 @@ def _if_readable(*looks: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
 
 def _servers() -> Iterator[Finding]:
     """Versions and keyrings of the processes that run, on every host."""
-    processes = list(heartbeats.running())
-    if not processes:
-        yield Finding("Servers", WARN, "none is running, or none reaches this database")
-        return
-    hosts = sorted({process.name.rpartition(":")[0] for process in processes})
-    yield Finding("Servers", GOOD, f"{len(processes)} processes on {', '.join(hosts)}")
-    yield from health.other_versions(processes)
-    yield health.master_keys([one for one in processes if one.kind == ServerProcess.Kind.PROXY])
-
-
-def _disk() -> Iterator[Finding]:
-    folders = [Path("/var/log")]
-    if settings.STRAKE_EMBEDDED:
-        folders.insert(0, settings.STRAKE_HOME.path)
-    seen = set()
-    for folder in filter(Path.exists, folders):
-        if (device := folder.stat().st_dev) in seen:
-            continue
-        seen.add(device)
-        free = shutil.disk_usage(folder).free
-        state = BAD if free < MIN_FREE_BYTES else WARN if free < WARN_FREE_BYTES else GOOD
-        yield Finding("Disk", state, f"{folder} has {free / 1e9:.1f} GB left")
+    running = list(heartbeats.running())
+    yield processes.servers(running)
+    if running:
+        yield from processes.other_versions(running)
+        yield processes.master_keys(processes.proxies_of(running))

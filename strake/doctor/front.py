@@ -9,7 +9,7 @@ import httpx
 from django.conf import settings
 
 from accounts.database_errors import reason
-from strake.pages.health import BAD, GOOD, WARN, Finding
+from strake.health.findings import BAD, GOOD, WARN, Finding
 
 TIMEOUT_SECONDS = 5.0
 # An address for documentation (RFC 5737), which no client has.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from credentials.errors import KeyringError
 from credentials.vault import keyring
-from strake.pages.health import BAD, GOOD, Finding
+from strake.health.findings import BAD, GOOD, Finding
 
 
 def look() -> Finding:

@@ -16,7 +16,7 @@ from django.core import mail
 from accounts import retention
 from accounts.database_errors import reason
 from credentials import providers
-from strake.pages.health import BAD, GOOD, WARN, Finding
+from strake.health.findings import BAD, GOOD, WARN, Finding
 
 TIMEOUT_SECONDS = 5.0
 # An access token of a cloud, a rate limit's window and a record's time depend on the clock.

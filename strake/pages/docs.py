@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from django.conf import settings
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
@@ -32,6 +33,8 @@ const client = new OpenAI({
   apiKey: "strk_…",
   dangerouslyAllowBrowser: true,
 });"""
+# The token comes from standard input, so that it gets into no list of processes and no history.
+_REVOKE = "curl --data-urlencode token@- {url}/api/v1/tokens/revoke"
 SAMPLE_SUBDOMAIN = "abc123def456"
 MAX_ENDPOINTS = 200
 
@@ -71,6 +74,7 @@ def _topic(request: HttpRequest, topic: Topic) -> HttpResponse:
         "sample": sample,
         "clients": BASE_URLS,
         "compatible": compatible(),
+        "revoke": _REVOKE.format(url=settings.STRAKE_BASE_URL),
         **{name.replace("-", "_"): text for name, text in topic_texts(sample).items()},
     }
     return render(request, f"strake/docs/topics/{topic.slug}.html", context)
@@ -131,7 +135,8 @@ def ui(request: HttpRequest) -> HttpResponse:
     if not (isinstance(request.user, User) and request.user.is_staff):
         raise PermissionDenied
     sample = _sample("openai")
-    example = TokenForm({"requests_per_minute": "0"}, auto_id="ui_%s")
+    example = TokenForm({"requests_per_minute": "0"})
+    example.auto_id = "ui_%s"
     context = {
         "form": [example[name] for name in ("label", "expires", "requests_per_minute", "allowed_paths")],
         "snippets": snippets_for(sample, providers.get(sample.provider)),

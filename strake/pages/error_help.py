@@ -223,3 +223,8 @@ _REASONS = {
 def reason(code: str) -> str:
     """Return an error code in a few words."""
     return _REASONS.get(code) or code.replace("_", " ").capitalize()
+
+
+def reasons() -> list[tuple[str, str]]:
+    """Every error code with its reason, sorted by the reason."""
+    return sorted(((code, reason(code)) for code in HELP), key=lambda pair: pair[1])

@@ -14,7 +14,7 @@ def bad_request(request: HttpRequest, exception: Exception | None = None) -> Htt
         request,
         400,
         "Bad request",
-        "The URL or the form contains something that this page does not expect. Go back and try again.",
+        "The URL or the form contains something that this page doesn't expect. Go back and try again.",
     )
 
 
@@ -22,8 +22,8 @@ def permission_denied(request: HttpRequest, exception: Exception | None = None) 
     return _page(
         request,
         403,
-        "You may not see this page",
-        "The account you are signed in with does not have access to it.",
+        "You don't have access to this page",
+        "Sign in with an account that has access, or ask the operator of this Strake.",
     )
 
 
@@ -31,9 +31,9 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     return _page(
         request,
         403,
-        "This form has expired",
-        "You signed in or out after you opened it, or your browser blocks cookies. Nothing was changed. "
-        "Open the page again and repeat what you did.",
+        "This page expired",
+        "Nothing was saved. You signed in or out after you opened it, or your browser blocks cookies. Open the page "
+        "again and repeat what you did. Forms fill in again what you typed in this tab, except for keys.",
         way_out=(request.path, "Open the page again"),
     )
 
@@ -42,8 +42,8 @@ def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpR
     return _page(
         request,
         404,
-        "There is nothing here",
-        "The URL may be mistyped, or the page has been deleted.",
+        "Page not found",
+        "Check the URL. The page may have been deleted.",
     )
 
 
@@ -53,8 +53,8 @@ def server_error(request: HttpRequest) -> HttpResponse:
         request,
         500,
         "Something went wrong",
-        "This is an error in Strake, not in your request. Try again in a moment. If it persists, tell the operator of "
-        f"this installation. The log has the details under {found}.",
+        "This is an error in Strake, not in your request. Try again in a moment. If it happens again, give the "
+        f"operator of this Strake the code {found}, which is in the log.",
     )
     response["X-Request-Id"] = found
     return response

@@ -173,6 +173,7 @@ TOPICS = {
         Topic("base-url", "Which base URL", "With /v1, with /v1beta or bare: by client and provider"),
         Topic("cli", "The command line", "strake run: a token for exactly as long as a tool runs"),
         Topic("differences", "What is different", "The few calls that behave otherwise, and the lines that work"),
+        Topic("leaked-token", "If a token leaks", "How to end it, also without an account, and how scanners find one"),
         Topic("local-servers", "Local servers", "Ollama, vLLM and LM Studio, and what the operator sets"),
     )
 }

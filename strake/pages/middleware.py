@@ -1,8 +1,9 @@
-"""Middleware for the headers and the compression of pages."""
+"""Middleware for the headers, the compression and the time zone of pages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from csp.middleware import CSPMiddleware, PolicyParts
 from django.conf import settings
@@ -10,6 +11,7 @@ from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.middleware.gzip import GZipMiddleware
+from django.utils import timezone
 
 
 class PageHeaders:
@@ -55,3 +57,24 @@ class Compression(GZipMiddleware):
         if not is_page or "no-transform" in response.headers.get("Cache-Control", ""):
             return response
         return super().process_response(request, response)
+
+
+class LocalTime:
+    """Shows times in the zone of the browser, which a script keeps in a cookie. Without the cookie they are in UTC."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        with timezone.override(_zone(request.COOKIES.get(settings.STRAKE_COOKIE.format("timezone"), ""))):
+            return self.get_response(request)
+
+
+def _zone(name: str) -> ZoneInfo | None:
+    """The zone of that name, or None, which is UTC, if there is none."""
+    if not name or len(name) > 64:
+        return None
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return None

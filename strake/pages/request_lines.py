@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from proxy.request_log.refusals import NO_TOKEN
 from proxy.request_log.stats import newest
 
 OUTCOMES = {"good": (100, 399), "refused": (400, 499), "failed": (500, 599)}
+ANY_ERROR = "any"
 _REFUSAL = "r"  # marks the id of a `RefusalCount` in a position
 
 
@@ -29,6 +31,7 @@ class Line:
     at: datetime
     endpoint: Endpoint
     token: str
+    token_id: str
     status: int
     error: str
     position: str
@@ -36,6 +39,11 @@ class Line:
     phase: str = ""
     first_byte_ms: int | None = None
     latency_ms: int | None = None
+
+    @property
+    def is_from_strake(self) -> bool:
+        """True if Strake answered, and not the provider."""
+        return bool(self.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +79,80 @@ def position(text: str) -> Position | None:
     return Position(at, int(number), pk != number)
 
 
-def newest_lines(endpoints: QuerySet[Endpoint], count: int, *, outcome: str = "", after: Position | None) -> list[Line]:
-    """Return the newest `count` lines of these endpoints, those after a position if there is one.
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which lines to show. "" and None stand for all.
 
-    `outcome` is a key of `OUTCOMES`, or "" for all.
+    `outcome` is a key of `OUTCOMES`, `error` a code or `ANY_ERROR`. Times are from `since` to before `until`.
     """
+
+    outcome: str = ""
+    status: int | None = None
+    error: str = ""
+    token_id: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def records(self, rows: QuerySet[RequestRecord]) -> QuerySet[RequestRecord]:
+        if self.outcome:
+            rows = rows.filter(status__range=OUTCOMES[self.outcome])
+        if self.status is not None:
+            rows = rows.filter(status=self.status)
+        if self.error == ANY_ERROR:
+            rows = rows.exclude(error="")
+        elif self.error:
+            rows = rows.filter(error=self.error)
+        if self.token_id:
+            rows = rows.filter(token_id=self.token_id)
+        if self.since is not None:
+            rows = rows.filter(at__gte=self.since)
+        if self.until is not None:
+            rows = rows.filter(at__lt=self.until)
+        return rows
+
+    def refusals(self, rows: QuerySet[RefusalCount]) -> QuerySet[RefusalCount]:
+        if self.outcome or self.status is not None:
+            low, high = OUTCOMES.get(self.outcome, (100, 599))
+            codes = [code for code, status in _statuses().items() if low <= status <= high]
+            codes = [code for code in codes if self.status in {None, _statuses()[code]}]
+            rows = rows.filter(code__in=codes)
+        if self.error and self.error != ANY_ERROR:
+            rows = rows.filter(code=self.error)
+        if self.token_id:
+            rows = rows.filter(token_id=self.token_id)
+        if self.since is not None:  # the index has the minutes only
+            rows = rows.filter(minute__gt=self.since - timedelta(minutes=1), last_at__gte=self.since)
+        if self.until is not None:
+            rows = rows.filter(minute__lt=self.until, last_at__lt=self.until)
+        return rows
+
+
+def newest_lines(
+    endpoints: QuerySet[Endpoint], count: int, *, filters: Filters = Filters(), after: Position | None = None
+) -> list[Line]:
+    """Return the newest `count` lines of these endpoints, those after a position if there is one."""
     within = endpoints.order_by().values("pk")
-    records = RequestRecord.objects.filter(endpoint__in=within).order_by("-at", "-id")
-    refusals = RefusalCount.objects.filter(endpoint__in=within).order_by("-minute", "-last_at", "-id")
-    if outcome in OUTCOMES:
-        low, high = OUTCOMES[outcome]
-        records = records.filter(status__range=(low, high))
-        refusals = refusals.filter(code__in=[code for code, status in _statuses().items() if low <= status <= high])
+    records = filters.records(RequestRecord.objects.filter(endpoint__in=within)).order_by("-at", "-id")
+    refusals = filters.refusals(RefusalCount.objects.filter(endpoint__in=within))
+    refusals = refusals.order_by("-minute", "-last_at", "-id")
     if after is not None:
         records, refusals = after.older(records), after.older_refusals(refusals)
-    until = after.at if after is not None else timezone.now()
+    until = min(filter(None, (timezone.now(), filters.until, after.at if after is not None else None)))
     return _merged(
         newest(records, count, until),
         newest(refusals, count, until, time="minute"),
         count,
     )
+
+
+def all_lines(endpoints: QuerySet[Endpoint], filters: Filters, *, chunk: int = 1000) -> Iterator[Line]:
+    """Yield every line, newest first. Reads `chunk` lines at a time, so that no transaction stays open."""
+    after: Position | None = None
+    while lines := newest_lines(endpoints, chunk, filters=filters, after=after):
+        yield from lines
+        if len(lines) < chunk:
+            return
+        after = position(lines[-1].position)
 
 
 def recent_lines(endpoint: Endpoint, count: int) -> list[Line]:
@@ -142,6 +204,7 @@ def _line_of_record(record: RequestRecord, endpoint: Endpoint, token: str) -> Li
         at=record.at,
         endpoint=endpoint,
         token=token,
+        token_id=record.token_id,
         status=record.status,
         error=record.error,
         position=f"{record.at.isoformat()}_{record.pk}",
@@ -156,6 +219,7 @@ def _line_of_refusal(refusal: RefusalCount, endpoint: Endpoint, token: str) -> L
         at=refusal.last_at,
         endpoint=endpoint,
         token="several tokens" if refusal.token_id == NO_TOKEN else token,
+        token_id=refusal.token_id,
         status=status_of(refusal.code),
         error=refusal.code,
         position=f"{refusal.last_at.isoformat()}_{_REFUSAL}{refusal.pk}",

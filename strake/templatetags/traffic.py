@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from django import template
+from datetime import timedelta
 
+from django import template
+from django.utils import timezone
+
+from proxy.request_log.stats import Period
 from strake.pages import error_help
+from strake.pages.charts import Bar
 from strake.pages.request_lines import Line
 
 register = template.Library()
@@ -23,6 +28,18 @@ def reason(code: str) -> str:
 
 
 @register.filter
+def advice(code: str) -> str:
+    """What to do about an error code, or "" for an unknown one."""
+    return error_help.HELP.get(code, "")
+
+
+@register.filter
+def slug(position: str) -> str:
+    """A position as an id of an element."""
+    return "".join(character for character in position if character.isalnum())
+
+
+@register.filter
 def is_documented(code: str) -> bool:
     """True if /docs/errors/ has an entry for the code."""
     return code in error_help.HELP
@@ -35,8 +52,39 @@ def thousands(value: int) -> str:
 
 
 @register.filter
+def half(value: int) -> int:
+    return value // 2
+
+
+@register.filter
 def milliseconds(value: int | None) -> str:
     """A duration: `850 ms`, `12.3 s`, or `-` if there is none."""
     if value is None:
         return "-"
     return f"{value:,} ms" if value < 10_000 else f"{value / 1000:,.1f} s"
+
+
+@register.filter
+def describe_requests(bar: Bar, period: Period) -> str:
+    """The requests of a bar, as its hover text."""
+    step = bar.step
+    parts = [f"{thousands(step.total)} request{'' if step.total == 1 else 's'}"]
+    parts += [f"{thousands(number)} {name}" for number, name in ((step.refused, "4xx"), (step.failed, "5xx")) if number]
+    return f"{_span(bar, period)}: {', '.join(parts)}"
+
+
+@register.filter
+def describe_times(bar: Bar, period: Period) -> str:
+    """The total times of a step, as its hover text."""
+    step = bar.step
+    if step.p50 is None:
+        return f"{_span(bar, period)}: nothing answered"
+    return f"{_span(bar, period)}: median {milliseconds(step.p50)}, 95th percentile {milliseconds(step.p95)}"
+
+
+def _span(bar: Bar, period: Period) -> str:
+    start = timezone.localtime(bar.step.start)
+    if bar.is_running:
+        return f"{start:%-d %b, %H:%M} until now"
+    end = timezone.localtime(bar.step.start + timedelta(hours=period.hours_per_step))
+    return f"{start:%-d %b, %H:%M} to {end:%H:%M}" if period.hours_per_step < 24 else f"{start:%-d %b, %H:%M}, 24 hours"

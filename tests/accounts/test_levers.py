@@ -167,12 +167,12 @@ def test_typed_errors(alice: User) -> None:
 # --- The other levers ----------------------------------------------------------------------------------------------
 
 
-def test_demoting_takes_the_admin_site_at_once(alice: User) -> None:
+def test_demoting_takes_the_pages_of_operators_at_once(alice: User) -> None:
     User.objects.filter(pk=alice.pk).update(is_staff=True)
     browser = sign_in(alice)
-    assert browser.get("/admin/").status_code == 200
+    assert browser.get("/admin/people/").status_code == 200
     assert run("demote_person", alice.email) == "alice@example.org is not staff any more."
-    assert browser.get("/admin/").status_code == 302
+    assert browser.get("/admin/people/").status_code == 403
     assert is_signed_in(browser)
     assert event("user.demoted").details == {"from": "staff", "to": "person"}
     assert run("demote_person", alice.email) == "alice@example.org was not staff."

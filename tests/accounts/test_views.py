@@ -32,8 +32,8 @@ def test_sessions_are_listed(alice: User, bob: User) -> None:
     assert text.count("Firefox on Linux") >= 1
     assert "Unknown browser" in text
     assert "127.0.0.1" in text
-    assert "this one" in text
-    assert "Sign out everywhere else" in text
+    assert "This browser" in text
+    assert "Sign out all other sessions" in text
 
 
 def test_one_session_can_be_ended(alice: User) -> None:

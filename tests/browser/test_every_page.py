@@ -83,6 +83,12 @@ OWN = (
     "/docs/ui/",
     "/api/v1/docs/",
     "/admin/health/",
+    "/admin/people/",
+    "/admin/people/?q=nobody-like-this",
+    "/admin/people/{person}/",
+    "/admin/people/{person}/suspend/",
+    "/admin/endpoints/",
+    "/admin/endpoints/{quiet}/limits/",
 )
 EMPTY = ("/endpoints/", "/activity/", "/audit/", "/access-tokens/", "/docs/openai-python/")
 
@@ -91,10 +97,17 @@ EMPTY = ("/endpoints/", "/activity/", "/audit/", "/access-tokens/", "/docs/opena
 def places(strake: Strake) -> dict[str, str]:
     """A person with 120 endpoints, 50 tokens and thousands of requests. Returns the parts of their URLs."""
     email = "much@example.org"
-    busy = strake.call("fill", email=email, endpoints=120, tokens_first=50, records=4000)["subdomains"][0]
+    filled = strake.call("fill", email=email, endpoints=120, tokens_first=50, records=4000)
+    busy = filled["subdomains"][0]
     quiet = strake.connect("http://127.0.0.1:9/v1", email=email, label="quiet")
     strake.call("limit", subdomain=quiet.subdomain, max_streams=5)
-    return {"email": email, "busy": busy, "quiet": quiet.subdomain, "token": quiet.token_id}
+    return {
+        "email": email,
+        "busy": busy,
+        "quiet": quiet.subdomain,
+        "token": quiet.token_id,
+        "person": filled["person"],
+    }
 
 
 @pytest.fixture
@@ -214,11 +227,11 @@ def test_sign_in_is_accessible(new_context: Callable[..., BrowserContext], strak
         if look in CHECKED:
             page = context.new_page()
             page.goto("/signin/")
-            page.get_by_label("E-mail").fill("nonsense")
+            page.get_by_label("Email").fill("nonsense")
             page.get_by_role("button", name="Print a link on the terminal").click()
             page.get_by_role("alert").wait_for()
             inspect(page, look, "way-in-mistyped")
-            page.get_by_label("E-mail").fill(email)
+            page.get_by_label("Email").fill(email)
             page.get_by_role("button", name="Print a link on the terminal").click()
             page.wait_for_url("**/signin/sent/")
             inspect(page, look, "way-in-sent")
@@ -228,7 +241,7 @@ def test_sign_in_is_accessible(new_context: Callable[..., BrowserContext], strak
             page.wait_for_url("**/endpoints/")
             page.goto("/access-tokens/new/")
             page.get_by_label("What is it for?").fill("CI")
-            page.get_by_role("button", name="Make the token").click()
+            page.get_by_role("button", name="Create token").click()
             page.get_by_text("pat_").first.wait_for()
             inspect(page, look, "way-in-access-token")
         context.close()

@@ -47,11 +47,11 @@ def choose(page: Page, token: str, action: str) -> Locator:
 
 def requests(page: Page) -> Locator:
     """The rows of the table of recent requests."""
-    return page.get_by_role("region", name="List of recent requests").locator("tbody tr")
+    return page.get_by_role("region", name="List of recent requests").locator("tbody tr:not(.day)")
 
 
 def test_first_visit_to_first_streamed_response(page: Page) -> None:
-    expect(page.get_by_role("heading", name="Put your first key away")).to_be_visible()
+    expect(page.get_by_role("heading", name="Protect your first API key")).to_be_visible()
     page.get_by_role("link", name="Connect a provider").click()
     page.get_by_role("link", name="No API key yet? Try the built-in demo.").click()
     page.get_by_label("Demo key").fill("any-key")
@@ -190,7 +190,7 @@ def test_page_explains_a_wrong_key_while_typing(page: Page) -> None:
     key.fill("sk-proj two")
     expect(page.get_by_text("There is a space inside.")).to_be_visible()
     key.fill("sk-ant-0123456789")
-    expect(page.get_by_text("Is this one of another provider?")).to_be_visible()
+    expect(page.get_by_text("Is this the key of another provider?")).to_be_visible()
     key.fill("strk_0123456789")
     expect(page.get_by_text("This is a Strake token.")).to_be_visible()
     key.fill("sk-proj-0123456789")
@@ -337,7 +337,7 @@ def test_deleting_needs_the_subdomain(page: Page) -> None:
     assert call(url, token) == 200
     page.get_by_label("Subdomain").fill(subdomain)
     page.get_by_role("button", name="Delete endpoint").click()
-    expect(page.get_by_role("heading", name="Put your first key away")).to_be_visible()
+    expect(page.get_by_role("heading", name="Protect your first API key")).to_be_visible()
     assert call(url, token) == 410
 
 
@@ -351,7 +351,7 @@ def test_token_revoked_in_another_tab_is_not_found(page: Page) -> None:
     expect(other.get_by_text("No token works for this endpoint.")).to_be_visible()
     # The first tab still offers to rotate the revoked token.
     choose(page, "First token", "Rotate").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("There is nothing here")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Page not found")
 
 
 def test_signing_out_elsewhere_ends_other_sessions(
@@ -359,7 +359,7 @@ def test_signing_out_elsewhere_ends_other_sessions(
 ) -> None:
     here, there = sign_in(new_context(), email), sign_in(new_context(), email)
     here.goto("/settings/")
-    here.get_by_role("button", name="Sign out everywhere else").click()
+    here.get_by_role("button", name="Sign out all other sessions").click()
     expect(here.get_by_role("status").filter(has_text="signed out")).to_be_visible()
     there.goto("/endpoints/")
     expect(there).to_have_url(re.compile("/signin/"))
@@ -374,7 +374,7 @@ def test_sign_in_returns_to_the_form_with_its_draft(page: Page, strake: Strake, 
     page.get_by_label("Name").fill("laptop")
     page.context.clear_cookies(name=re.compile("session"))
     page.get_by_role("button", name="Connect", exact=True).click()
-    page.get_by_label("E-mail").fill(email)
+    page.get_by_label("Email").fill(email)
     page.get_by_role("button", name="Print a link on the terminal").click()
     page.wait_for_url("**/signin/sent/")
     links = re.compile(rf"http://localhost:{strake.port}/signin/link/\S+")
@@ -431,9 +431,9 @@ def test_invalid_link_offers_a_new_one(new_context: Contexts, strake: Strake, em
     page.goto(link)
     if page.get_by_role("button", name="Sign in").count():
         page.get_by_role("button", name="Sign in").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("This link does not work")
+    expect(page.get_by_role("heading", level=1)).to_have_text("This link doesn't work")
     page.get_by_role("link", name="Get a new link").click()
-    expect(page.get_by_label("E-mail")).to_be_visible()
+    expect(page.get_by_label("Email")).to_be_visible()
 
 
 def test_everything_but_copying_works_without_scripts(
@@ -462,7 +462,7 @@ def test_everything_but_copying_works_without_scripts(
     page.get_by_role("link", name="Delete").click()
     page.get_by_label("Subdomain").fill(subdomain)
     page.get_by_role("button", name="Delete endpoint").click()
-    expect(page.get_by_role("heading", name="Put your first key away")).to_be_visible()
+    expect(page.get_by_role("heading", name="Protect your first API key")).to_be_visible()
 
 
 def test_provider_key_never_returns_to_the_browser(page: Page, strake: Strake, email: str) -> None:

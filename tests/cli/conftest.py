@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,18 +87,27 @@ class Demo:
     token: str = field(repr=False)
 
 
-@pytest.fixture(scope="module")
-def cli(strake: Strake, tmp_path_factory: pytest.TempPathFactory) -> Cli:
-    """The command line of somebody who is signed in."""
+@pytest.fixture(scope="session")
+def cli(strake: Strake, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    """The command line of somebody who is signed in.
+
+    After all tests, nothing that was printed has the access token or the provider key, and the first is in one file.
+    """
     home = tmp_path_factory.mktemp("home")
     email = f"{home.name}@example.org"
     strake.call("signin_link", email=email)  # creates the account
     cli = Cli(strake, home, email)
-    cli.sign_in()
-    return cli
+    access_token = cli.sign_in()
+    yield cli
+    everything = "".join(cli.outputs) + strake.log()
+    assert access_token not in everything
+    assert PROVIDER_KEY not in everything
+    texts = {path: path.read_text(errors="replace") for path in home.rglob("*") if path.is_file()}
+    assert [path for path, text in texts.items() if access_token in text] == [cli.config]
+    assert not [path for path, text in texts.items() if PROVIDER_KEY in text]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def demo(cli: Cli) -> Demo:
     made = cli.json("connect", "demo", "--label", "Try it", "--key-stdin", stdin=PROVIDER_KEY)
     return Demo(made["endpoint"]["subdomain"], made["endpoint"]["url"], made["token"]["plaintext"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -9,8 +10,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 from tests.cli.conftest import Cli, Demo
 from tests.support.upstream import eventually
@@ -49,43 +48,32 @@ def test_exit_code_is_the_tools_and_its_token_is_revoked(cli: Cli, demo: Demo) -
     assert cli.status(demo.url, seen["STRAKE_TOKEN"]) == 401
 
 
-def test_no_command_line_has_a_secret(cli: Cli, demo: Demo) -> None:
+def test_signal_reaches_the_tool_and_no_command_line_has_a_secret(cli: Cli, demo: Demo) -> None:
     process, token = started(cli, demo)
     access_token = json.loads(cli.config.read_text())["servers"][cli.server]["access_token"]
-    try:
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                command = path.read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            for secret in (token, access_token, demo.token):
-                assert secret not in command
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signal_reaches_the_tool_and_ends_both(cli: Cli, demo: Demo, number: signal.Signals) -> None:
-    process, token = started(cli, demo)
-    process.send_signal(number)
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            command = path.read_bytes().decode(errors="replace")
+            assert not [secret for secret in (token, access_token, demo.token) if secret in command]
+    process.terminate()
     process.communicate(timeout=60)
-    ended_by = {-number, 1} if number == signal.SIGINT else {-number}  # Python ends itself by SIGINT as it can
-    assert process.returncode in ended_by
+    assert process.returncode == -signal.SIGTERM
     assert cli.status(demo.url, token) == 401
 
 
 def test_killed_command_line_leaves_no_token(cli: Cli, demo: Demo) -> None:
-    process, token = started(cli, demo, f"{PRINTS}; import sys; sys.stdin.read(); import time; time.sleep(20)")
+    process, token = started(cli, demo, f"{PRINTS}; import time; time.sleep(3)")
     process.kill()
-    process.wait(60)
     eventually(lambda: cli.status(demo.url, token) == 401, 30, what="the watcher revokes it")
+    process.communicate(timeout=60)  # until the tool has ended
 
 
-def test_program_that_is_missing_leaves_no_token(cli: Cli, demo: Demo) -> None:
-    assert "There is no program" in cli.run("run", demo.subdomain, "--", "nonesuch-program", code=127)
-    live = [one for one in cli.json("tokens", "list", demo.subdomain)["tokens"] if not one["revoked_at"]]
-    assert [one["label"] for one in live if one["label"] == "strake run nonesuch-program"] == []
+def test_tool_that_cannot_run_leaves_no_token(cli: Cli, demo: Demo) -> None:
+    assert "There is no program" in cli.run("run", demo.subdomain, "--", "nonesuch", code=127)
+    assert "needs an endpoint with the API of gemini" in cli.run("run", demo.subdomain, "--", "gemini", code=1)
+    made = {one["label"]: one for one in cli.json("tokens", "list", demo.subdomain)["tokens"]}
+    assert made["strake run nonesuch"]["revoked_at"]
+    assert "strake run gemini" not in made
 
 
 def test_interrupt_key_reaches_the_tool_once(cli: Cli, demo: Demo) -> None:
@@ -118,15 +106,9 @@ def test_interrupt_key_reaches_the_tool_once(cli: Cli, demo: Demo) -> None:
     os.close(leader)
 
 
-def test_tool_for_another_api_gets_no_token(cli: Cli, demo: Demo) -> None:
-    before = len(cli.json("tokens", "list", demo.subdomain)["tokens"])
-    assert "needs an endpoint with the API of gemini" in cli.run("run", demo.subdomain, "--", "gemini", code=1)
-    assert len(cli.json("tokens", "list", demo.subdomain)["tokens"]) == before
-
-
 def test_printed_token_is_kept_and_replaced_when_revoked(cli: Cli, demo: Demo) -> None:
     first = cli.run("token", "print", demo.subdomain).strip()
-    assert cli.run("token", "print", "Try it").strip() == first
+    assert cli.run("token", "print", "try it").strip() == first
     kept = json.loads(cli.config.read_text())["tokens"][cli.server][demo.subdomain]
     cli.run("tokens", "revoke", demo.subdomain, kept["id"])
     second = cli.run("token", "print", demo.subdomain).strip()

@@ -51,16 +51,16 @@ def test_variables_are_those_of_the_tools_page(page: str, api: str, provider: st
     assert set(re.findall(r"^unset (\w+)$", lines, re.MULTILINE)) <= set(made.removed)
 
 
-@pytest.mark.parametrize("provider", ["demo", *providers.PROVIDERS])
 @pytest.mark.parametrize("program", tools.NAMES)
-def test_no_argument_and_no_repr_has_the_token(program: str, provider: str) -> None:
-    try:
-        made = setup(program, provider)
-    except CliError:
-        return
-    assert TOKEN not in " ".join(made.arguments)
-    assert TOKEN not in repr(made) + repr(target(provider))
-    assert any(TOKEN in value for value in made.variables.values())
+def test_no_argument_and_no_repr_has_the_token(program: str) -> None:
+    for provider in ["demo", *providers.PROVIDERS]:
+        try:
+            made = setup(program, provider)
+        except CliError:
+            continue
+        assert TOKEN not in " ".join(made.arguments), provider
+        assert TOKEN not in repr(made) + repr(target(provider)), provider
+        assert any(TOKEN in value for value in made.variables.values()), provider
 
 
 def test_codex_gets_a_provider_of_its_own() -> None:

@@ -63,6 +63,9 @@ def test_only_the_option_allows_minting(alice: User) -> None:
     ("arguments", "says"),
     [
         (["--requests-per-minute", "0"], "from 1 to"),
+        (["--requests-per-day", "0"], "from 1 to"),
+        (["--concurrent-requests", "0"], "from 1 to"),
+        (["--parent", "ctok_unknown"], "no such token"),
         (["--expires-in-days", "0"], "from 1 to"),
         (["--expires-in-days", "9999999"], "from 1 to"),
         (["--allow-path", "FETCH /v1"], "is not a method"),

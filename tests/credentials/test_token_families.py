@@ -48,12 +48,12 @@ def events(action: str) -> list[tuple[str, dict[str, Any]]]:
 
 def test_only_what_is_named_changes_and_is_audited(made: Connected, alices: Person) -> None:
     token = issue(alices, made, label="CI", requests_per_minute=7, allowed_paths=["GET /v1/**"]).token
-    before = BearerToken.objects.filter(pk=token.pk).values().get()
+    before: dict[str, Any] = {**BearerToken.objects.filter(pk=token.pk).values().get()}
     changed = services.update_token(
         actor=alices, token_id=token.pk, label="Laptop", requests_per_minute=None, requests_per_day=1000
     )
     assert (changed.label, changed.requests_per_minute, changed.requests_per_day) == ("Laptop", None, 1000)
-    after = BearerToken.objects.filter(pk=token.pk).values().get()
+    after: dict[str, Any] = {**BearerToken.objects.filter(pk=token.pk).values().get()}
     assert {name for name in after if after[name] != before[name]} == {
         "label",
         "requests_per_minute",
@@ -83,7 +83,8 @@ def test_change_to_the_same_is_no_change(made: Connected, alices: Person) -> Non
 @pytest.mark.parametrize("ended", ["revoked_at", "expires_at"])
 def test_token_that_has_ended_stays_as_it_is(made: Connected, alices: Person, ended: str) -> None:
     past = timezone.now() - timedelta(seconds=1)
-    token, _ = factories.make_token(endpoint=made.endpoint, created_at=past - timedelta(days=1), **{ended: past})
+    when: dict[str, Any] = {"created_at": past - timedelta(days=1), ended: past}
+    token, _ = factories.make_token(endpoint=made.endpoint, **when)
     for change in (services.update_token, services.rotate_token, services.duplicate_token):
         with pytest.raises(NotFound):
             change(actor=alices, token_id=token.pk)

@@ -106,7 +106,14 @@ def redirect(access: Access) -> None:
     )
 
 
-# No service edits the limits of a token. These are edits of its row, as an operator would make them.
+def revoke_parent(access: Access) -> None:
+    """Give the token a parent, and revoke only that one's row. The service would write the child's row too."""
+    parent_id = provisioner.issue(subdomain=access.subdomain)["token_id"]
+    _edit(access, parent_id=parent_id)
+    BearerToken.objects.filter(pk=parent_id).update(revoked_at=Now())
+
+
+# Edits of the row, as an operator would make them. The services write it in the same way.
 
 
 def expire(access: Access) -> None:
@@ -136,7 +143,21 @@ def _edit(access: Access, **fields: Any) -> None:
 CALLS = {
     call.__name__: call
     for call in (
-        *(connect, issue, issue_for, rotate, revoke, expire, pause, resume, suspend, readmit, delete, erase),
+        *(
+            connect,
+            issue,
+            issue_for,
+            rotate,
+            revoke,
+            revoke_parent,
+            expire,
+            pause,
+            resume,
+            suspend,
+            readmit,
+            delete,
+            erase,
+        ),
         *(replace_key, redirect, narrow_paths, widen_paths, narrow_networks, widen_networks),
     )
 }

@@ -19,6 +19,7 @@ from tests.support.running import ROOT, Strake
 # The calls that end or change the access of a token, and the call that gives it back, if any is needed.
 KINDS = {
     "revoke": "issue",
+    "revoke_parent": "issue",
     "rotate": "",
     "expire": "issue",
     "issue_for": "issue",  # a token that runs out by itself

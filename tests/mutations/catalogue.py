@@ -171,14 +171,6 @@ BY_FILE: dict[str, list[Mutation]] = {
             "",
         ),
     ],
-    "credentials/admin.py": [
-        Mutation(
-            "P6",
-            "operators see the ciphertext",
-            '        "header_template",\n        "master_key",\n',
-            '        "header_template",\n        "sealed",\n        "master_key",\n',
-        ),
-    ],
     "credentials/models.py": [
         Mutation(
             "P6",
@@ -191,6 +183,16 @@ BY_FILE: dict[str, list[Mutation]] = {
             "a form offers the ciphertext",
             "    ciphertext = models.BinaryField()",
             "    ciphertext = models.BinaryField(editable=True)",
+        ),
+    ],
+    "strake/pages/operators/endpoints.py": [
+        Mutation(
+            "P6",
+            "operators see the ciphertext",
+            "    return [Row(endpoint, requests.get(endpoint.pk, 0)) for endpoint in endpoints]",
+            "    for one in endpoints:\n"
+            "        one.label = one.credential.sealed_key.ciphertext.hex()\n"
+            "    return [Row(endpoint, requests.get(endpoint.pk, 0)) for endpoint in endpoints]",
         ),
     ],
     "strake/management/commands/serve.py": [
@@ -264,6 +266,18 @@ BY_FILE: dict[str, list[Mutation]] = {
             "                preview=tokens.preview(plaintext, BEARER_TOKEN_PREFIX),\n"
             "                last_used_at=None,",
             "                last_used_at=None,",
+        ),
+        Mutation(
+            "",
+            "children outlive the rotation of their parent",
+            """            actor, "token.rotated", token.endpoint, token, **endpoint_audit.change(before, token.preview)
+        )
+        _end_children(actor, token)
+""",
+            """            actor, "token.rotated", token.endpoint, token, **endpoint_audit.change(before, token.preview)
+        )
+""",
+            tests=("tests/credentials/test_token_families.py::test_children_end_with_their_parent",),
         ),
     ],
     "credentials/vault/envelope.py": [
@@ -404,16 +418,55 @@ BY_FILE: dict[str, list[Mutation]] = {
         Mutation(
             "P8",
             "revoked tokens are accepted",
-            "row.token_id is None or row.revoked_at is not None",
-            "row.token_id is None",
+            "            or row.revoked_at is not None\n",
+            "",
+        ),
+        Mutation(
+            "P20",
+            "a child outlives its revoked parent",
+            "            or row.parent_revoked_at is not None\n",
+            "",
+            tests=("tests/proxy/access/test_kept_routes.py::test_change_is_seen_by_the_next_request",),
+        ),
+        Mutation(
+            "P20",
+            "a child outlives its expired parent",
+            "self.expires_at = earlier(row.expires_at, row.parent_expires_at)",
+            "self.expires_at = row.expires_at",
+        ),
+    ],
+    "proxy/access/token_state.py": [
+        Mutation(
+            "P20",
+            "what is in flight with a child outlives the parent",
+            "earlier(time_from(expires_at), time_from(parent_expires_at)),",
+            "time_from(expires_at),",
+        ),
+    ],
+    "proxy/access/route_versions.py": [
+        Mutation(
+            "",
+            "a kept child is not read again when its parent changes",
+            '    _Xmin("token__parent__allowed_paths"),\n',
+            "",
+            tests=("tests/proxy/access/test_kept_on_postgresql.py::test_next_look_up_sees_a_change_of_the_parent",),
+        ),
+    ],
+    "proxy/access/budgets.py": [
+        Mutation(
+            "",
+            "a child's requests do not count for its parent",
+            "for token_id in (row.token_id, row.parent_id):",
+            "for token_id in (row.token_id,):",
+            tests=("tests/proxy/access/test_budgets.py::test_stored_requests_are_those_of_the_token_and_its_children",),
         ),
     ],
     "proxy/access/policy.py": [
         Mutation(
             "",
             "every token may mint credentials",
-            "if route.minting is not None and route.minting.forbid(",
-            "if False and route.minting.forbid(",
+            "if limits.minting is not None and limits.minting.forbid(",
+            "if False and limits.minting.forbid(",
             tests=("tests/proxy/access/test_minting.py::test_minting_is_refused_before_the_provider",),
         ),
     ],

@@ -165,6 +165,47 @@ def test_end_of_access_ends_what_is_in_flight(strake: Strake, upstream: Upstream
     beside.ended()
 
 
+def test_end_of_a_parent_ends_its_child(strake: Strake, upstream: Upstream) -> None:
+    parent = connect(strake, upstream, "parent")
+    child = strake.issue(parent, parent_id=parent.token_id)
+    clients = Clients(strake, upstream, child)
+    # Only the parent's row changes. The services write the children's too.
+    strake.call("expire", token_id=parent.token_id)
+    clients.check("invalid_token")
+    assert ask(strake.address, get(child, "/x")).status == 401
+
+
+def test_token_is_limited_in_each_process(strake: Strake, upstream: Upstream) -> None:
+    upstream.on("/stream", endless(b"data: 1\n\n", every=0.05))
+    limited = strake.issue(connect(strake, upstream, "limited"), concurrent_requests=1)
+    clients = [Client(strake, get(limited, "/stream", "Connection: close"), head=True) for _ in range(4)]
+    refused = [client for client in clients if b"x-strake-error: token_busy" in client.head]
+    assert 4 - len(strake.workers) <= len(refused) < 4
+    strake.revoke(limited)
+    for client in clients:
+        client.ended()
+
+
+def test_family_shares_a_budget_in_all_processes(strake: Strake, upstream: Upstream) -> None:
+    parent = strake.issue(connect(strake, upstream, "budget"), requests_per_day=5)
+    child = strake.issue(parent, parent_id=parent.token_id)
+    assert [ask(strake.address, get(token, "/x")).status for token in (parent, child, parent, child, parent)] == [
+        200
+    ] * 5
+
+    def answers() -> list[Response]:
+        return [ask(strake.address, get(token, "/x")) for token in (parent, child) * 3]
+
+    # Alone, a process is exact. Another hears of it within five seconds, and the test's machine is busy.
+    eventually(lambda: {one.status for one in answers()} == {429}, what="every process refuses")
+    last = answers()
+    passed = len([one for one in upstream.exchanges if one.path == "/x"])
+    assert passed == 5 if len(strake.workers) == 1 else passed >= 5
+    assert last[0].all("x-strake-error") == [b"budget_exceeded"]
+    assert last[0].all("x-should-retry") == [b"false"]
+    assert 0 < int(last[0].all("retry-after")[0]) <= 86400
+
+
 def test_slow_reader_is_ended_too(strake: Strake, upstream: Upstream) -> None:
     """Its socket is full, so a close would wait until it reads."""
     upstream.on("/flood", endless(b"x" * 65536))

@@ -38,7 +38,7 @@ WEB = {
     "accounts_cacheentry": READ_AND_WRITE,
     "accounts_outboxmail": "DELETE, INSERT, SELECT, UPDATE (attempts, details, due_at)",
     "accounts_signinlink": "DELETE, INSERT, SELECT, UPDATE (created_at, expires_at, token_digest, used_at)",
-    "accounts_user": "DELETE, INSERT, SELECT, UPDATE (session_epoch)",
+    "accounts_user": "DELETE, INSERT, SELECT, UPDATE (session_epoch, suspended_at)",
     "credentials_bearertoken": "DELETE, INSERT, SELECT, UPDATE (allow_minting, allowed_networks, allowed_origins, "
     "allowed_paths, concurrent_requests, digest, expires_at, label, last_used_at, preview, requests_per_day, "
     "requests_per_minute, requests_per_month, revoked_at)",
@@ -49,7 +49,6 @@ WEB = {
     "credentials_sealedkey": "DELETE, INSERT, SELECT (credential_id, master_key_id), "
     "UPDATE (ciphertext, format, iv, master_key_id, wrapped_dek, wrapped_dek_iv)",
     "credentials_serverprocess": READ_AND_WRITE,
-    "django_admin_log": "DELETE, SELECT",
     "django_content_type": "SELECT",
     "django_migrations": "SELECT",
     "django_session": READ_AND_WRITE,

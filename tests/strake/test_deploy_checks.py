@@ -16,7 +16,7 @@ from strake import deploy_checks as checks
 from strake.database_url import database_config
 from strake.doctor import examination
 from strake.env import email_config
-from strake.pages.health import BAD, GOOD, WARN, Finding
+from strake.health.findings import BAD, GOOD, WARN, Finding
 from strake.processes import listen
 from tests.support.running import ROOT
 from tests.test_commands import DEPLOYED

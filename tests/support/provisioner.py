@@ -216,6 +216,13 @@ def create_access_token(*, email: str) -> dict[str, str]:
     return {"token": access_tokens.create(actor=OPERATOR, user=owner, label="script").plaintext}
 
 
+def allow_device(*, email: str, user_code: str) -> dict[str, str]:
+    from accounts import device_grants
+
+    device_grants.allow(actor=OPERATOR, user=users.find(email), user_code=user_code)
+    return {}
+
+
 def expire_links(*, email: str) -> dict[str, str]:
     from django.db.models import F
 
@@ -250,11 +257,12 @@ def audit_trail() -> dict[str, Any]:
 
 
 def fill(*, email: str, **sizes: int) -> dict[str, Any]:
-    """Create a lot of data (tests/support/populate.py). Returns the subdomains, the busiest endpoint first."""
+    """Create a lot of data (tests/support/populate.py). Returns the subdomains, the busiest first, and the person."""
     from tests.support.populate import populate
 
     owner, _ = User.objects.get_or_create(email=email)
-    return {"subdomains": [endpoint.subdomain for endpoint in populate(owner, **sizes)]}
+    made = populate(owner, **sizes)
+    return {"subdomains": [endpoint.subdomain for endpoint in made], "person": str(owner.pk)}
 
 
 FUNCTIONS = {
@@ -285,6 +293,7 @@ FUNCTIONS = {
         refusals,
         signin_link,
         create_access_token,
+        allow_device,
         expire_links,
         fill,
         command,

@@ -12,7 +12,6 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,13 +23,11 @@ import django
 django.setup()
 
 from django.conf import settings  # noqa: E402
-from django.contrib import admin  # noqa: E402
 from django.core import mail  # noqa: E402
 from django.db import connection  # noqa: E402
 from django.db.migrations.recorder import MigrationRecorder  # noqa: E402
 from django.test import Client  # noqa: E402
 from django.test.utils import setup_test_environment  # noqa: E402
-from django.urls import reverse  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from accounts.models import AccessToken, BrowserSession  # noqa: E402
@@ -108,7 +105,7 @@ def use_endpoints(browser: Browser) -> None:
     browser.see(f"{at}use/")
     browser.send(f"{at}change-over/", 201)
     browser.send(f"{at}change-over/", finish="1")
-    token = endpoint.tokens.live().get(label="build")
+    token = endpoint.tokens.get(label="build", revoked_at=None)
     browser.send(f"{page}tokens/{token.pk}/revoke/")
     spare = endpoint.tokens.live().get()
     browser.send(f"{page}tokens/revoke/", at=f"{page}tokens/revoke/?token={spare.pk}", token=spare.pk)
@@ -170,46 +167,57 @@ def use_the_api(token: str) -> None:
     def call(method: str, path: str, status: int, **body: object) -> Any:
         response = script.generic(method, f"/api/v1{path}", json.dumps(body), content_type="application/json")
         assert response.status_code == status, f"{method} {path}: {response.status_code}"
-        called.add(f"{method} /api/v1{re.sub(r'/(ctok_[^/]+|[a-z0-9]{12})(?=/|$)', '/ID', path)}")
+        called.add(f"{method} /api/v1{re.sub(r'/((ctok|patid|ses)_[^/]+|[a-z0-9]{12})(?=/|$)', '/ID', path)}")
         return response.json() if response.content else None
 
-    call("GET", "/me", 200)
-    call("GET", "/audit", 200)
+    for path in ("/me", "/audit", "/providers", "/access-tokens", "/access-tokens/current", "/sessions"):
+        call("GET", path, 200)
     call("GET", "/audit/checkpoint", 404)
     new = {"provider": "custom", "api_key": "sk-fourth", "destination_url": "http://127.0.0.1:9", "unchecked": True}
     endpoint = "/endpoints/" + call("POST", "/endpoints", 201, **new)["endpoint"]["subdomain"]
     call("GET", "/endpoints", 200)
     call("GET", endpoint, 200)
+    for part in ("settings", "usage", "requests", "tokens"):
+        call("GET", f"{endpoint}/{part}", 200)
+    call("PATCH", endpoint, 200, label="renamed", paused=True, max_streams=5)
+    call("PATCH", endpoint, 200, paused=False)
     issued = f"{endpoint}/tokens/" + call("POST", f"{endpoint}/tokens", 201)["token"]["id"]
-    call("POST", f"{issued}/rotate", 200)
+    call("GET", issued, 200)
+    call("PATCH", issued, 200, label="changed", requests_per_day=5)
+    call("POST", f"{issued}/duplicate", 201)
+    secret = call("POST", f"{issued}/rotate", 200)["token"]["plaintext"]
+    call("POST", f"{endpoint}/test", 200, token=secret)
     call("DELETE", issued, 204)
+    call("POST", f"{endpoint}/tokens/revoke-all", 200)
     call("POST", f"{endpoint}/credential/rotate", 200, api_key="sk-fifth", unchecked=True)
+    moved = {**new, "destination_url": "http://127.0.0.1:9/v2"}
+    del moved["provider"]
+    call("POST", f"{endpoint}/destination", 200, **moved)
     call("DELETE", endpoint, 204)
+    call("DELETE", f"/access-tokens/{AccessToken.objects.get(label='old').pk}", 204)
+    other = Browser()
+    sign_in(other)
+    session = BrowserSession.objects.latest("created_at").pk
+    call("DELETE", f"/sessions/{session}", 204)
+    call("DELETE", "/sessions", 200)
     AccessToken.objects.update(last_used_at=None)
     call("GET", "/me", 200)
-    call("GET", "/audit", 200)
-    call("GET", "/audit/checkpoint", 404)
+    call("DELETE", "/access-tokens/current", 204)
 
 
-def use_admin(browser: Browser) -> None:
-    """As staff, see every page of the admin site."""
-    for path in ("/admin/", "/admin/health/", "/admin/autocomplete/", "/docs/ui/"):
-        browser.get(path)
-    for path in admin_pages():
+def operate(browser: Browser) -> None:
+    """As staff, see every page for operators, and suspend and resume a person."""
+    endpoint = Endpoint.objects.get()
+    at = f"/admin/people/{endpoint.owner_id}/"
+    browser.see("/admin/", 302)
+    for path in ("/docs/ui/", "/admin/health/", "/admin/people/?q=a&state=active&sort=suspended", at):
         browser.see(path)
-    browser.send("/admin/logout/", 200, at="/admin/")
-    browser.see("/admin/login/", 302)
-
-
-def admin_pages() -> Iterator[str]:
-    for model in admin.site._registry:
-        names = f"admin:{model._meta.app_label}_{model._meta.model_name}"
-        yield reverse("admin:app_list", args=[model._meta.app_label])
-        yield reverse(f"{names}_changelist")
-        yield reverse(f"{names}_changelist") + "?q=a"
-        for row in model._default_manager.all()[:1]:
-            yield reverse(f"{names}_change", args=[row.pk])
-            yield reverse(f"{names}_history", args=[row.pk])
+    for state in ("active", "paused", "suspended", "keyless", "limited"):
+        browser.see(f"/admin/endpoints/?q=desk&state={state}&sort=requests")
+    browser.send(f"/admin/endpoints/{endpoint.subdomain}/limits/", max_streams="7")
+    browser.send(f"{at}suspend/", reason="a test")
+    browser.see(at)
+    browser.send(f"{at}resume/")
 
 
 def start_and_stop() -> None:
@@ -240,9 +248,11 @@ def main(staff_link: str) -> None:
     use_endpoints(browser)
     token = use_settings(browser)
     use_the_api(token)
+    sign_in(browser)
     use_the_device_grant(browser)
     open_link(staff, staff_link)
-    use_admin(staff)
+    operate(staff)
+    sign_in(browser)  # the suspension has ended the session
     use_sessions(browser)
     start_and_stop()
     delete_everything(browser)

@@ -20,7 +20,7 @@ class Command(OperatorCommand):
         parser.add_argument(
             "email", metavar="EMAIL", nargs="?", help="(default on loopback: that of the first account)"
         )
-        parser.add_argument("--staff", action="store_true", help="also let this user view the admin site")
+        parser.add_argument("--staff", action="store_true", help="also let this user open the pages below /admin/")
 
     def handle(self, *args: Any, email: str | None, staff: bool, **options: Any) -> None:
         try:

@@ -82,7 +82,9 @@ def _label_of_successor(old: BearerToken) -> str:
 
 def _successor(old: BearerToken) -> BearerToken | None:
     """The token that this one is changed over to. Its name says so, since that is all that ties the two together."""
-    later = old.endpoint.tokens.live().filter(label=_label_of_successor(old), created_at__gt=old.created_at)
+    later = BearerToken.objects.live().filter(
+        endpoint=old.endpoint, label=_label_of_successor(old), created_at__gt=old.created_at
+    )
     return later.order_by("-created_at").first()
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.db.models import Count, Max, Q
+from django.db.models import Count, F, Max, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from accounts.audit import actor_of
@@ -24,12 +27,16 @@ from credentials.models import Endpoint
 from credentials.querysets import EndpointQuerySet, live_tokens
 from credentials.vault import heartbeats, wrapper
 
+# What the list can be sorted by, in the order that is useful first. The others follow in the opposite order.
 SORTS = {
     "label": ("label", "subdomain"),
     "provider": ("provider", "label"),
+    "status": ("-paused_at", "label"),
+    "tokens": ("-live_tokens", "label"),
     "used": ("-last_used_at", "-created_at"),
     "created": ("-created_at", "subdomain"),
 }
+STALE_DAYS = 30
 
 
 @login_required
@@ -37,11 +44,9 @@ SORTS = {
 def endpoint_list(request: HttpRequest) -> HttpResponse:
     """The endpoints of this person: filtered, sorted, one page at a time."""
     query, state = request.GET.get("q", "").strip()[:100], request.GET.get("state", "")
-    sort = request.GET.get("sort", "")
-    if sort not in SORTS:
-        sort = "created"
     own = Endpoint.objects.visible_to(actor_of(request))
-    page = page_of(_filtered(own, query, state).order_by(*SORTS[sort]), request)
+    found, sort = _sorted(_filtered(own, query, state), request.GET.get("sort", ""))
+    page = page_of(found, request)
     endpoints = list(page)
     figures = [column.figures(endpoints) for column in panels.columns]
     context = {
@@ -50,8 +55,10 @@ def endpoint_list(request: HttpRequest) -> HttpResponse:
         "rows": [(endpoint, [column[index] for column in figures]) for index, endpoint in enumerate(endpoints)],
         "query": query,
         "state": state,
+        "states": [("", "All"), ("active", "Active"), ("paused", "Paused"), ("stale", f"Unused for {STALE_DAYS} days")],
         "sort": sort,
         "is_filtered": bool(query or state),
+        "stale_before": _stale_before(),
         "first_run": first_run.steps(request),
         "vault_is_unavailable": wrapper.known_ids() is None,
     }
@@ -160,8 +167,32 @@ def _filtered(endpoints: EndpointQuerySet[Endpoint], query: str, state: str) -> 
         endpoints = endpoints.filter(
             Q(label__icontains=query) | Q(subdomain__icontains=query) | Q(provider__icontains=query)
         )
-    if state:
-        endpoints = endpoints.filter(paused_at__isnull=state != "paused")
-    return endpoints.with_credential().annotate(
+    if state in {"active", "paused"}:
+        endpoints = endpoints.filter(paused_at__isnull=state == "active")
+    endpoints = endpoints.with_credential().annotate(
         last_used_at=Max("tokens__last_used_at"), live_tokens=Count("tokens", filter=live_tokens("tokens__"))
     )
+    if state == "stale":
+        unused = Q(last_used_at=None) | Q(last_used_at__lt=_stale_before())
+        endpoints = endpoints.filter(unused, created_at__lt=_stale_before())
+    return endpoints
+
+
+def _stale_before() -> datetime:
+    return timezone.now() - timedelta(days=STALE_DAYS)
+
+
+def _sorted(endpoints: EndpointQuerySet[Endpoint], wanted: str) -> tuple[EndpointQuerySet[Endpoint], str]:
+    """The endpoints in the order of the URL, and its name. A minus in front of it turns the order around."""
+    key = wanted.removeprefix("-")
+    columns = {column.key: column for column in panels.columns}
+    if key in columns:
+        endpoints = endpoints.annotate(number=columns[key].number())
+        names: tuple[str, ...] = ("-number", "label")
+    elif key in SORTS:
+        names = SORTS[key]
+    else:
+        wanted, names = "created", SORTS["created"]
+    order = [F(name.removeprefix("-")).desc(nulls_last=True) if name[0] == "-" else F(name).asc() for name in names]
+    found = endpoints.order_by(*order, "pk")
+    return (found.reverse() if wanted.startswith("-") else found), wanted

@@ -34,7 +34,7 @@ def issue(request: HttpRequest, subdomain: str) -> HttpResponse:
     endpoint = services.get_endpoint(actor=actor_of(request), subdomain=subdomain)
     original = endpoint.tokens.filter(pk=request.GET.get("from", "")).first()
     initial = None if original is None else initial_of(original) | {"label": f"{original.label} (copy)"[:100]}
-    parents = endpoint.tokens.live().filter(parent=None).order_by("label")
+    parents = BearerToken.objects.live().filter(endpoint=endpoint, parent=None).order_by("label")
     form = TokenForm(rejected.posted(request), initial=initial, parents=parents)
     if request.method == "POST":
         idempotency_key = IdempotencyKey(request)

@@ -26,7 +26,15 @@ class Command(OperatorCommand):
         parser.add_argument("subdomain", help="the endpoint's subdomain, as printed by `connect`")
         parser.add_argument("--label", default="", help="the name of the token")
         parser.add_argument("--expires-in-days", type=int, metavar="DAYS", help="the token expires after this time")
+        parser.add_argument(
+            "--parent", metavar="TOKEN_ID", help="end with this token of the endpoint, within its limits"
+        )
         parser.add_argument("--requests-per-minute", type=int, metavar="N", help="the most requests in any 60 seconds")
+        parser.add_argument("--requests-per-day", type=int, metavar="N", help="the most requests in a day of UTC")
+        parser.add_argument("--requests-per-month", type=int, metavar="N", help="the most requests in a month of UTC")
+        parser.add_argument(
+            "--concurrent-requests", type=int, metavar="N", help="the most requests in flight in one server process"
+        )
         parser.add_argument(
             "--allow-path",
             action="append",
@@ -64,8 +72,12 @@ class Command(OperatorCommand):
                 actor=self.actor,
                 subdomain=options["subdomain"],
                 label=options["label"],
+                parent_id=options["parent"],
                 expires_at=None if days is None else timezone.now() + timedelta(days=days),
                 requests_per_minute=options["requests_per_minute"],
+                requests_per_day=options["requests_per_day"],
+                requests_per_month=options["requests_per_month"],
+                concurrent_requests=options["concurrent_requests"],
                 allowed_paths=options["allow_path"],
                 allowed_networks=options["allow_network"],
                 allow_minting=options["allow_minting"],

@@ -10,7 +10,7 @@ from django.core.management.base import CommandParser
 
 from accounts.commands import OperatorCommand
 from strake.doctor import examination, keys
-from strake.pages.health import BAD, WARN
+from strake.health.findings import BAD, WARN
 
 WORDS = {BAD: "WRONG", WARN: "look"}
 

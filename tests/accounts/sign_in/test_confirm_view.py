@@ -32,7 +32,7 @@ def test_link_signs_in_and_redirects_to_next(
     assert (response.status_code, response.headers["Location"]) == (303, "/signin/confirm/")
     page = client.get("/signin/confirm/")
     assert "Sign in as alice@example.org" in page.content.decode()
-    assert "not the browser" not in page.content.decode()
+    assert "another browser" not in page.content.decode()
     response = client.post("/signin/confirm/", {"token": page.context["link"].token})
     assert (response.status_code, response.headers["Location"]) == (303, "/settings/?tab=1")
     assert is_signed_in(client)
@@ -167,7 +167,7 @@ def test_other_browser_sees_a_warning(
     other = Client()
     other.get(mailed_link())
     page = other.get("/signin/confirm/")
-    assert "not the browser that asked" in unescape(page.content.decode())
+    assert "requested in another browser" in unescape(page.content.decode())
     token = page.context["link"].token
     assert other.post("/signin/confirm/", {"token": token}).status_code == 303
 
@@ -180,12 +180,12 @@ def test_browser_keeps_its_id_for_later_links(
     request_link()
     mailed_link()
     client.get(first)
-    assert "not the browser" not in client.get("/signin/confirm/").content.decode()
+    assert "another browser" not in client.get("/signin/confirm/").content.decode()
 
 
 def test_operator_link_has_no_browser(client: Client, alice: User) -> None:
     client.get(operator_link_path())
-    assert "not the browser" not in client.get("/signin/confirm/").content.decode()
+    assert "another browser" not in client.get("/signin/confirm/").content.decode()
 
 
 def test_confirming_signs_in_the_person_shown(client: Client) -> None:

@@ -12,11 +12,11 @@ from django.utils import timezone
 
 from accounts import access_tokens, audit, audit_chain
 from accounts.actors import Person
-from accounts.models import AuditEvent, User
+from accounts.models import AccessToken, AuditEvent, BrowserSession, User
 from accounts.sign_in import throttle
-from credentials.api.routes import api
 from credentials.models import BearerToken, Credential, Endpoint, SealedKey
 from proxy import audit_checkpoints
+from strake.urls import api
 from tests.support import factories
 from tests.support.pages import FROM_LOOPBACK
 
@@ -300,6 +300,10 @@ def test_valid_token_is_not_counted(call: Caller, monkeypatch: pytest.MonkeyPatc
 BODIES = {
     "issue_token": {},
     "replace_key": {"api_key": "sk-x", "unchecked": True},
+    "change_destination": {"api_key": "sk-x", "unchecked": True, "destination_url": "https://api.example.com/v2"},
+    "change_endpoint": {"label": "theirs", "paused": True},
+    "change_token": {"label": "theirs"},
+    "test_connection": {"token": "strk_x"},
 }
 
 
@@ -314,20 +318,28 @@ def operations_on_objects() -> list[tuple[str, str, str]]:
 
 
 def all_rows() -> list[Any]:
-    return [list(model.objects.order_by("pk").values()) for model in (Endpoint, Credential, SealedKey, BearerToken)]
+    models = (Endpoint, Credential, SealedKey, BearerToken, BrowserSession)
+    rows = [list(model.objects.order_by("pk").values()) for model in models]
+    return [*rows, list(AccessToken.objects.order_by("pk").values("pk", "revoked_at"))]
 
 
 @pytest.mark.parametrize(("method", "path", "name"), operations_on_objects())
 def test_objects_of_other_people_return_404(alice: User, charlie: User, method: str, path: str, name: str) -> None:
     """Mixtures included: the token of another person below an own endpoint, and the reverse."""
     hers, his = factories.make_endpoint(owner=alice), factories.make_endpoint(owner=charlie)
+    Client().force_login(alice)
+    own = {
+        "session_id": BrowserSession.objects.get().pk,
+        "access_token_id": access_tokens.create(actor=Person(alice), user=alice, label="hers").token.pk,
+    }
+    none = {"session_id": "ses_" + "0" * 16, "access_token_id": "patid_" + "0" * 16}
+    stranger = Caller(charlie)
     before = all_rows()
     pairs = [(hers, hers), (hers, his)] + ([(his, hers)] if "{token_id}" in path else [])
-    stranger = Caller(charlie)
-    invented = stranger(method, path.format(subdomain="0" * 12, token_id="ctok_" + "0" * 16), BODIES.get(name))
+    invented = stranger(method, path.format(subdomain="0" * 12, token_id="ctok_" + "0" * 16, **none), BODIES.get(name))
     assert (invented[0], invented[1]["error"]["code"]) == (404, "not_found")
     for endpoint, token in pairs:
-        target = path.format(subdomain=endpoint.endpoint.subdomain, token_id=token.token.pk)
+        target = path.format(subdomain=endpoint.endpoint.subdomain, token_id=token.token.pk, **own)
         assert stranger(method, target, BODIES.get(name)) == invented, target
     assert all_rows() == before
 
@@ -348,12 +360,34 @@ def test_openapi_document_lists_all_operations(client: Client) -> None:
     }
     assert calls == {
         ("GET", "/me"),
+        ("GET", "/access-tokens"),
+        ("GET", "/access-tokens/current"),
+        ("DELETE", "/access-tokens/current"),
+        ("DELETE", "/access-tokens/{access_token_id}"),
+        ("GET", "/sessions"),
+        ("DELETE", "/sessions"),
+        ("DELETE", "/sessions/{session_id}"),
+        ("GET", "/providers"),
+        ("POST", "/tokens/revoke"),
         ("GET", "/audit"),
         ("GET", "/audit/checkpoint"),
+        ("POST", "/device/code"),
+        ("POST", "/device/token"),
         ("GET", "/endpoints"),
         ("POST", "/endpoints"),
         ("GET", "/endpoints/{subdomain}"),
+        ("PATCH", "/endpoints/{subdomain}"),
         ("DELETE", "/endpoints/{subdomain}"),
+        ("GET", "/endpoints/{subdomain}/settings"),
+        ("POST", "/endpoints/{subdomain}/destination"),
+        ("GET", "/endpoints/{subdomain}/usage"),
+        ("GET", "/endpoints/{subdomain}/requests"),
+        ("POST", "/endpoints/{subdomain}/test"),
+        ("GET", "/endpoints/{subdomain}/tokens"),
+        ("POST", "/endpoints/{subdomain}/tokens/revoke-all"),
+        ("GET", "/endpoints/{subdomain}/tokens/{token_id}"),
+        ("PATCH", "/endpoints/{subdomain}/tokens/{token_id}"),
+        ("POST", "/endpoints/{subdomain}/tokens/{token_id}/duplicate"),
         ("POST", "/endpoints/{subdomain}/tokens"),
         ("POST", "/endpoints/{subdomain}/tokens/{token_id}/rotate"),
         ("DELETE", "/endpoints/{subdomain}/tokens/{token_id}"),

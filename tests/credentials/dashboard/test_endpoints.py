@@ -17,6 +17,7 @@ from accounts.actors import Person
 from accounts.models import User
 from credentials import services
 from credentials.models import Credential, Endpoint, SealedKey, ServerProcess
+from proxy.models import RequestRollup
 from tests.support import factories
 from tests.support.pages import element, text, value
 from tests.support.populate import populate
@@ -67,7 +68,7 @@ def actions(endpoint: Endpoint) -> list[str]:
 
 def test_empty_list_links_to_connect(signed_in: Client) -> None:
     page = signed_in.get("/endpoints/")
-    assert "Put your first key away" in text(page)
+    assert "Protect your first API key" in text(page)
     assert 'href="/endpoints/connect/"' in page.content.decode()
 
 
@@ -112,6 +113,19 @@ def test_list_is_searched_filtered_and_sorted(signed_in: Client, alice: User, en
     assert listed("sort=label") == ["build server", "laptop"]
     assert listed("sort=created") == ["build server", "laptop"]
     assert listed("sort=nonsense&page=99") == ["build server", "laptop"]
+
+    Endpoint.objects.filter(pk=endpoint.pk).update(created_at=timezone.now() - timedelta(days=40))
+    assert listed("state=stale") == ["laptop"]
+    endpoint.tokens.update(last_used_at=timezone.now() - timedelta(days=29))
+    assert listed("state=stale") == []
+    factories.make_token(endpoint=endpoint, label="second")
+    hour = timezone.now().replace(minute=0, second=0, microsecond=0)
+    token = other.tokens.get()
+    RequestRollup.objects.create(endpoint=other, token=token, hour=hour, status_class=2, count=9, latency_max_ms=1)
+    orders = {"status": "build server", "tokens": "laptop", "requests": "build server", "used": "laptop"}
+    for sort, first in orders.items():
+        assert listed(f"sort={sort}")[0] == first, sort
+        assert listed(f"sort=-{sort}")[-1] == first, sort
 
 
 def test_long_lists_are_paginated_in_constant_queries(signed_in: Client, alice: User, bob: User) -> None:

@@ -10,7 +10,15 @@ from proxy.http.error_response import error_classes, error_response
 
 # Those that the same request may survive a little later. Every other one needs somebody who does something.
 RETRYABLE = {
-    *("internal_error", "rate_limited", "too_many_at_once", "owner_busy", "too_many_wrong_tokens", "too_many_names"),
+    *(
+        "internal_error",
+        "rate_limited",
+        "too_many_at_once",
+        "token_busy",
+        "owner_busy",
+        "too_many_wrong_tokens",
+        "too_many_names",
+    ),
     *("too_many_connects", "too_many_refusals", "store_unavailable", "key_replaced"),
     *("upstream_unreachable", "upstream_name_unknown", "upstream_refused", "upstream_connect_timeout", "upstream_tls"),
     *("upstream_invalid", "upstream_idle", "egress_proxy_unreachable", "egress_proxy_failed"),

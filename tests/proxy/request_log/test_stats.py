@@ -19,7 +19,7 @@ from proxy.request_log import stats, writer
 from proxy.request_log.refusals import NO_TOKEN, Refusal
 from proxy.request_log.stats import PERIODS, Step, steps_of
 from proxy.request_log.writer import Entry, write, write_refusals
-from strake.pages.charts import HEIGHT, WIDTH, draw, nice
+from strake.pages.charts import HEIGHT, WIDTH, draw, top_of
 from tests.support import factories
 from tests.support.factories import Connected
 from tests.support.pages import text
@@ -118,7 +118,7 @@ def test_totals_of_the_version_before_are_shown(made: Connected) -> None:
     OldRollup.objects.create(endpoint=made.endpoint, hour=hour, status_class=5, count=1, latency_histogram=[])
     _, total = steps_of(made.endpoint, PERIODS["24h"])
     assert (total.good, total.failed, total.p50, total.p95) == (5, 1, 175, 300_000)
-    assert stats.last_day([made.endpoint]) == {made.endpoint.pk: 6}
+    assert stats.hours_of_last_day([made.endpoint]) == {made.endpoint.pk: [*[0] * 23, 6]}
 
 
 def test_newest_record_is_found(made: Connected, bob: User) -> None:
@@ -140,9 +140,16 @@ def test_bars_fit_the_chart_and_match_their_counts() -> None:
         assert min(y for _, y, _ in bar.parts) >= 0
 
 
-@pytest.mark.parametrize(("value", "top"), [(0, 1), (1, 1), (3, 4), (9, 10), (11, 20), (81, 100), (4001, 5000)])
+@pytest.mark.parametrize(("value", "top"), [(0, 1), (1, 1), (3, 4), (9, 10), (11, 12), (81, 100), (4001, 5000)])
 def test_axes_end_at_round_numbers(value: int, top: int) -> None:
-    assert nice(value) == top
+    assert top_of(value) == top
+
+
+def test_axes_are_mostly_used_and_have_a_whole_middle() -> None:
+    for value in range(2, 20_000):
+        top = top_of(value)
+        assert value <= top < 1.5 * value + 1, value
+        assert top % 2 == 0, value
 
 
 def test_endpoint_page_shows_counts_and_their_table(client: Client, alice: User, made: Connected) -> None:
@@ -151,7 +158,7 @@ def test_endpoint_page_shows_counts_and_their_table(client: Client, alice: User,
         note(made)
     note(made, status=429)
     page = client.get(f"/endpoints/{made.endpoint.subdomain}/")
-    assert "Requests 4 Refused (4xx) 1 Failed (5xx) 0" in text(page)
+    assert "Forwarded 4 Answered with 4xx 1 Failed (5xx) 0" in text(page)
     assert "Show the numbers" in text(page)
     assert page.content.count(b'<th scope="row" class="nowrap">') == 24
 
@@ -168,7 +175,7 @@ def test_activity_pages_list_every_request_once(client: Client, alice: User, mad
     url = "/activity/"
     for _ in range(3):
         page = client.get(url).content.decode()
-        seen += [part.partition(" ms")[0] for part in page.split('<td class="num nowrap wide">')[1:]]
+        seen += [part.partition(" ms")[0] for part in page.split('<td class="num nowrap second-line end-of-line">')[1:]]
         url = "/activity/" + page.partition('rel="next" href="')[2].partition('"')[0].replace("&amp;", "&")
     assert len(seen) == len(set(seen)) == 120
     assert url == "/activity/"
@@ -233,8 +240,8 @@ def test_refusals_are_one_line_with_their_reason(client: Client, alice: User, ma
         page = text(client.get(path))
         unreachable, newer, limited = (
             page.index("502 The provider was not reached"),
-            page.index("500 2 times A code of a later version"),
-            page.index("429 1,400 times Too many requests a minute"),
+            page.index("500 A code of a later version 2 times"),
+            page.index("429 Too many requests a minute 1,400 times"),
         )
         assert unreachable < newer < limited
         assert "several tokens" in page
@@ -249,9 +256,9 @@ def test_refusals_are_counted_apart_from_requests(client: Client, alice: User, m
     refuse(made, "invalid_token", 30, now - timedelta(hours=20))
     refuse(made, "invalid_token", 500, now - timedelta(days=3))
     page = text(client.get(f"/endpoints/{made.endpoint.subdomain}/"))
-    assert "Requests 1 Refused (4xx) 0 Failed (5xx) 0 Stopped by Strake 1,430" in page
+    assert "Forwarded 1 Answered with 4xx 0 Failed (5xx) 0 Refused by Strake 1,430" in page
     page = text(client.get(f"/endpoints/{made.endpoint.subdomain}/?period=7d"))
-    assert "Stopped by Strake 1,930" in page
+    assert "Refused by Strake 1,930" in page
 
 
 def test_refusals_are_filtered_by_outcome_and_owner(client: Client, alice: User, bob: User, made: Connected) -> None:

@@ -16,7 +16,7 @@ from accounts.models import AuditEvent
 from strake.database_url import database_config
 from strake.doctor import database, examination, front, services
 from strake.env import email_config
-from strake.pages.health import BAD, GOOD, WARN, Finding
+from strake.health.findings import BAD, GOOD, WARN, Finding
 from tests.accounts.smtp import SmtpServer
 from tests.support.postgres import PASSWORD, Cluster
 from tests.support.running import Strake

@@ -122,7 +122,8 @@ def test_answers_name_what_exists() -> None:
         for package in ("accounts", "credentials", "proxy", "strake")
         for path in (ROOT / package).rglob("*.py")
     )
-    page = (ROOT / "templates/strake/health.html").read_text() + (ROOT / "strake/pages/health.py").read_text()
+    sources = [ROOT / "templates/strake/health.html", *(ROOT / "strake/health").glob("*.py")]
+    page = "\n".join(path.read_text() for path in sources)
     assert len(answers()) >= 15
     for answer in answers():
         metrics = re.findall(r"metric `([^`]+)`", answer)

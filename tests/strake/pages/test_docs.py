@@ -102,8 +102,8 @@ def test_components_page_is_for_staff(client: Client, alice: User) -> None:
 
 def test_error_pages_explain_404_and_csrf_failure(client: Client, alice: User) -> None:
     missing = client.get("/nothing/here/")
-    assert (missing.status_code, "There is nothing here" in text(missing)) == (HTTPStatus.NOT_FOUND, True)
+    assert (missing.status_code, "Page not found" in text(missing)) == (HTTPStatus.NOT_FOUND, True)
     strict = Client(enforce_csrf_checks=True)
     strict.force_login(alice)
     stale = strict.post("/signout/")
-    assert (stale.status_code, "This form has expired" in text(stale)) == (HTTPStatus.FORBIDDEN, True)
+    assert (stale.status_code, "This page expired" in text(stale)) == (HTTPStatus.FORBIDDEN, True)

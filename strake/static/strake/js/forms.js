@@ -54,7 +54,7 @@ async function showInline(form, body, button) {
     if (!response.ok || response.redirected) throw new Error();
     target.innerHTML = await response.text();
   } catch {
-    target.textContent = "That did not work. Reload the page, and sign in again if you are asked to.";
+    target.textContent = "That didn't work. Reload the page, and sign in again if asked.";
   }
   setIdle(form, button);
 }
@@ -67,12 +67,20 @@ async function sendAndStay(form, body, button) {
     response = await fetch(form.action || location.href, { method: "POST", body });
   } catch {
     setIdle(form, button);
-    alertAbove(form, "Strake could not be reached. Nothing was saved; try again.");
+    alertAbove(form, "Strake didn't respond. Nothing was saved. Try again.");
     return;
   }
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
   if (!page.querySelector(".shell")) {
-    location.assign(response.url); // the session has ended
+    if (response.redirected) {
+      const signIn = new URL(response.url); // the session has ended
+      signIn.searchParams.set("unsaved", "1");
+      location.assign(signIn);
+      return;
+    }
+    // An error page. The input stays, so its text goes above the form.
+    setIdle(form, button);
+    alertAbove(form, [...page.querySelectorAll("main :is(h1, h1 + p)")].map((part) => part.textContent.trim()).join(". "));
     return;
   }
   // Show this response: the server has already removed its message, so another request would not show it.

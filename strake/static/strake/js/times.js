@@ -1,7 +1,6 @@
-/* Show the local time of the browser as the hover text of times. */
+/* The server shows times in the zone that this cookie names. */
 
-import { onEnhance } from "./enhance.js";
+import { keep } from "./cookies.js";
 
-onEnhance((root) => {
-  for (const time of root.querySelectorAll("time[datetime]")) time.title = new Date(time.dateTime).toLocaleString();
-});
+const named = document.querySelector("[data-time-zone-cookie]");
+if (named) keep(named.dataset.timeZoneCookie, Intl.DateTimeFormat().resolvedOptions().timeZone);

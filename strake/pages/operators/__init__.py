@@ -1,0 +1,1 @@
+"""The pages for staff, under /admin/: people, all endpoints, and health."""
