@@ -148,7 +148,7 @@ def test_search_finds_providers_by_their_words(page: Page) -> None:
     expect(page.get_by_role("heading", level=2)).to_have_text(["Clouds"])
     search.fill("no such provider")
     expect(page.locator("#providers .tile:visible")).to_have_count(0)
-    expect(page.get_by_role("link", name="connect it as a custom one")).to_be_visible()
+    expect(page.get_by_role("link", name="connect it as a custom provider")).to_be_visible()
     search.fill("kimi")
     search.press("Enter")
     page.wait_for_url("**/endpoints/connect/moonshot/")
