@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from types import FunctionType, ModuleType
 
@@ -26,12 +26,12 @@ ONLY_IN_A_BROWSER = {
 OTHER_PAGES = ("accounts.sign_in.", "django.contrib.admin.", "accounts.admin_site", "strake.pages.operators.")
 
 
-def modules_of(patterns: list[URLPattern | URLResolver]) -> Iterator[str]:
+def modules_of(patterns: Iterable[object]) -> Iterator[str]:
     """The modules of the views behind these patterns."""
     for pattern in patterns:
         if isinstance(pattern, URLResolver):
             yield from modules_of(pattern.url_patterns)
-        else:
+        elif isinstance(pattern, URLPattern):
             name = inspect.unwrap(pattern.callback).__module__
             if not name.startswith(OTHER_PAGES):
                 yield name
