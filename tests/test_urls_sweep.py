@@ -28,6 +28,7 @@ PUBLIC = {
     "healthz",  # for load balancers
     "security",
     "privacy",
+    "theme",  # keeps a choice in a cookie
     "docs",  # shows the reader's own endpoints only after signing in
     "docs_browsers",
     "docs_errors",
@@ -43,6 +44,7 @@ PUBLIC = {
     "accounts:open_link",  # the link is the credential
     "accounts:confirm",
     "accounts:audit_checkpoint",  # for whoever wants to keep it: a number, a hash and a time
+    "accounts:unsubscribe",  # the link in an email is the permission
     "accounts:sign_out",  # has no effect without a session
 }
 

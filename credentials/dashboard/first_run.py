@@ -27,7 +27,7 @@ def steps(request: HttpRequest) -> list[Step]:
         tokens=Count("pk"), endpoints=Count("endpoint", distinct=True), used=Max("last_used_at")
     )
     listed = [
-        Step("Connect a provider", found["endpoints"] > 0, "credentials:connect"),
+        Step("Connect a provider", found["endpoints"] > 0),
         Step("Send a request with your token", found["used"] is not None),
         Step("Create a second token, so that each tool has its own", found["tokens"] > found["endpoints"]),
     ]

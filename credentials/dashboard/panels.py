@@ -78,11 +78,10 @@ class EndpointUse:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step of the first-run checklist. `route` names the page that does it, if there is one."""
+    """A step of the first-run checklist."""
 
     text: str
     is_done: bool
-    route: str = ""
 
 
 @dataclass(slots=True)

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from django.core.paginator import Page
 from django.db.models import Count, F, Q
+from django.db.models.expressions import Combinable
 from django.db.models.functions import Lower
 from django.http import HttpRequest
 from django.utils import timezone
@@ -18,7 +19,7 @@ from credentials.models import BearerToken, Endpoint
 from credentials.querysets import BearerTokenQuerySet, live_tokens
 
 STALE_DAYS = 30
-SORTS = {
+SORTS: dict[str, tuple[str | Combinable, ...]] = {
     "created": (F("revoked_at").asc(nulls_first=True), "-created_at"),
     "label": (Lower("label"), "-created_at"),
     "used": (F("last_used_at").desc(nulls_last=True), "-created_at"),

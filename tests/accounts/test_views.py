@@ -33,7 +33,7 @@ def test_sessions_are_listed(alice: User, bob: User) -> None:
     assert "Unknown browser" in text
     assert "127.0.0.1" in text
     assert "This browser" in text
-    assert "Sign out everywhere else" in text
+    assert "Sign out all other sessions" in text
 
 
 def test_one_session_can_be_ended(alice: User) -> None:

@@ -43,6 +43,7 @@ PUBLIC = (
     "/docs/base-url/",
     "/docs/differences/",
     "/docs/local-servers/",
+    "/docs/notices/",
     "/docs/errors/",
     "/no-such-page/",
 )
@@ -77,6 +78,7 @@ OWN = (
     "/access-tokens/new/",
     "/settings/",
     "/settings/delete/",
+    "/settings/webhook/",
     "/docs/",
     "/docs/openai-python/",
     "/docs/claude-code/",
@@ -241,7 +243,7 @@ def test_sign_in_is_accessible(new_context: Callable[..., BrowserContext], strak
             page.wait_for_url("**/endpoints/")
             page.goto("/access-tokens/new/")
             page.get_by_label("What is it for?").fill("CI")
-            page.get_by_role("button", name="Make the token").click()
+            page.get_by_role("button", name="Create token").click()
             page.get_by_text("pat_").first.wait_for()
             inspect(page, look, "way-in-access-token")
         context.close()

@@ -148,7 +148,7 @@ def test_search_finds_providers_by_their_words(page: Page) -> None:
     expect(page.get_by_role("heading", level=2)).to_have_text(["Clouds"])
     search.fill("no such provider")
     expect(page.locator("#providers .tile:visible")).to_have_count(0)
-    expect(page.get_by_role("link", name="connect it as a custom one")).to_be_visible()
+    expect(page.get_by_role("link", name="connect it as a custom provider")).to_be_visible()
     search.fill("kimi")
     search.press("Enter")
     page.wait_for_url("**/endpoints/connect/moonshot/")
@@ -359,7 +359,7 @@ def test_signing_out_elsewhere_ends_other_sessions(
 ) -> None:
     here, there = sign_in(new_context(), email), sign_in(new_context(), email)
     here.goto("/settings/")
-    here.get_by_role("button", name="Sign out everywhere else").click()
+    here.get_by_role("button", name="Sign out all other sessions").click()
     expect(here.get_by_role("status").filter(has_text="signed out")).to_be_visible()
     there.goto("/endpoints/")
     expect(there).to_have_url(re.compile("/signin/"))

@@ -40,7 +40,7 @@ def page_of(rows: QuerySet[Any], request: HttpRequest, *, count: int | None = No
     """The page of `rows` that the parameter `page` asks for, or the nearest one. `count` is their number, if known."""
     paginator = Paginator(rows, PER_PAGE)
     if count is not None:
-        paginator.count = count
+        vars(paginator)["count"] = count  # a cached property
     return paginator.get_page(request.GET.get("page"))
 
 

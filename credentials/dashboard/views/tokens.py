@@ -19,7 +19,7 @@ from credentials import providers, services
 from credentials.dashboard import panels, rejected
 from credentials.dashboard.forms import ConfirmationForm
 from credentials.dashboard.idempotency import IdempotencyKey
-from credentials.dashboard.snippets import environment, sdk_suffix, snippets_for
+from credentials.dashboard.snippets import TOKEN_PLACEHOLDER, environment, sdk_suffix, snippets_for
 from credentials.dashboard.token_forms import EditTokenForm, TokenForm, initial_of
 from credentials.dashboard.views.common import not_found_is_404, render_dialog
 from credentials.errors import InvalidLimit
@@ -151,14 +151,18 @@ def use(request: HttpRequest, subdomain: str, token_id: str) -> HttpResponse:
     return render(request, "credentials/use_token.html", context)
 
 
-def snippet_context(endpoint: Endpoint, token: BearerToken | None = None, **plaintext: str) -> dict[str, Any]:
+def snippet_context(
+    endpoint: Endpoint, token: BearerToken | None = None, plaintext: str = TOKEN_PLACEHOLDER
+) -> dict[str, Any]:
     """The context of the snippets of an endpoint, or of those that one of its tokens allows."""
     provider = providers.get(endpoint.provider)
     paths = () if token is None else token.allowed_paths
-    snippets = snippets_for(endpoint, provider, *plaintext.values(), allowed_paths=paths)
     return {
         "provider": provider,
-        "snippets": [*snippets, environment(endpoint, provider, *plaintext.values())],
+        "snippets": [
+            *snippets_for(endpoint, provider, plaintext, allowed_paths=paths),
+            environment(endpoint, provider, plaintext),
+        ],
         "sdk_suffix": sdk_suffix(endpoint, provider),
     }
 
@@ -182,7 +186,7 @@ def token_page(
         "token": token,
         "plaintext": plaintext,
         "event": event,
-        **snippet_context(endpoint, token, plaintext=plaintext),
+        **snippet_context(endpoint, token, plaintext),
     }
     context["below_new_token"] = panels.render(
         panels.Place.BELOW_NEW_TOKEN, request, endpoint, provider=context["provider"], plaintext=plaintext

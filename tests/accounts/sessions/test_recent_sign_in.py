@@ -68,9 +68,9 @@ def test_get_needs_sign_in_within_ten_minutes(client: Client, alice: User) -> No
     with time_machine.travel(start + timedelta(minutes=10, seconds=1), tick=False):
         response = client.get("/page/", follow=True)
         assert response.redirect_chain == [("/signin/again/?next=%2Fpage%2F", 303)]
-        assert "Nothing was changed" not in response.content.decode()
+        assert "Nothing was saved" not in response.content.decode()
     with time_machine.travel(start + timedelta(minutes=16), tick=False):
-        assert "Nothing was changed" in client.post("/page/", {"key": "x"}, follow=True).content.decode()
+        assert "Nothing was saved" in client.post("/page/", {"key": "x"}, follow=True).content.decode()
 
 
 def test_link_leads_back_to_the_page(client: Client, alice: User, mailed_link: Callable[[], str]) -> None:
