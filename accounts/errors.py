@@ -4,6 +4,8 @@ AccountsError
 ├── InvalidEmail                the text is not an email address
 ├── InvalidLabel                a label is empty, too long or not plain text
 ├── InvalidExpiry               an access token would expire in the past
+├── UnknownNotice               there is no kind of notice with this name
+├── InvalidWebhook              notices cannot be sent to this URL
 ├── InvalidScope                there is no such scope of access tokens, or none was chosen
 ├── InvalidNetwork              the text is not a network, or there are too many
 ├── ScopeMissing                an access token lacks the scope that an operation needs
@@ -43,6 +45,14 @@ class InvalidLabel(AccountsError):
 
 class InvalidExpiry(AccountsError):
     """The expiry of an access token is in the past."""
+
+
+class UnknownNotice(AccountsError):
+    """There is no kind of notice with this name."""
+
+
+class InvalidWebhook(AccountsError):
+    """Notices cannot be sent to this URL."""
 
 
 class InvalidScope(AccountsError):

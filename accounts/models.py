@@ -1,4 +1,4 @@
-"""Models of users, sign-in links, sessions, access tokens, the outbox, the cache, and by import the audit log."""
+"""Models of users, sign-in links, sessions, access tokens, the outbox and the cache, and by import the others."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ from accounts.audit_models import AuditCheckpoint as AuditCheckpoint
 from accounts.audit_models import AuditEvent as AuditEvent
 from accounts.audit_models import AuditLink as AuditLink
 from accounts.device_models import DeviceGrant as DeviceGrant
+from accounts.notice_models import Notice as Notice
+from accounts.notice_models import NoticeChoices as NoticeChoices
+from accounts.notice_models import NoticeWatch as NoticeWatch
+from accounts.notice_models import Webhook as Webhook
 from accounts.plain_text import plain_constraint
 from accounts.querysets import (
     AccessTokenQuerySet,
@@ -172,9 +176,9 @@ class AccessToken(models.Model):
 
 
 class OutboxMail(models.Model):
-    """An email that waits to be sent (`accounts.outbox`).
+    """An email to a person, or a message to their webhook, that waits to be sent (`accounts.outbox`).
 
-    The row holds what the email is composed from, never a link or a token. Those are made when it is sent.
+    The row holds what it is composed from, never a link, a token or a signature. Those are made when it is sent.
     """
 
     kind = models.CharField(max_length=32)

@@ -1,7 +1,8 @@
-"""The outbox: emails that wait in the database until a thread sends them, so that a restart loses none.
+"""The outbox: emails and webhook messages that wait in the database until they are sent, so that a restart loses none.
 
-`submit` inserts a row, which takes the same time for every email. Each web process has a thread that sends due rows, at
-least once each. A row holds no link and no token: its kind makes them when it composes the email.
+`submit` inserts a row, which takes the same time for every email. Each web process has a thread for each lane that
+sends due rows, at least once each, so that a slow webhook delays no email. A row holds no link and no token: its kind
+makes them when it composes the message. Below, "email" means both.
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ import atexit
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from django.conf import settings
-from django.core.mail import EmailMessage
 from django.db import connection, connections, transaction
 from django.db.models import Case, Count, Exists, OuterRef, Q, QuerySet, When
 from django.db.models.expressions import Combinable
@@ -32,10 +32,21 @@ MAX_PER_EMAIL = 10
 RETRY_SECONDS = (2, 10, 60, 300)
 # Older emails are not sent: nobody waits for a sign-in link any more.
 MAX_AGE = timedelta(minutes=15, seconds=sum(RETRY_SECONDS))
+MAIL, BACKGROUND = "mail", "background"  # the lanes
 # An attempt that takes longer is made twice if there are several processes. If its process dies, it is made again then.
 LEASE_SECONDS = 120
 POLL_SECONDS = 1.0
 _EXIT_SECONDS = 5.0
+
+
+class Message(Protocol):
+    """What a kind composes, such as Django's `EmailMessage`. `send` raises if it was not taken."""
+
+    def send(self, fail_silently: bool = False) -> Any: ...
+
+
+def _ignore(mail: OutboxMail, failure: Exception | None) -> None:
+    """For kinds that need not know how an attempt went."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +54,19 @@ class Kind:
     """A kind of email.
 
     `compose` runs before every attempt, outside of transactions. It returns the email, or None if none is to be sent.
-    `give_up` runs once if every attempt failed.
+    `note` runs after every attempt, with what it raised. `give_up` runs once if every attempt failed. At most
+    `max_waiting` emails to one address wait. In the lane of emails, those that are not `urgent` are sent last.
     """
 
     name: str
-    compose: Callable[[OutboxMail], EmailMessage | None]
+    compose: Callable[[OutboxMail], Message | None]
     give_up: Callable[[OutboxMail], None]
+    note: Callable[[OutboxMail, Exception | None], None] = _ignore
+    retry_seconds: tuple[int, ...] = RETRY_SECONDS
+    max_age: timedelta = MAX_AGE
+    max_waiting: int = MAX_PER_EMAIL
+    lane: str = MAIL
+    urgent: bool = True
 
 
 _kinds: dict[str, Kind] = {}
@@ -57,6 +75,16 @@ _kinds: dict[str, Kind] = {}
 def register(kind: Kind) -> None:
     """Let this process send emails of a kind. Call it when the app is ready, since rows may outlive a process."""
     _kinds[kind.name] = kind
+
+
+def registered(name: str) -> Kind:
+    """The kind of this name."""
+    return _kinds[name]
+
+
+def max_age() -> timedelta:
+    """The longest time that anything may wait."""
+    return max(kind.max_age for kind in _kinds.values())
 
 
 # --- Submitting ----------------------------------------------------------------------------------------------------
@@ -70,11 +98,11 @@ def submit(kind: Kind, email: str, details: dict[str, Any], *, network: str = ""
     """
     same_email = Q(email=email)
     queued = OutboxMail.objects.aggregate(
-        same=Count("pk", filter=same_email),
+        same=Count("pk", filter=same_email & Q(kind=kind.name)),
         before=Count("pk", filter=same_email | Q(details__network=network)),
         strangers=Count("pk", filter=~_to_people()),
     )
-    if queued["same"] >= MAX_PER_EMAIL:
+    if queued["same"] >= kind.max_waiting:
         return False
     own = OutboxMail.objects.create(
         kind=kind.name, email=email, details={**details, "network": network, "turn": queued["before"]}
@@ -83,6 +111,23 @@ def submit(kind: Kind, email: str, details: dict[str, Any], *, network: str = ""
     is_dropped = queued["strangers"] >= CAPACITY and _drop_one() == own.pk
     transaction.on_commit(start)
     return not is_dropped
+
+
+def submit_all(kind: Kind, emails: Iterable[tuple[str, dict[str, Any]]]) -> int:
+    """Queue emails to people, each with its details. Returns how many were dropped: too many wait for their person."""
+    of_kind = OutboxMail.objects.filter(kind=kind.name)
+    waiting = Counter(dict(of_kind.values_list("email").annotate(count=Count("pk"))))
+    rows, dropped = [], 0
+    for email, details in emails:
+        if waiting[email] >= kind.max_waiting:
+            dropped += 1
+            continue
+        rows.append(OutboxMail(kind=kind.name, email=email, details={**details, "network": "", "turn": waiting[email]}))
+        waiting[email] += 1
+    OutboxMail.objects.bulk_create(rows, batch_size=500)
+    if rows and kind.lane == MAIL:
+        transaction.on_commit(start)
+    return dropped
 
 
 def _to_people(**fields: Any) -> Exists:
@@ -109,39 +154,56 @@ def update(mail: OutboxMail, details: dict[str, Any]) -> None:
     _claimed(mail).update(details=mail.details)
 
 
-def waiting() -> int:
-    """The number of emails in the outbox, for all processes."""
-    return OutboxMail.objects.count()
+def waiting(lane: str = "") -> int:
+    """The number of emails in the outbox, or of those in one lane, for all processes."""
+    rows = OutboxMail.objects.all()
+    return (rows.filter(kind__in=_names(lane)) if lane else rows).count()
 
 
 # --- Sending -------------------------------------------------------------------------------------------------------
 
 
-def run_due() -> None:
-    """Send all due emails in the calling thread."""
-    while (mail := _claim()) is not None:
+def run_due(lane: str = MAIL) -> None:
+    """Send all due emails of a lane in the calling thread."""
+    while run_one(lane):
+        pass
+
+
+def run_one(lane: str = MAIL) -> bool:
+    """Send the next due email of a lane. Returns False if there was none."""
+    mail = _claim(lane)
+    if mail is not None:
         _attempt(mail)
+    return mail is not None
 
 
-def has_due() -> bool:
-    """Return whether an email is due now. Only reads."""
-    return _due().exists()
+def has_due(lane: str = MAIL) -> bool:
+    """Return whether an email of a lane is due now. Only reads."""
+    return _due(lane).exists()
 
 
-def _due() -> QuerySet[OutboxMail]:
-    """The emails to send now: to staff first, then to people, then to strangers. Networks and addresses take turns."""
-    due = OutboxMail.objects.filter(kind__in=list(_kinds), due_at__lte=Now())
+def _names(lane: str, *, urgent: bool = False) -> list[str]:
+    return [kind.name for kind in _kinds.values() if kind.lane == lane and (kind.urgent or not urgent)]
+
+
+def _due(lane: str) -> QuerySet[OutboxMail]:
+    """The emails to send now: to staff first, then to people, then to strangers. Networks and addresses take turns.
+
+    What is not urgent comes after all of that.
+    """
+    due = OutboxMail.objects.filter(kind__in=_names(lane), due_at__lte=Now())
+    urgency = Case(When(kind__in=_names(lane, urgent=True), then=0), default=1)
     standing = Case(When(_to_people(is_staff=True), then=0), When(_to_people(), then=1), default=2)
-    return due.order_by(standing, "details__turn", "due_at", "pk")
+    return due.order_by(urgency, standing, "details__turn", "due_at", "pk")
 
 
-def _claim() -> OutboxMail | None:
+def _claim(lane: str = MAIL) -> OutboxMail | None:
     """Take the next email, so that no other process sends it before the lease ends."""
-    if not has_due():  # before the transaction, which on SQLite takes the write lock
+    if not has_due(lane):  # before the transaction, which on SQLite takes the write lock
         return None
     with transaction.atomic():
         # SQLite has no row locks and needs none: its transactions take the only write lock when they begin.
-        mail = _due().select_for_update(skip_locked=True).first()
+        mail = _due(lane).select_for_update(skip_locked=True).first()
         if mail is not None:
             mail.attempts += 1
             OutboxMail.objects.filter(pk=mail.pk).update(
@@ -161,27 +223,41 @@ def _seconds_from_now(seconds: float) -> Combinable:
 
 def _attempt(mail: OutboxMail) -> None:
     kind = _kinds[mail.kind]
-    if mail.attempts > len(RETRY_SECONDS) + 1 or _claimed(mail).filter(created_at__lt=Now() - MAX_AGE).exists():
+    if (
+        mail.attempts > len(kind.retry_seconds) + 1
+        or _claimed(mail).filter(created_at__lt=Now() - kind.max_age).exists()
+    ):
         # The processes that claimed it have died, or none was running.
         _give_up(kind, mail, "took too long")
         return
+    failure = _try(kind, mail)
+    if failure is None:
+        _claimed(mail).delete()
+        return
+    # Only the type: error messages of mail servers contain email addresses.
+    reason = f"failed with {type(failure).__name__}"
+    if mail.attempts > len(kind.retry_seconds):
+        _give_up(kind, mail, reason)
+    else:
+        logger.warning("%s email %s on attempt %d and will be retried", kind.name, reason, mail.attempts)
+        _claimed(mail).update(due_at=_seconds_from_now(kind.retry_seconds[mail.attempts - 1]))
+    kind.note(mail, failure)
+
+
+def _try(kind: Kind, mail: OutboxMail) -> Exception | None:
+    """Compose an email and send it if one is due. Returns what went wrong."""
     try:
         message = kind.compose(mail)
         # Asked for every email, as `compose` does the same work for each.
         is_suspended = User.objects.filter(email=mail.email, suspended_at__isnull=False).exists()
-        if message is not None and not is_suspended:
-            with without_connection():
-                message.send(fail_silently=False)
+        if message is None or is_suspended:
+            return None
+        with without_connection():
+            message.send(fail_silently=False)
+        kind.note(mail, None)
     except Exception as error:  # noqa: BLE001  (a failing email must not end the thread)
-        # Only the type: error messages of mail servers contain email addresses.
-        reason = f"failed with {type(error).__name__}"
-        if mail.attempts > len(RETRY_SECONDS):
-            _give_up(kind, mail, reason)
-            return
-        logger.warning("%s email %s on attempt %d and will be retried", kind.name, reason, mail.attempts)
-        _claimed(mail).update(due_at=_seconds_from_now(RETRY_SECONDS[mail.attempts - 1]))
-        return
-    _claimed(mail).delete()
+        return error
+    return None
 
 
 def _give_up(kind: Kind, mail: OutboxMail, reason: str) -> None:
@@ -196,9 +272,14 @@ def _give_up(kind: Kind, mail: OutboxMail, reason: str) -> None:
 
 
 class Sender:
-    """A thread that sends what is due: at once if this process submits it, else within `POLL_SECONDS`."""
+    """A thread that sends what is due: at once if this process submits it, else within `POLL_SECONDS`.
 
-    def __init__(self) -> None:
+    `work` is what it does each time, by default to send the emails that are due.
+    """
+
+    def __init__(self, work: Callable[[], None] | None = None, name: str = "strake-outbox") -> None:
+        self._work = work or (lambda: run_due())
+        self._name = name
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -211,9 +292,7 @@ class Sender:
             # A thread does not survive a fork, so this may be the child of a process that had one.
             if self._thread is None or not self._thread.is_alive():
                 self._stopping = threading.Event()
-                self._thread = threading.Thread(
-                    target=self._run, args=(self._stopping,), name="strake-outbox", daemon=True
-                )
+                self._thread = threading.Thread(target=self._run, args=(self._stopping,), name=self._name, daemon=True)
                 self._thread.start()
                 atexit.register(self.stop)
         self._wake.set()
@@ -241,7 +320,7 @@ class Sender:
 
     def _send(self) -> None:
         try:
-            run_due()
+            self._work()
             self._is_failing = False
         except Exception as error:  # noqa: BLE001  (the database may be down, and come back)
             if not self._is_failing:

@@ -1,4 +1,4 @@
-"""Retention of sign-in links, emails, sessions and audit events. `manage.py prune` deletes the outdated rows."""
+"""Retention of sign-in links, emails, notices, sessions and audit events. `manage.py prune` deletes outdated rows."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from django.db.models import Model, QuerySet
 from django.utils import timezone
 
 from accounts import outbox
-from accounts.models import AuditEvent, BrowserSession, CacheEntry, DeviceGrant, OutboxMail, SignInLink
+from accounts.models import AuditEvent, BrowserSession, CacheEntry, DeviceGrant, Notice, OutboxMail, SignInLink
 
 # Database triggers refuse to delete younger events, but for those of deleted accounts (migration accounts.0008). The
 # links of the hash chain stay, without anything from which the content could be guessed.
 MIN_AUDIT_DAYS = 365
+NOTICE_DAYS = 30  # longer than any quiet time
 _BATCH_SIZE = 5000
 # The triggers and the outbox use the database's clock. The caller's may be ahead of it.
 _MAX_CLOCK_SKEW = timedelta(hours=1)
@@ -42,7 +43,8 @@ def outdated(now: datetime) -> dict[str, QuerySet[Model]]:
     found: dict[str, QuerySet[Model]] = {
         "sign-in links": SignInLink.objects.filter(expires_at__lt=now - timedelta(days=1)),
         "device codes": DeviceGrant.objects.filter(expires_at__lt=now - timedelta(days=1)),
-        "unsent emails": OutboxMail.objects.filter(created_at__lt=now - outbox.MAX_AGE - _MAX_CLOCK_SKEW),
+        "unsent emails": OutboxMail.objects.filter(created_at__lt=now - outbox.max_age() - _MAX_CLOCK_SKEW),
+        "notices": Notice.objects.filter(seen_at__lt=now - timedelta(days=NOTICE_DAYS)),
         "cache entries": CacheEntry.objects.filter(expires_at__lt=now),
         "ended sessions": BrowserSession.objects.filter(expires_at__lt=now),
         "session entries": Session.objects.filter(expire_date__lt=now),

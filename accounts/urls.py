@@ -3,6 +3,7 @@ from __future__ import annotations
 from django.urls import path
 
 from accounts import device_views, views
+from accounts.notices.views import unsubscribe
 from accounts.sign_in import views as sign_in
 
 app_name = "accounts"
@@ -18,6 +19,7 @@ urlpatterns = [
     path("settings/sessions/others/end/", views.end_other_sessions, name="end_other_sessions"),
     path("settings/sessions/<slug:session_id>/end/", views.end_session, name="end_session"),
     path("settings/delete/", views.delete_account, name="delete_account"),
+    path("notices/unsubscribe/<str:token>/", unsubscribe, name="unsubscribe"),
     path("access-tokens/", views.access_token_list, name="access_tokens"),
     path("access-tokens/new/", views.create_access_token, name="new_access_token"),
     path("access-tokens/<slug:token_id>/revoke/", views.revoke_access_token, name="revoke_access_token"),

@@ -13,7 +13,7 @@ from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from accounts import access_tokens, audit_log, users
+from accounts import access_tokens, audit_log, settings_cards, users
 from accounts.audit import actor_of, record_reading
 from accounts.errors import ConfirmationMismatch, InvalidLabel, InvalidNetwork, NotFound, QuotaReached
 from accounts.forms import AccessTokenForm, AuditFilterForm, DeleteAccountForm
@@ -35,6 +35,7 @@ def settings_page(request: HttpRequest) -> HttpResponse:
     context = {
         "sessions": sessions.list_sessions(actor_of(request).user),
         "current": sessions.current_session(request),
+        "cards": settings_cards.render(request),
     }
     return render(request, "accounts/settings.html", context)
 

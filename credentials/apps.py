@@ -11,8 +11,12 @@ class CredentialsConfig(AppConfig):
     def ready(self) -> None:
         from django.conf import settings
 
-        from accounts import navigation
+        from accounts import navigation, outbox, settings_cards
         from accounts.navigation import Audience, Link
+        from accounts.notices import watch
+        from credentials import notices
+        from credentials.webhooks.card import CARD
+        from credentials.webhooks.delivery import MESSAGE
 
         if settings.STRAKE_KEYRING_CHECKS:  # not in the web half, which must not load the keyring
             import_module(settings.STRAKE_KEYRING_CHECKS)
@@ -20,3 +24,6 @@ class CredentialsConfig(AppConfig):
             Link("credentials:endpoints", "Endpoints", 10, icon="endpoints", audience=Audience.SIGNED_IN)
         )
         navigation.pages.add("api_docs")
+        outbox.register(MESSAGE)
+        watch.register(notices.WATCHER)
+        settings_cards.cards.append(CARD)

@@ -353,7 +353,14 @@ class BearerToken(models.Model):
             ),
             plain_constraint("label", "credentials_bearertoken_label_is_plain"),
         ]
-        indexes = [models.Index(fields=["endpoint", "-created_at"], name="credentials_token_by_endpoint")]
+        indexes = [
+            models.Index(fields=["endpoint", "-created_at"], name="credentials_token_by_endpoint"),
+            models.Index(
+                fields=["expires_at"],
+                name="credentials_token_by_expiry",
+                condition=Q(expires_at__isnull=False, revoked_at__isnull=True),
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.label} ({self.preview})"

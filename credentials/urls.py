@@ -4,6 +4,7 @@ from django.urls import path
 
 from credentials.dashboard import first_run
 from credentials.dashboard.views import change_over, connect, endpoints, keys, tokens
+from credentials.webhooks import views as webhooks
 
 app_name = "credentials"
 urlpatterns = [
@@ -27,4 +28,10 @@ urlpatterns = [
     path("endpoints/<slug:subdomain>/tokens/<slug:token_id>/change-over/", change_over.change_over, name="change_over"),
     path("endpoints/<slug:subdomain>/tokens/<slug:token_id>/rotate/", tokens.rotate, name="rotate_token"),
     path("endpoints/<slug:subdomain>/tokens/<slug:token_id>/revoke/", tokens.revoke, name="revoke_token"),
+    path("settings/notices/", webhooks.choose, name="choose_notices"),
+    path("settings/notices/test/", webhooks.send_test, name="test_notice"),
+    path("settings/webhook/", webhooks.set_webhook, name="webhook"),
+    path("settings/webhook/rotate/", webhooks.rotate_webhook, name="rotate_webhook"),
+    path("settings/webhook/resume/", webhooks.resume_webhook, name="resume_webhook"),
+    path("settings/webhook/remove/", webhooks.remove_webhook, name="remove_webhook"),
 ]

@@ -57,6 +57,26 @@ RIGHTS: Mapping[str, Mapping[Half, Rights]] = {
     "accounts.AuditLink": _halves(web=_may("SELECT"), proxy=_may("SELECT")),
     "accounts.AuditCheckpoint": _halves(web=_may("SELECT"), proxy=_may("SELECT", "INSERT")),
     "accounts.OutboxMail": _halves(web=_may("SELECT", "INSERT", "DELETE", UPDATE=("details", "attempts", "due_at"))),
+    "accounts.NoticeChoices": _halves(web=_may("SELECT", "INSERT", "DELETE", UPDATE=("muted_mail", "muted_webhook"))),
+    "accounts.Notice": _halves(web=_may("SELECT", "INSERT", "DELETE", UPDATE=("first_at", "seen_at"))),
+    "accounts.NoticeWatch": _halves(web=_may("SELECT", "INSERT", UPDATE=("looked_until", "due_at"))),
+    "accounts.Webhook": _halves(
+        web=_may(
+            "SELECT",
+            "INSERT",
+            "DELETE",
+            UPDATE=(
+                "version",
+                "rotated_at",
+                "secret_digest",
+                "failures",
+                "failing_since",
+                "disabled_at",
+                "last_at",
+                "last_result",
+            ),
+        )
+    ),
     "accounts.CacheEntry": _halves(web=_may("SELECT", "INSERT", "UPDATE", "DELETE")),  # without Redis
     "credentials.Endpoint": _halves(
         web=_may("SELECT", "INSERT", "DELETE", UPDATE=("label", "paused_at", "max_streams")), proxy=_may("SELECT")

@@ -17,12 +17,23 @@ from django.utils import timezone
 
 from accounts import access_tokens, audit, device_grants, users
 from accounts.actors import OPERATOR, Person
-from accounts.models import AccessToken, AuditEvent, BrowserSession, DeviceGrant, SignInLink, User
+from accounts.models import (
+    AccessToken,
+    AuditEvent,
+    BrowserSession,
+    DeviceGrant,
+    NoticeChoices,
+    SignInLink,
+    User,
+    Webhook,
+)
+from accounts.notices import choices
 from accounts.sessions import service as sessions
 from accounts.sign_in import magic_links
 from credentials import key_check, services
 from credentials.errors import KeyRefused
 from credentials.models import BearerToken, Credential, Endpoint, SealedKey
+from credentials.webhooks import service as webhooks
 from proxy import audit_checkpoints
 from strake.urls import api
 from tests.support import factories
@@ -42,6 +53,8 @@ WATCHED: tuple[type[Model], ...] = (
     Credential,
     SealedKey,
     BearerToken,
+    NoticeChoices,
+    Webhook,
     DeviceGrant,
 )
 # Times of use, which are not audited.
@@ -83,6 +96,7 @@ def world(alice: User, monkeypatch: pytest.MonkeyPatch) -> World:
     Client().force_login(alice)
     paused = factories.make_endpoint(owner=alice)
     Endpoint.objects.update(paused_at=timezone.now())
+    Webhook.objects.create(person=alice, url="https://example.com/", disabled_at=timezone.now())
     return World(
         alice,
         factories.make_endpoint(owner=alice),
@@ -206,6 +220,14 @@ SERVICES: dict[str, tuple[Service, list[str]]] = {
         lambda w, a: users.delete_account(actor=a, confirmation=w.user.email),
         ["user.deleted", "session.all_revoked"],
     ),
+    "choices.choose": (lambda w, a: choices.choose(actor=a, mail=[], webhook=[]), ["notices.chosen"]),
+    "service.set_webhook": (
+        lambda w, a: webhooks.set_webhook(actor=a, url="https://other.example.com/hooks"),
+        ["webhook.removed", "webhook.set"],
+    ),
+    "service.rotate_webhook_secret": (lambda w, a: webhooks.rotate_webhook_secret(actor=a), ["webhook.rotated"]),
+    "service.resume_webhook": (lambda w, a: webhooks.resume_webhook(actor=a), ["webhook.resumed"]),
+    "service.remove_webhook": (lambda w, a: webhooks.remove_webhook(actor=a), ["webhook.removed"]),
     "magic_links.redeem_link": (
         lambda w, a: magic_links.redeem_link(token=w.link, ip=a.ip, start_session=lambda user: None),
         ["signin.succeeded"],
@@ -252,17 +274,17 @@ DETAILS = {
 
 
 def test_every_service_is_listed() -> None:
-    """Functions with an actor change something, except those that only read."""
+    """Functions with an actor change something, except those that read, send, or act for a visitor."""
     services_with_actor = {
         f"{module.__name__.rpartition('.')[2]}.{name}"
-        for module in (services, access_tokens, device_grants, sessions, users)
+        for module in (services, access_tokens, device_grants, sessions, users, choices, webhooks)
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__.startswith(module.__name__)
         and name[0] != "_"
         and "actor" in inspect.signature(function).parameters
     }
-    only_read = {"services.get_endpoint", "device_grants.find"}
-    assert services_with_actor - only_read == set(SERVICES) - {"magic_links.redeem_link", "magic_links.operator_link"}
+    others = {"services.get_endpoint", "device_grants.find", "choices.unsubscribe", "service.send_test_notice"}
+    assert services_with_actor - others == set(SERVICES) - {"magic_links.redeem_link", "magic_links.operator_link"}
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -299,7 +321,8 @@ def test_limits_and_destinations_are_in_the_event(world: World) -> None:
 def test_no_event_contains_a_secret(name: str, world: World) -> None:
     """Neither the pasted key nor any token, whole or with its checksum cut off."""
     result = SERVICES[name][0](world, Person(world.user, "192.0.2.7", "session abc123"))
-    secrets = {NEW_KEY, world.link, getattr(result, "plaintext", None) or "no plaintext"}
+    shown_once = {getattr(result, field, None) or "no plaintext" for field in ("plaintext", "secret")}
+    secrets = {NEW_KEY, world.link, *shown_once}
     for event in AuditEvent.objects.values():
         shown = json.dumps(event, default=str)
         assert not [secret for secret in secrets if secret in shown or secret[:-6] in shown], event["action"]
@@ -369,6 +392,11 @@ CHANGING = {
     "credentials:rotate_token",
     "credentials:revoke_token",
     "credentials:revoke_all",
+    "credentials:choose_notices",
+    "credentials:webhook",
+    "credentials:rotate_webhook",
+    "credentials:resume_webhook",
+    "credentials:remove_webhook",
     "operators:suspend",
     "operators:resume",
     "operators:limits",
@@ -377,6 +405,7 @@ CHANGING_CALLS = {
     *("connect", "change_endpoint", "change_destination", "replace_key", "delete_endpoint"),
     *("issue_token", "change_token", "rotate_token", "revoke_token", "revoke_tokens", "duplicate_token"),
     *("revoke_held_token", "revoke_access_token", "revoke_current_access_token", "end_session", "end_sessions"),
+    *("choose_notices", "set_webhook", "rotate_webhook_secret", "resume_webhook", "remove_webhook"),
 }
 
 
@@ -415,6 +444,7 @@ def test_changing_route_writes_an_event(name: str, world: World) -> None:
         "days": "30",
         "scopes": "read",
         "max_streams": "5",
+        "url": "https://other.example.com/hooks",
         "user_code": world.user_code,
         "decision": "allow",
         **KEY,
@@ -464,6 +494,8 @@ def test_changing_api_call_writes_an_event(method: str, path: str, name: str, wo
         "change_endpoint": {"label": "new", "paused": True, "max_streams": 5},
         "change_token": {"label": "new", "expires_in": 60},
         "test_connection": {"token": "strk_x"},
+        "choose_notices": {"mail": [], "webhook": []},
+        "set_webhook": {"url": "https://other.example.com/hooks"},
         "revoke_held_token": {"token": world.connected.plaintext},
     }.get(name, {})
     before, events = everything(), AuditEvent.objects.count()

@@ -32,6 +32,7 @@ from django.db import OperationalError, connection
 from accounts.commands import OperatorCommand
 from strake.processes import serve
 from tests.support import users
+from tests.support.running import prepare_home
 from tests.support.services import free_port, wait_for_port
 
 ROOT: Path = settings.ROOT
@@ -164,11 +165,8 @@ def assert_one_clear_line(result: Result, *words: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def used_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("used") / "home"
-    result = manage(folder, "migrate", "--verbosity=0")
-    assert result.code == 0, result.err
-    return folder
+def used_home(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Path:
+    return prepare_home(tmp_path_factory.mktemp("used") / "home", migrated_database)
 
 
 @pytest.fixture
@@ -383,13 +381,12 @@ def test_deployed_serve_does_not_migrate(tmp_path: Path, postgres_url: str) -> N
 # --- A server that starts ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """`manage.py serve` in a new data folder, like the first `make run`."""
+@contextlib.contextmanager
+def serving(home: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "manage.py"), "serve"],
-        env={"PATH": os.environ["PATH"], "STRAKE_HOME": str(tmp_path / "home"), "PORT": str(port)},
+        env={"PATH": os.environ["PATH"], "STRAKE_HOME": str(home), "PORT": str(port)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -409,21 +406,21 @@ def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
 @pytest.mark.parametrize("send", [os.kill, os.killpg])  # a service manager's signal, and Ctrl+C in a terminal
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_first_start_prints_a_link_and_ends_cleanly(
-    server: tuple[subprocess.Popen[str], int],
-    tmp_path: Path,
-    number: signal.Signals,
-    send: Callable[[int, int], None],
+    used_home: Path, tmp_path: Path, number: signal.Signals, send: Callable[[int, int], None]
 ) -> None:
-    process, port = server
-    send(process.pid, number)
-    out, err = process.communicate(timeout=90)
+    home = tmp_path / "home"
+    if (send, number) != (os.kill, signal.SIGTERM):
+        shutil.copytree(used_home, home)  # one of the four has to create its tables, as the first `make run`
+    with serving(home) as (process, port):
+        send(process.pid, number)
+        out, err = process.communicate(timeout=90)
     assert process.returncode == 0
     assert f"http://localhost:{port}" in out
     assert f"http://localhost:{port}/signin/link/link_" in out
     assert all(re.search(r" INFO strake\S* st(art|op) half=(proxy|web) version=", line) for line in err.splitlines()), (
         err
     )
-    assert files_in(tmp_path / "home") == [
+    assert files_in(home) == [
         "data/demo-port",
         "data/secret-key",
         "data/strake.sqlite3",

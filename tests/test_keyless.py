@@ -26,7 +26,7 @@ from tests.support.browser import Browser
 from tests.support.installation import HOST, Installation, installed
 from tests.support.postgres import Cluster
 from tests.support.process import copies
-from tests.support.running import ROOT, Strake, as_ordinary_user
+from tests.support.running import ROOT, Strake, as_ordinary_user, prepare_home
 from tests.support.services import RedisServer
 from tests.support.upstream import Upstream, fixed
 from tests.support.vault import MASTER_KEY
@@ -89,8 +89,8 @@ def _world_of(both: Installation) -> World:
 
 
 @pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with Strake(tmp_path_factory.mktemp("embedded") / "strake") as strake:
+def embedded(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[World]:
+    with Strake(prepare_home(tmp_path_factory.mktemp("embedded") / "strake", migrated_database)) as strake:
 
         def attempts(*arguments: str) -> subprocess.CompletedProcess[str]:
             return subprocess.run(

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from tests.support.process import copies, places
-from tests.support.running import Endpoint, Strake
+from tests.support.running import Endpoint, Strake, prepare_home
 from tests.support.services import free_port
 from tests.support.token_server import (
     CLIENT_SECRET,
@@ -40,9 +40,9 @@ def key() -> str:
 
 
 @pytest.fixture(scope="module")
-def strake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strake]:
+def strake(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Strake]:
     """A Strake that only this module uses, so that other tests leave nothing in its memory."""
-    with Strake(tmp_path_factory.mktemp("memory") / "strake") as running:
+    with Strake(prepare_home(tmp_path_factory.mktemp("memory") / "strake", migrated_database)) as running:
         yield running
 
 

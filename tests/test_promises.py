@@ -267,12 +267,11 @@ def test_wal_that_cannot_be_emptied_is_reported(caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.postgres
-def test_postgresql_holds_no_deleted_endpoint(tmp_path: Path, postgres_url: str) -> None:
-    strake = Strake(tmp_path / "home", {"DATABASE_URL": postgres_url})
-    strake.manage("migrate", "-v0", check=True)
+def test_postgresql_holds_no_deleted_endpoint(migrated_home: Path, migrated_url: str) -> None:
+    strake = Strake(migrated_home, {"DATABASE_URL": migrated_url})
     try:
         kept, deleted = (strake.connect("https://api.example.com") for _ in range(2))
-        with psycopg.connect(postgres_url, autocommit=True) as database:
+        with psycopg.connect(migrated_url, autocommit=True) as database:
             values = {endpoint: encrypted_columns(database, endpoint) for endpoint in (kept, deleted)}
             strake.call("delete", subdomain=deleted.subdomain)
             tables = database.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()

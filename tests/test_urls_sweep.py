@@ -44,6 +44,7 @@ PUBLIC = {
     "accounts:open_link",  # the link is the credential
     "accounts:confirm",
     "accounts:audit_checkpoint",  # for whoever wants to keep it: a number, a hash and a time
+    "accounts:unsubscribe",  # the link in an email is the permission
     "accounts:sign_out",  # has no effect without a session
 }
 

@@ -203,6 +203,17 @@ def find_link(*, token: str, browser_id: str) -> RedeemableLink:
     return RedeemableLink(link.email, other_browser, token)
 
 
+def asked_by(*, token: str, browser_id: str) -> SignInLink | None:
+    """The link of a token if this browser requested it, also one that was used or has expired.
+
+    Whoever only has the token learns no address from this.
+    """
+    if not browser_id or not tokens.is_well_formed(token, LINK_TOKEN_PREFIX):
+        return None
+    digests = {"token_digest": tokens.digest(token), "browser_digest": _browser_digest(browser_id)}
+    return SignInLink.objects.filter(**digests).first()
+
+
 def count_attempt(*, token: str, ip: str | None) -> throttle.Verdict:
     """Count an attempt to redeem a link: one that can succeed for its email address, others for the client's network.
 

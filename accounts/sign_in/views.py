@@ -133,7 +133,10 @@ def confirm(request: HttpRequest) -> HttpResponse:
         return _too_many_requests(request, error.retry_after, str(error))
     except LinkNotValid as error:
         metrics.REFUSALS.add("link_not_valid")
-        response = render(request, "accounts/link_not_valid.html", {"error": error}, status=410)
+        token = request.POST.get("token", "") or cookies.get_link_token(request)
+        asked = magic_links.asked_by(token=token, browser_id=cookies.get_browser_id(request))
+        context = {"error": error, "asked": asked, "delivery": delivery()}
+        response = render(request, "accounts/link_not_valid.html", context, status=410)
     else:
         response = see_other(redeemed.next_path or settings.LOGIN_REDIRECT_URL)
     cookies.delete_link_token(response)

@@ -12,6 +12,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 
 from accounts.errors import (
     InvalidLabel,
+    InvalidWebhook,
     NetworkNotAllowed,
     NotFound,
     QuotaReached,
@@ -20,6 +21,7 @@ from accounts.errors import (
     SessionStoreUnavailable,
     Suspended,
     TooManyRequests,
+    UnknownNotice,
 )
 from credentials import errors
 
@@ -52,6 +54,8 @@ _BY_EXCEPTION: tuple[tuple[type[Exception], HTTPStatus, str], ...] = (
     (PreconditionFailed, HTTPStatus.PRECONDITION_FAILED, "changed_meanwhile"),
     (InvalidCursor, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_cursor"),
     (InvalidLabel, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_label"),
+    (UnknownNotice, HTTPStatus.UNPROCESSABLE_ENTITY, "unknown_notice"),
+    (InvalidWebhook, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_webhook"),
     (errors.KeyRefused, HTTPStatus.UNPROCESSABLE_ENTITY, "key_refused"),
     (errors.KeyUnchecked, HTTPStatus.BAD_GATEWAY, "key_unchecked"),
     (errors.InvalidKey, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_key"),

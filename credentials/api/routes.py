@@ -15,7 +15,7 @@ statuses that an operation may answer. A router of a higher layer, such as `stra
 
 from __future__ import annotations
 
-from credentials.api import account, audit, device, endpoints, revocation, tokens
+from credentials.api import account, audit, device, endpoints, notices, revocation, tokens
 from credentials.api import errors as api_errors
 from credentials.api.access import READ
 from credentials.api.document import ManagementAPI
@@ -34,5 +34,6 @@ api.add_router("", account.router)
 api.add_router("", endpoints.router)
 api.add_router("/endpoints/{subdomain}/tokens", tokens.router)
 api.add_router("/audit", audit.router)
+api.add_router("/notices", notices.router)
 api.add_router("/tokens", revocation.router)
 api.add_router("/device", device.router)

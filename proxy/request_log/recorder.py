@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
-from django.db import DatabaseError, DataError, IntegrityError, InterfaceError
+from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, connection
 
 from accounts.outage_log import OutageLog
 from proxy.request_log.entries import Entry
@@ -28,7 +28,8 @@ logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 0.5
 MAX_PENDING = 100_000
-MAX_BATCH = 5_000
+# Of one transaction. SQLite's is in the memory of this process, which keeps what it once took.
+MAX_BATCH = {"postgresql": 5_000, "sqlite": 500}
 WRITE_SECONDS = 10.0  # how long a write may take before its connection is given up
 SWITCH_INTERVAL_SECONDS = 0.000_5
 NANOSECONDS_IN_MILLISECOND = 1_000_000
@@ -45,6 +46,7 @@ class RequestLog:
         self._pending = FairQueue(MAX_PENDING)
         self._refusals = RefusalCounts()
         self._writing = 0
+        self._max_batch = MAX_BATCH[connection.vendor]
         self._lost_of: Counter[UUID] = Counter()  # since the last report, by endpoint
         self._lost = 0
         self._reported = 0
@@ -117,7 +119,7 @@ class RequestLog:
             started, left = time.monotonic(), len(self._pending)
             while left:
                 # Counted before they leave the queue, so that a thread that reads `waiting` sees them.
-                self._writing = min(MAX_BATCH, left)
+                self._writing = min(self._max_batch, left)
                 batch = self._pending.take(self._writing)
                 left = min(left - len(batch), len(self._pending))
                 try:

@@ -59,7 +59,7 @@ def last_backup() -> Finding:
 
 
 def mail_waiting() -> Finding:
-    waiting = outbox.waiting()
+    waiting = outbox.waiting(outbox.MAIL)
     return Finding("Emails waiting", GOOD if waiting < MAX_WAITING_EMAILS else BAD, f"{waiting:,}")
 
 

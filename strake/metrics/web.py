@@ -48,7 +48,7 @@ def measure(process: str) -> None:
 
 def look() -> None:
     """Ask the database and the cache. Raises their errors."""
-    MAIL.set(outbox.waiting())
+    MAIL.set(outbox.waiting(outbox.MAIL))
     if (pruned_at := pruning.last_end()) is not None:
         PRUNED.set(pruned_at)
     if (backed_up_at := history.last()) is not None:

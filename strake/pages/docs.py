@@ -16,6 +16,7 @@ from django.views.decorators.http import require_safe
 
 from accounts.audit import actor_of
 from accounts.models import User
+from accounts.notices.kinds import KINDS
 from credentials import providers
 from credentials.dashboard.snippets import Text, snippets_for
 from credentials.dashboard.token_forms import TokenForm
@@ -74,6 +75,7 @@ def _topic(request: HttpRequest, topic: Topic) -> HttpResponse:
         "sample": sample,
         "clients": BASE_URLS,
         "compatible": compatible(),
+        "notice_kinds": KINDS.values(),
         "revoke": _REVOKE.format(url=settings.STRAKE_BASE_URL),
         **{name.replace("-", "_"): text for name, text in topic_texts(sample).items()},
     }

@@ -173,6 +173,9 @@ TOPICS = {
         Topic("base-url", "Which base URL", "With /v1, with /v1beta or bare: by client and provider"),
         Topic("cli", "The command line", "strake run: a token for exactly as long as a tool runs"),
         Topic("differences", "What is different", "The few calls that behave otherwise, and the lines that work"),
+        Topic(
+            "notices", "Notices", "What Strake tells you by mail and webhook, and how to check a webhook's signature"
+        ),
         Topic("leaked-token", "If a token leaks", "How to end it, also without an account, and how scanners find one"),
         Topic("local-servers", "Local servers", "Ollama, vLLM and LM Studio, and what the operator sets"),
     )
@@ -224,6 +227,8 @@ _TOPIC_TEXTS = (
     "batches-javascript",
     "allow-local",
     "allow-network",
+    "notice-body",
+    "notice-check",
 )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from django.conf import settings
 
 from accounts import outbox
+from accounts.notices import watch
 from credentials.vault.heartbeats import Heartbeat, Vitals
 from strake import pruning
 from strake.metrics import web
@@ -63,6 +64,7 @@ def _start(worker: Any) -> None:
     accept_signals(worker)
     _heartbeat.start()
     outbox.start()
+    watch.start()
     pruning.start()
     _publisher.start()
 

@@ -45,9 +45,7 @@ def request_link(client: Client) -> Callable[..., int]:
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def installation(request: pytest.FixtureRequest, tmp_path: Path) -> Strake:
+def installation(request: pytest.FixtureRequest, migrated_home: Path) -> Strake:
     """An empty, migrated installation for the processes of a test. No server runs."""
-    environment = {"DATABASE_URL": request.getfixturevalue("postgres_url")} if request.param == "postgresql" else {}
-    strake = Strake(tmp_path / "home", environment)
-    strake.manage("migrate", "-v0", check=True)
-    return strake
+    environment = {"DATABASE_URL": request.getfixturevalue("migrated_url")} if request.param == "postgresql" else {}
+    return Strake(migrated_home, environment)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +24,7 @@ from proxy import audit_checkpoints, audit_key
 from proxy.audit_checkpoints import ChainBroken
 from tests.accounts.processes import run_together
 from tests.support.postgres import Cluster
-from tests.support.running import ROOT, Strake
+from tests.support.running import ROOT, Strake, prepare_home
 
 # --- Manipulations -------------------------------------------------------------------------------------------------
 
@@ -47,22 +46,17 @@ def try_everything(strake: Strake) -> Tried:
 @pytest.fixture(scope="module")
 def sqlite(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Tried:
     home = tmp_path_factory.mktemp("chain") / "strake"
-    (home / "data").mkdir(parents=True)
-    (home / "vault").mkdir()
-    shutil.copy(migrated_database, home / "data")
-    return try_everything(Strake(home))
+    return try_everything(Strake(prepare_home(home, migrated_database)))
 
 
 @pytest.fixture(scope="module")
 def postgresql(postgres_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Tried:
     name = f"strake_test_{secrets.token_hex(6)}"
     home = tmp_path_factory.mktemp("chain") / "strake"
-    (home / "vault").mkdir(parents=True)
-    with psycopg.connect(postgres_cluster.url, autocommit=True) as database:
-        database.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    strake = Strake(home, {"DATABASE_URL": postgres_cluster.url_of(name)})
-    strake.manage("migrate", "-v0", check=True)
-    return try_everything(strake)  # the cluster, with its databases, is removed after the tests
+    prepare_home(home)
+    postgres_cluster.create_migrated(name)
+    # The cluster, with its databases, is removed after the tests.
+    return try_everything(Strake(home, {"DATABASE_URL": postgres_cluster.url_of(name)}))
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])

@@ -18,9 +18,7 @@ PRELUDE = """
 import json, os, threading
 import django
 django.setup()
-from django.core.management import call_command
 from django.db import connections
-call_command("migrate", verbosity=0)
 from accounts.actors import OPERATOR
 from accounts.sign_in import magic_links
 from accounts.errors import LinkNotValid
@@ -44,13 +42,13 @@ def run_concurrently(number, work):
 
 
 @pytest.fixture
-def run(postgres_url: str, tmp_path: Path) -> Callable[[str], Any]:
+def run(migrated_url: str, tmp_path: Path) -> Callable[[str], Any]:
     """Runs Python on a new PostgreSQL database and returns the JSON that it prints."""
 
     def on_postgres(script: str) -> Any:
         environment = {
             **os.environ,
-            "DATABASE_URL": f"{postgres_url}?connect_timeout=5",
+            "DATABASE_URL": f"{migrated_url}?connect_timeout=5",
             "STRAKE_HOME": str(tmp_path),
             "STRAKE_SECRET_KEY": "x" * 50,
             "DJANGO_SETTINGS_MODULE": "strake.settings",

@@ -43,6 +43,7 @@ PUBLIC = (
     "/docs/base-url/",
     "/docs/differences/",
     "/docs/local-servers/",
+    "/docs/notices/",
     "/docs/errors/",
     "/no-such-page/",
 )
@@ -77,6 +78,7 @@ OWN = (
     "/access-tokens/new/",
     "/settings/",
     "/settings/delete/",
+    "/settings/webhook/",
     "/docs/",
     "/docs/openai-python/",
     "/docs/claude-code/",

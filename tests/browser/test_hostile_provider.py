@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from tests.support.running import Strake
+from tests.support.running import Strake, prepare_home
 from tests.support.upstream import Exchange, Upstream
 
 PROXY_DOMAIN = "endpoints.localhost"
@@ -73,8 +74,8 @@ class Target:
 
 
 @pytest.fixture(scope="module")
-def strake_with_own_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strake]:
-    home = tmp_path_factory.mktemp("own-hosts") / "strake"
+def strake_with_own_hosts(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Strake]:
+    home = prepare_home(tmp_path_factory.mktemp("own-hosts") / "strake", migrated_database)
     with Strake(home, {"STRAKE_PROXY_DOMAIN": PROXY_DOMAIN}) as running:
         yield running
 

@@ -91,34 +91,33 @@ REVOKE ALL ON SCHEMA public FROM {role};
 
 
 @pytest.fixture
-def web_url(tmp_path: Path, postgres_url: str, postgres_cluster: Cluster) -> Iterator[str]:
+def web_url(migrated_url: str, postgres_cluster: Cluster) -> Iterator[str]:
     """The URL of a migrated database, for a role that may read only two columns of the sealed keys."""
-    Strake(tmp_path / "owner", {"DATABASE_URL": postgres_url}).manage("migrate", "-v0", check=True)
     name = f"web_{secrets.token_hex(4)}"
     role = sql.Identifier(name)
-    database = postgres_url.rpartition("/")[2]
+    database = migrated_url.rpartition("/")[2]
     with psycopg.connect(postgres_cluster.url_of("postgres", SUPERUSER), autocommit=True) as superuser:
         superuser.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, sql.Literal(PASSWORD)))
-        with psycopg.connect(postgres_url) as owner:
+        with psycopg.connect(migrated_url) as owner:
             owner.execute(sql.SQL(GRANTS).format(role=role))
         yield f"postgres://{name}:{quote(PASSWORD, safe='')}@127.0.0.1:{postgres_cluster.port}/{database}"
-        with psycopg.connect(postgres_url) as owner:
+        with psycopg.connect(migrated_url) as owner:
             owner.execute(sql.SQL(REVOKES).format(role=role))
         superuser.execute(sql.SQL("DROP ROLE {}").format(role))
 
 
 @pytest.mark.postgres
 def test_pages_work_for_a_role_that_cannot_read_keys(
-    tmp_path: Path, web_url: str, postgres_url: str, upstream: Upstream
+    migrated_home: Path, web_url: str, migrated_url: str, upstream: Upstream
 ) -> None:
     upstream.default = fixed(200, body=b"{}")
-    web = Strake(tmp_path / "owner", {"DATABASE_URL": web_url})
+    web = Strake(migrated_home, {"DATABASE_URL": web_url})
     walked = json.loads(web._run(["-m", "tests.support.journey", upstream.url], check=True).stdout)
     assert walked["failed"] == []
     assert walked["steps"] > 40
     web.connect(upstream.url)
     web.hang_up()
-    owner = Strake(tmp_path / "owner", {"DATABASE_URL": postgres_url})
+    owner = Strake(migrated_home, {"DATABASE_URL": migrated_url})
     assert owner.manage("verify_vault", check=True).stdout == "1 sealed key: all open.\n"
     with psycopg.connect(web_url, autocommit=True) as role:
         assert role.execute("SELECT credential_id, master_key_id FROM credentials_sealedkey").fetchall()

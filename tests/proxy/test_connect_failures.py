@@ -15,7 +15,7 @@ import pytest
 from proxy.connect_failures import UpstreamCertificate, unreachable
 from tests.support.certificates import Authority
 from tests.support.raw import Response, ask, get
-from tests.support.running import Strake
+from tests.support.running import Strake, prepare_home
 from tests.support.services import free_port
 
 
@@ -25,12 +25,16 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture(scope="module")
-def trusting(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strake]:
+def trusting(
+    authority: Authority, tmp_path_factory: pytest.TempPathFactory, migrated_database: Path
+) -> Iterator[Strake]:
     environment = {
         "SSL_CERT_FILE": str(authority.path),
         "STRAKE_ALLOWED_PRIVATE_UPSTREAMS": "127.0.0.1/32,::1/128,nowhere.invalid:443",
     }
-    with Strake(tmp_path_factory.mktemp("trusting") / "strake", environment) as running:
+    with Strake(
+        prepare_home(tmp_path_factory.mktemp("trusting") / "strake", migrated_database), environment
+    ) as running:
         yield running
 
 

@@ -10,6 +10,7 @@ import json
 import random
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import brotli  # type: ignore[import-untyped]  # has no stubs
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.raw import Response, ask, connected, exchange, get, read, read_head
-from tests.support.running import KEY, Endpoint, Strake
+from tests.support.running import KEY, Endpoint, Strake, prepare_home
 from tests.support.upstream import Exchange, Upstream, early, fixed, sse
 
 # --- Any request, directly and through Strake ------------------------------------------------------------------------
@@ -435,8 +436,10 @@ def test_body_above_the_limit_returns_413(run_strake_small: Strake, upstream: Up
 
 
 @pytest.fixture
-def run_strake_small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strake]:
-    with Strake(tmp_path_factory.mktemp("small") / "strake", {"STRAKE_MAX_BODY_MB": "1"}) as running:
+def run_strake_small(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Strake]:
+    with Strake(
+        prepare_home(tmp_path_factory.mktemp("small") / "strake", migrated_database), {"STRAKE_MAX_BODY_MB": "1"}
+    ) as running:
         yield running
 
 

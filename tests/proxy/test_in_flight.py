@@ -8,15 +8,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
-from psycopg import sql
 
 from tests.support.postgres import Cluster, cluster
 from tests.support.raw import Response, ask, connected, get, read_head
-from tests.support.running import Endpoint, Strake
+from tests.support.running import Endpoint, Strake, prepare_home
 from tests.support.upstream import Exchange, Upstream, early, endless, eventually, head, silence
 
 # Strake promises two seconds. This is how long a test waits on a busy machine before it calls a request endless.
@@ -26,15 +25,16 @@ CLOSED_1008 = b"\x88\x02\x03\xf0"
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def strake(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strake]:
+def strake(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, migrated_database: Path
+) -> Iterator[Strake]:
     """One process on SQLite, two on PostgreSQL."""
     environment = {}
     if request.param == "postgresql":
         shared: Cluster = request.getfixturevalue("postgres_cluster")
-        with psycopg.connect(shared.url, autocommit=True) as connection:
-            connection.execute("CREATE DATABASE in_flight")
+        shared.create_migrated("in_flight")
         environment = {"DATABASE_URL": shared.url_of("in_flight"), "WEB_CONCURRENCY": "2"}
-    with Strake(tmp_path_factory.mktemp("in-flight") / "home", environment) as running:
+    with Strake(prepare_home(tmp_path_factory.mktemp("in-flight") / "home", migrated_database), environment) as running:
         yield running
 
 
@@ -250,8 +250,7 @@ def on_own_cluster(run_strake: Callable[..., Strake], own_cluster: Cluster) -> C
 
     def start(**environment: str) -> Strake:
         name = f"of_{secrets.token_hex(4)}"
-        with psycopg.connect(own_cluster.url, autocommit=True) as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        own_cluster.create_migrated(name)
         return run_strake(DATABASE_URL=own_cluster.url_of(name), **environment)
 
     return start

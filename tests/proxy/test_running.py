@@ -35,8 +35,8 @@ def test_rotated_and_revoked_tokens_fail_at_once(strake: Strake, endpoint: Endpo
 
 
 @pytest.mark.postgres
-def test_strake_runs_on_postgresql(run_strake: Callable[..., Strake], postgres_url: str, upstream: Upstream) -> None:
-    running = run_strake(DATABASE_URL=postgres_url, WEB_CONCURRENCY="2")
+def test_strake_runs_on_postgresql(run_strake: Callable[..., Strake], migrated_url: str, upstream: Upstream) -> None:
+    running = run_strake(DATABASE_URL=migrated_url, WEB_CONCURRENCY="2")
     assert len(running.workers) == 2
     assert httpx.get(f"{running.connect(upstream.url).url}/x").status_code == 401
     endpoint = running.connect(upstream.url)
@@ -46,14 +46,14 @@ def test_strake_runs_on_postgresql(run_strake: Callable[..., Strake], postgres_u
 
 @pytest.mark.postgres
 def test_processes_share_no_database_connection(
-    run_strake: Callable[..., Strake], postgres_url: str, upstream: Upstream
+    run_strake: Callable[..., Strake], migrated_url: str, upstream: Upstream
 ) -> None:
     """A connection inherited through a fork would deliver one process's rows to another."""
-    running = run_strake(DATABASE_URL=postgres_url, WEB_CONCURRENCY="3")
+    running = run_strake(DATABASE_URL=migrated_url, WEB_CONCURRENCY="3")
     assert httpx.get(f"{running.connect(upstream.url).url}/x").status_code == 401
     seen: set[str] = set()
     for pid in running.pids:
-        connections = _connections_to_the_database(pid, urlsplit(postgres_url).port or 5432)
+        connections = _connections_to_the_database(pid, urlsplit(migrated_url).port or 5432)
         assert not connections & seen
         assert connections or pid not in (*running.workers, *running.web_workers)
         seen |= connections

@@ -37,7 +37,7 @@ from proxy.upstream.renewals import Renewals
 from proxy.views import UpstreamTarget
 from tests.support import exchanges, routes
 from tests.support.raw import exchange, get
-from tests.support.running import KEY, Endpoint, Strake
+from tests.support.running import KEY, Endpoint, Strake, prepare_home
 from tests.support.upstream import Exchange, Upstream, early, eventually, fixed, raw, silence, stop_reading, until
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
@@ -111,8 +111,10 @@ def upstream() -> Iterator[WebSocketUpstream]:
 
 
 @pytest.fixture(scope="module")
-def strake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strake]:
-    with Strake(tmp_path_factory.mktemp("strake") / "home", {"STRAKE_MAX_STREAMS": "20"}) as strake:
+def strake(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Strake]:
+    with Strake(
+        prepare_home(tmp_path_factory.mktemp("strake") / "home", migrated_database), {"STRAKE_MAX_STREAMS": "20"}
+    ) as strake:
         yield strake
 
 
@@ -652,7 +654,7 @@ async def test_disconnect_during_handshake_is_a_499(strake: Strake) -> None:
     assert strake.log()[logged:] == ""
 
 
-async def test_stop_ends_quiet_connections_first(tmp_path: Path, upstream: WebSocketUpstream) -> None:
+async def test_stop_ends_quiet_connections_first(migrated_home: Path, upstream: WebSocketUpstream) -> None:
     finished: list[str] = []
 
     async def work(connection: ServerConnection) -> None:
@@ -664,7 +666,7 @@ async def test_stop_ends_quiet_connections_first(tmp_path: Path, upstream: WebSo
             await connection.send("finished")
 
     upstream.handler = work
-    with Strake(tmp_path / "home") as strake:
+    with Strake(migrated_home) as strake:
         endpoint = strake.connect(upstream.url)
         async with connected(endpoint) as quiet, connected(endpoint) as busy:
             await busy.send("20")

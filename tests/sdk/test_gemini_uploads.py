@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import REQUIRE_SERVICES
 from tests.support import npm
 from tests.support.gemini import Gemini
-from tests.support.running import KEY, Endpoint, Strake
+from tests.support.running import KEY, Endpoint, Strake, prepare_home
 from tests.support.upstream import Upstream
 
 DOMAIN = "endpoints.localhost"
@@ -50,9 +50,12 @@ console.log(JSON.stringify([uploaded.name, (await client.files.get({{ name: uplo
 
 
 @pytest.fixture(scope="module")
-def own_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strake]:
+def own_hosts(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Strake]:
     """A running Strake whose endpoints have hosts."""
-    strake = Strake(tmp_path_factory.mktemp("own-hosts") / "strake", {"STRAKE_PROXY_DOMAIN": DOMAIN})
+    strake = Strake(
+        prepare_home(tmp_path_factory.mktemp("own-hosts") / "strake", migrated_database),
+        {"STRAKE_PROXY_DOMAIN": DOMAIN},
+    )
     # Not localhost, of which the domain is a part.
     strake.environment |= {"STRAKE_BASE_URL": strake.url, "STRAKE_RUNTIME": f"{strake.home}-run"}
     with strake:

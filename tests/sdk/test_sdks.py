@@ -355,8 +355,8 @@ def test_headers_and_caching_pass_untouched(strake: Strake, upstream: Upstream) 
 
 
 @pytest.mark.postgres
-def test_sdks_work_on_postgresql(run_strake: Callable[..., Strake], postgres_url: str) -> None:
-    running = run_strake(DATABASE_URL=postgres_url, WEB_CONCURRENCY="2")
+def test_sdks_work_on_postgresql(run_strake: Callable[..., Strake], migrated_url: str) -> None:
+    running = run_strake(DATABASE_URL=migrated_url, WEB_CONCURRENCY="2")
     endpoint = running.connect(provider="demo", key="any-text-will-do")
     with openai.OpenAI(base_url=f"{endpoint.url}/v1", api_key=endpoint.token, max_retries=0) as client:
         stream = client.chat.completions.create(model="strake-demo", messages=PROMPT, stream=True)

@@ -13,6 +13,7 @@ from proxy.access import route_versions
 from strake import database_roles
 from tests.support.database_roles import Database, migrated
 from tests.support.postgres import ROLE, SUPERUSER, Cluster
+from tests.support.running import Strake
 
 pytestmark = pytest.mark.postgres
 
@@ -36,9 +37,14 @@ WEB = {
     "accounts_auditlink": "SELECT",
     "accounts_browsersession": "DELETE, INSERT, SELECT, UPDATE (ip, last_seen_at)",
     "accounts_cacheentry": READ_AND_WRITE,
+    "accounts_notice": "DELETE, INSERT, SELECT, UPDATE (first_at, seen_at)",
+    "accounts_noticechoices": "DELETE, INSERT, SELECT, UPDATE (muted_mail, muted_webhook)",
+    "accounts_noticewatch": "INSERT, SELECT, UPDATE (due_at, looked_until)",
     "accounts_outboxmail": "DELETE, INSERT, SELECT, UPDATE (attempts, details, due_at)",
     "accounts_signinlink": "DELETE, INSERT, SELECT, UPDATE (created_at, expires_at, token_digest, used_at)",
     "accounts_user": "DELETE, INSERT, SELECT, UPDATE (session_epoch, suspended_at)",
+    "accounts_webhook": "DELETE, INSERT, SELECT, UPDATE (disabled_at, failing_since, failures, last_at, last_result, "
+    "rotated_at, secret_digest, version)",
     "credentials_bearertoken": "DELETE, INSERT, SELECT, UPDATE (allow_minting, allowed_networks, allowed_origins, "
     "allowed_paths, concurrent_requests, digest, expires_at, label, last_used_at, preview, requests_per_day, "
     "requests_per_minute, requests_per_month, revoked_at)",
@@ -172,6 +178,46 @@ def test_web_role_can_read_whose_key_it_is(database: Database) -> None:
     rows = database.execute(database.web, "SELECT credential_id, master_key_id FROM credentials_sealedkey")
     assert rows == database.execute(ROLE, "SELECT credential_id, master_key_id FROM credentials_sealedkey")
     assert rows
+
+
+NOTICES = """
+from datetime import timedelta
+from django.db import transaction
+from django.utils import timezone
+from accounts import users
+from accounts.actors import Person
+from accounts.models import NoticeWatch, OutboxMail, User, Webhook
+from accounts.notices import choices, publishing, watch
+from accounts.notices.kinds import KINDS
+from credentials.webhooks import delivery, service
+
+with transaction.atomic():
+    person, now = Person(User.objects.get()), timezone.now()
+    webhook = Webhook(person=person.user, url="https://example.com/", disabled_at=now)
+    webhook.save()
+    service.resume_webhook(actor=person)
+    service.rotate_webhook_secret(actor=person)
+    for wanted in ([], KINDS):
+        choices.choose(actor=person, mail=wanted, webhook=wanted)
+    for watcher in watch._watchers.values():
+        watch._look(watcher)
+        NoticeWatch.objects.update(due_at=now - timedelta(hours=1))
+        watch._look(watcher)
+    facts = {"token": {"label": "x"}, "endpoint": {}}
+    expired = publishing.Sighting(person.user.pk, KINDS["token.expired"], "one", facts)
+    for _ in range(2):
+        print(publishing.publish([expired], now))
+    delivery._note(OutboxMail.objects.get(kind="webhook"), delivery.NotDelivered("no", gone=True))
+    print(OutboxMail.objects.get(details__notice="webhook.disabled").pk > 0 and 1)
+    service.remove_webhook(actor=person)
+    users.delete_account(actor=person, confirmation=person.user.email)
+    transaction.set_rollback(True)
+"""
+
+
+def test_web_role_can_look_and_tell(database: Database) -> None:
+    web = Strake(database.strake.home, database.strake.environment | {"DATABASE_URL": database.url(database.web)})
+    assert web.python(NOTICES).split() == ["1", "0", "1"]
 
 
 @pytest.mark.parametrize("broken", ["master_key_id = NULL", "format = -1"])

@@ -43,22 +43,27 @@ def database(_database: Database) -> Iterator[Database]:
 # --- The command ---------------------------------------------------------------------------------------------------
 
 
-def run(database: Database, *options: str, web: str = "", proxy: str = "") -> subprocess.CompletedProcess[str]:
+def run(database: Database, *options: str, web: str = "", proxy: str = "") -> dict[str, str]:
     roles = ("--web", web or database.web, "--proxy", proxy or database.proxy)
-    return database.strake.manage("grant_roles", *roles, *options)
+    return database.command("grant_roles", *roles, *options)
 
 
 def rights(database: Database) -> list[dict[str, str]]:
     return [database.granted(role) for role in (database.web, database.proxy)]
 
 
-def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    """Require that the command failed with one line on standard error that has these words."""
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+def assert_refused(done: dict[str, str], *words: str) -> None:
+    """Require that the command failed with one line that has these words."""
+    assert len(done["failed"].strip().splitlines()) == 1, done
     for word in words:
-        assert word in done.stderr
-    assert PASSWORD not in done.stderr
+        assert word in done["failed"]
+    assert PASSWORD not in done["failed"]
+
+
+def ended(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    """The same of a process of its own, which must end with 1."""
+    assert done.returncode == 1, done.stdout + done.stderr
+    return {"output": done.stdout, "failed": done.stderr}
 
 
 def test_running_it_again_takes_other_rights_away(database: Database) -> None:
@@ -80,7 +85,7 @@ def test_running_it_again_takes_other_rights_away(database: Database) -> None:
 
 
 def test_dry_run_prints_what_would_run(database: Database) -> None:
-    printed = run(database, "--dry-run").stdout
+    printed = run(database, "--dry-run")["output"]
     assert rights(database) == [{}, {}]
     with database.connect(ROLE) as owner:
         owner.execute(printed.encode())
@@ -145,12 +150,12 @@ def test_right_of_everybody_is_refused(database: Database, right: str, shown: st
 def test_another_role_than_the_owner_cannot_grant(database: Database) -> None:
     web = Strake(database.strake.home, {"DATABASE_URL": database.url(database.web)})
     done = web.manage("grant_roles", "--web", database.web, "--proxy", database.proxy)
-    assert_refused(done, "permission denied", "of the owner of the database")
+    assert_refused(ended(done), "permission denied", "of the owner of the database")
 
 
 def test_database_without_tables_is_refused(postgres_url: str, tmp_path: Path) -> None:
     done = Strake(tmp_path / "home", {"DATABASE_URL": postgres_url}).manage("grant_roles", "--web=a", "--proxy=b")
-    assert_refused(done, "lacks accounts_accesstoken", "manage.py migrate")
+    assert_refused(ended(done), "lacks accounts_accesstoken", "manage.py migrate")
 
 
 @pytest.mark.django_db
@@ -174,7 +179,7 @@ def new_database(postgres_cluster: Cluster, tmp_path: Path) -> Iterator[Database
 
 def test_every_page_works_as_the_web_role(new_database: Database) -> None:
     database = new_database
-    link = database.strake.manage("signin_link", "operator@example.org", "--staff", check=True).stdout.strip()
+    link = database.strake.call("signin_link", email="operator@example.org", staff=True)["link"]
     database.grant()
     journey = subprocess.run(
         [sys.executable, "-m", "tests.support.web_journey", link],

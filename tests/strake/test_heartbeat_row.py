@@ -36,7 +36,7 @@ def test_every_worker_has_a_row_until_it_stops(
 ) -> None:
     environment = {}
     if database == "postgresql":
-        environment = {"WEB_CONCURRENCY": "2", "DATABASE_URL": request.getfixturevalue("postgres_url")}
+        environment = {"WEB_CONCURRENCY": "2", "DATABASE_URL": request.getfixturevalue("migrated_url")}
     strake = run_strake(**environment)
     proxies, pages = sorted(strake.workers), sorted(strake.web_workers)
     rows = [["proxy", process_id] for process_id in proxies] + [["web", process_id] for process_id in pages]

@@ -60,11 +60,11 @@ def once(event: threading.Event) -> Script:
 @pytest.mark.postgres
 @pytest.mark.slow
 def test_one_connection_serves_pages_meanwhile(
-    run_strake: Callable[..., Strake], postgres_url: str, upstream: Upstream
+    run_strake: Callable[..., Strake], migrated_url: str, upstream: Upstream
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent_mail_server, ExitStack() as stack:
         strake = run_strake(
-            DATABASE_URL=postgres_url,
+            DATABASE_URL=migrated_url,
             DJANGO_SETTINGS_MODULE="tests.support.one_connection_settings",
             EMAIL_URL=f"smtp://127.0.0.1:{silent_mail_server.getsockname()[1]}",
         )

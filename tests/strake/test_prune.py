@@ -109,10 +109,9 @@ def test_error_does_not_end_the_thread(monkeypatch: pytest.MonkeyPatch, caplog: 
 
 
 @pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def test_running_strake_prunes(database: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    url = {"DATABASE_URL": request.getfixturevalue("postgres_url")} if database == "postgresql" else {}
-    strake = Strake(tmp_path / "home", url)
-    strake.manage("migrate", "-v0", check=True)
+def test_running_strake_prunes(database: str, migrated_home: Path, request: pytest.FixtureRequest) -> None:
+    url = {"DATABASE_URL": request.getfixturevalue("migrated_url")} if database == "postgresql" else {}
+    strake = Strake(migrated_home, url)
     endpoint = strake.connect("https://api.example.com")
     strake.python(RECORDS, endpoint.subdomain)
     with strake:

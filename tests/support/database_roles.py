@@ -14,8 +14,8 @@ import psycopg
 from psycopg import sql
 
 from credentials.vault.keyring import new_document
-from tests.support.postgres import PASSWORD, ROLE, SUPERUSER, Cluster
-from tests.support.running import Strake
+from tests.support.postgres import PASSWORD, SUPERUSER, Cluster
+from tests.support.running import Strake, prepare_home
 
 # Every grant to a role in this database, on objects of any kind.
 GRANTED = """
@@ -70,7 +70,11 @@ class Database:
         return found
 
     def grant(self) -> None:
-        self.strake.manage("grant_roles", "--web", self.web, "--proxy", self.proxy, check=True)
+        assert self.command("grant_roles", "--web", self.web, "--proxy", self.proxy)["failed"] == ""
+
+    def command(self, *arguments: str) -> dict[str, str]:
+        """Run a command as the owner, in the provisioner. Returns its "output", and why it "failed"."""
+        return self.strake.call("command", arguments=arguments)
 
 
 @contextmanager
@@ -81,15 +85,14 @@ def migrated(cluster: Cluster, home: Path) -> Iterator[Database]:
     # Names that must be quoted.
     web, proxy = f'strake"Web {number}', f"strake-proxy;{number}"
     superuser = cluster.url_of("postgres", SUPERUSER)
+    cluster.create_migrated(name)
     with psycopg.connect(superuser, autocommit=True) as connection:
-        owned = sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), sql.Identifier(ROLE))
-        connection.execute(owned)
         for role in (web, proxy):
             created = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role), sql.Literal(PASSWORD))
             connection.execute(created)
+    prepare_home(home, keys=False)
     strake = Strake(home, {"DATABASE_URL": cluster.url_of(name), "STRAKE_MASTER_KEYS": new_document()})
     try:
-        strake.manage("migrate", "--verbosity=0", check=True)
         yield Database(cluster, name, web, proxy, strake)
     finally:
         strake.hang_up()

@@ -25,10 +25,10 @@ def refusing_upstream(answer: bytes, *, tls: ssl.SSLContext | None = None, reads
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
 
         def serve_one(connection: socket.socket) -> None:
-            # As every server does that matters here. Otherwise an answer behind TLS 1.3's session tickets waits for
-            # their acknowledgement, and closing drops it before it has left.
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with contextlib.suppress(OSError), connection:
+                # As every server does that matters here. Otherwise an answer behind TLS 1.3's session tickets waits
+                # for their acknowledgement, and closing drops it before it has left.
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 stream = tls.wrap_socket(connection, server_side=True) if tls is not None else connection
                 with stream:
                     head = b""

@@ -115,7 +115,6 @@ def installed(cluster: Cluster, redis_url: str) -> Iterator[Installation]:
         }
         keyring = {"STRAKE_MASTER_KEYS_FILE": str(_keyring_file(folder))}
         operator = Strake(folder / "operator", common | keyring | {"DATABASE_URL": database["strake"]})
-        operator.manage("migrate", "-v0", check=True)
         operator.manage("grant_roles", f"--web={database['web_role']}", f"--proxy={database['proxy_role']}", check=True)
         proxy_environment = common | keyring | {"DATABASE_URL": database["proxy"], "STRAKE_WEB_USER": WEB_USER}
         prefix = users.prefix(PROXY_USER, "daemon", [GROUP])
@@ -167,8 +166,8 @@ def _database(cluster: Cluster) -> Iterator[Mapping[str, str]]:
     """A new database and its three roles. Yields the URL of each role, and the names of two."""
     number = secrets.token_hex(4)
     name, roles = f"strake_installed_{number}", {half: f"strake_{half}_{number}" for half in ("web", "proxy")}
+    cluster.create_migrated(name)
     with psycopg.connect(cluster.url_of("postgres", SUPERUSER), autocommit=True) as superuser:
-        superuser.execute(sql.SQL("CREATE DATABASE {} OWNER strake").format(sql.Identifier(name)))
         for role in roles.values():
             superuser.execute(
                 sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role), sql.Literal(PASSWORD))

@@ -17,11 +17,13 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
+from tests.support.running import Strake
 from tests.support.services import free_port
 
 ROLE = "strake"
 SUPERUSER = "postgres"
 PASSWORD = "p@ss/w:rd#50%?"  # in a URL, every one of these must be percent-encoded
+_MIGRATED = "strake_migrated"
 
 
 def programs() -> Path | None:
@@ -55,6 +57,7 @@ class Cluster:
         self._programs = found
         self._data = folder / "data"
         self._user = unprivileged_user()
+        self._has_migrated = False
         # A cluster for tests may lose its data, so nothing waits for the disk.
         self._settings = {
             "listen_addresses": host,
@@ -96,7 +99,23 @@ class Cluster:
         self.start()
         with psycopg.connect(self.url_of("postgres", SUPERUSER), autocommit=True) as connection:
             connection.execute(sql.SQL("CREATE ROLE strake LOGIN CREATEDB PASSWORD {}").format(sql.Literal(PASSWORD)))
-            connection.execute("CREATE DATABASE strake OWNER strake")
+        self.create_database("strake")
+
+    def create_database(self, name: str, *, template: str = "template1") -> None:
+        """Create a database of `ROLE`, as a copy of `template`, to which nobody may be connected."""
+        with psycopg.connect(self.url_of("postgres", SUPERUSER), autocommit=True) as connection:
+            words = map(sql.Identifier, (name, ROLE, template))
+            connection.execute(sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {}").format(*words))
+
+    def create_migrated(self, name: str) -> None:
+        """Create a database with Strake's tables: a copy of one, since migrating takes longer than most tests."""
+        if not self._has_migrated:
+            self.create_database(_MIGRATED)
+            with tempfile.TemporaryDirectory() as folder:
+                strake = Strake(Path(folder) / "home", {"DATABASE_URL": self.url_of(_MIGRATED)})
+                strake.manage("migrate", "-v0", check=True)
+            self._has_migrated = True
+        self.create_database(name, template=_MIGRATED)
 
     def create_standby(self, primary: Cluster, *options: str) -> None:
         """Copy `primary`, which runs, with options of pg_basebackup's, and follow it until `promote`."""

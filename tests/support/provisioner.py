@@ -247,6 +247,16 @@ def command(*, arguments: list[str]) -> dict[str, Any]:
     return {"output": out.getvalue(), "failed": ""}
 
 
+def run(*, code: str) -> dict[str, str]:
+    """Run code in this process, in a namespace of its own. Returns what it prints."""
+    from contextlib import redirect_stdout
+    from io import StringIO
+
+    with redirect_stdout(StringIO()) as out:
+        exec(code, {})
+    return {"output": out.getvalue()}
+
+
 def audit_trail() -> dict[str, Any]:
     """The audit trail as lines of JSON, oldest first, as an export has them."""
     from accounts.models import AuditEvent
@@ -297,6 +307,7 @@ FUNCTIONS = {
         expire_links,
         fill,
         command,
+        run,
         audit_trail,
     )
 }

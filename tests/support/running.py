@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -40,6 +41,17 @@ class Endpoint:
     @property
     def bearer(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token}"}
+
+
+def prepare_home(home: Path, database: Path | None = None, *, keys: bool = True) -> Path:
+    """Make a data folder as manage.py does, with a copy of this SQLite database. Returns the folder."""
+    from credentials.vault import keyring  # after Django's set-up
+    from strake.data_dir import DataDir
+
+    DataDir(home).prepare(keyring.new_document if keys else None)
+    if database is not None:
+        shutil.copy(database, home / "data")
+    return home
 
 
 class Strake:

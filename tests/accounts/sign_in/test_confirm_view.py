@@ -49,6 +49,41 @@ def test_first_sign_in_creates_the_user(
     assert set(events.values_list("action", flat=True)) == {"user.created", "signin.succeeded"}
 
 
+@pytest.mark.parametrize("end", ["used", "expired"])
+def test_ended_link_offers_another_to_who_asked(
+    end: str, client: Client, alice: User, request_link: Callable[..., int], mailed_link: Callable[[], str]
+) -> None:
+    request_link(next="/settings/")
+    path = mailed_link()
+    if end == "used":
+        confirm(Client(), path)
+    else:
+        earlier = timezone.now() - timedelta(minutes=16)
+        SignInLink.objects.update(created_at=earlier - timedelta(minutes=1), expires_at=earlier)
+    client.get(path)
+    page = client.get("/signin/confirm/")
+    assert page.status_code == 410
+    assert "Send another link to alice@example.org" in page.content.decode()
+    asked = page.context["asked"]
+    assert client.post("/signin/", {"email": asked.email, "next": asked.next_path}).status_code == 303
+    assert confirm(client, mailed_link()) == 303
+
+
+def test_ended_link_tells_a_stranger_no_address(
+    client: Client, alice: User, request_link: Callable[..., int], mailed_link: Callable[[], str]
+) -> None:
+    request_link()
+    path = mailed_link()
+    confirm(client, path)
+    stranger = Client()
+    stranger.post("/signin/", {"email": "charlie@example.org"})  # so that this browser has an id of its own
+    stranger.get(path)
+    for page in (stranger.get("/signin/confirm/"), stranger.post("/signin/confirm/", {"token": token_in(path)})):
+        assert page.status_code == 410
+        assert "alice@example.org" not in page.content.decode()
+    mailed_link()
+
+
 def test_closed_sign_up_rejects_links_sent_before(
     client: Client, request_link: Callable[..., int], mailed_link: Callable[[], str], settings: Settings
 ) -> None:

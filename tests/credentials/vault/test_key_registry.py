@@ -27,7 +27,7 @@ from credentials.vault.master_keys import KeyringPlace
 from credentials.vault.models import MasterKeyCheck
 from strake.processes import serve
 from tests.support import factories
-from tests.support.running import Strake
+from tests.support.running import Strake, prepare_home
 from tests.support.vault import KNOWN, MASTER_KEY, OTHER_MASTER_KEY, document
 
 KEY_ID = "2026-11-a"
@@ -114,13 +114,9 @@ def test_unusable_keys_are_E001(db: None, settings: Settings) -> None:
 
 
 @pytest.fixture(scope="module")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installation(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Path:
     """The data folder of an installation that has sealed one key. Tests copy it."""
-    strake = Strake(tmp_path_factory.mktemp("installation") / "home")
-    strake.home.joinpath("vault").mkdir(parents=True)
-    (strake.home / "vault/master-keys.json").write_text(document())
-    (strake.home / "vault/master-keys.json").chmod(0o600)
-    strake.manage("migrate", "-v0", check=True)
+    strake = Strake(prepare_home(tmp_path_factory.mktemp("installation") / "home", migrated_database))
     strake.python(
         "from accounts.models import User; from tests.support import factories\n"
         "factories.make_endpoint(owner=User.objects.create(email='alice@example.org'))\n"

@@ -31,7 +31,6 @@ SEED = (
 
 
 def seeded(strake: Strake) -> Strake:
-    strake.manage("migrate", "-v0", check=True)
     strake.python(SEED)
     strake.manage("create_master_key", "--no-server", check=True)
     return strake
@@ -53,8 +52,8 @@ def rotate_under_fire(strake: Strake, first: int, step: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("first", "step"), [(1, 1), (17, 0)], ids=["every-statement", "one-statement"])
-def test_rotation_resumes_after_kill_at_any_statement(tmp_path: Path, first: int, step: int) -> None:
-    strake = seeded(Strake(tmp_path / "home"))
+def test_rotation_resumes_after_kill_at_any_statement(migrated_home: Path, first: int, step: int) -> None:
+    strake = seeded(Strake(migrated_home))
     seen = rotate_under_fire(strake, first, step)
     assert seen["kills"] >= 3
     assert len(seen["under"]) == 1
@@ -63,8 +62,8 @@ def test_rotation_resumes_after_kill_at_any_statement(tmp_path: Path, first: int
     assert "30 sealed keys: all open." in strake.manage("verify_vault").stdout
 
 
-def test_terminal_shows_progress_speed_and_time_left(tmp_path: Path) -> None:
-    strake = seeded(Strake(tmp_path / "home"))
+def test_terminal_shows_progress_speed_and_time_left(migrated_home: Path) -> None:
+    strake = seeded(Strake(migrated_home))
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 120))
     with subprocess.Popen(
@@ -120,7 +119,7 @@ class Traffic(threading.Thread):
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def environment(request: pytest.FixtureRequest) -> dict[str, str]:
-    return {"DATABASE_URL": request.getfixturevalue("postgres_url")} if request.param == "postgres" else {}
+    return {"DATABASE_URL": request.getfixturevalue("migrated_url")} if request.param == "postgres" else {}
 
 
 def test_no_request_fails_during_killed_rotations(
@@ -149,8 +148,8 @@ def test_no_request_fails_during_killed_rotations(
 
 
 @pytest.mark.postgres
-def test_rotation_resumes_after_kill_on_postgresql(tmp_path: Path, postgres_url: str) -> None:
-    strake = seeded(Strake(tmp_path / "home", {"DATABASE_URL": postgres_url}))
+def test_rotation_resumes_after_kill_on_postgresql(migrated_home: Path, migrated_url: str) -> None:
+    strake = seeded(Strake(migrated_home, {"DATABASE_URL": migrated_url}))
     seen = rotate_under_fire(strake, 1, 3)
     assert seen["kills"] >= 3
     assert seen["progress"][-1] == 30
@@ -158,8 +157,8 @@ def test_rotation_resumes_after_kill_on_postgresql(tmp_path: Path, postgres_url:
 
 
 @pytest.mark.postgres
-def test_rotations_exclude_each_other_on_postgresql(tmp_path: Path, postgres_url: str) -> None:
-    strake = seeded(Strake(tmp_path / "home", {"DATABASE_URL": postgres_url}))
+def test_rotations_exclude_each_other_on_postgresql(migrated_home: Path, migrated_url: str) -> None:
+    strake = seeded(Strake(migrated_home, {"DATABASE_URL": migrated_url}))
     code = (
         "import subprocess\nfrom accounts.actors import OPERATOR; from credentials.vault import rotation\n"
         "def another(_):\n"

@@ -184,9 +184,9 @@ def test_preflights_for_made_up_endpoints_are_throttled(run_strake: Callable[...
 
 @pytest.mark.postgres
 def test_preflight_reads_postgresql_too(
-    run_strake: Callable[..., Strake], postgres_url: str, upstream: Upstream
+    run_strake: Callable[..., Strake], migrated_url: str, upstream: Upstream
 ) -> None:
-    strake = run_strake(DATABASE_URL=postgres_url)
+    strake = run_strake(DATABASE_URL=migrated_url)
     page = strake.issue(strake.connect(upstream.url), allowed_origins=["https://a.example", PAGE])
     assert preflight(page).status == 204
     assert preflight(page, OTHER).status == 401

@@ -22,6 +22,7 @@ from proxy.access.route import Route
 from proxy.errors import StoreUnavailable
 from strake.database_url import database_config
 from tests.support.postgres import Cluster
+from tests.support.running import prepare_home
 from tests.support.upstream import eventually, until
 
 pytestmark = pytest.mark.postgres
@@ -34,6 +35,7 @@ import json
 from django.utils import timezone
 from accounts.models import User
 from credentials.models import BearerToken, Credential, DerivedToken, Endpoint, SealedKey
+from tests.support.running import prepare_home
 made = []
 for n in range(60):
     owner = User.objects.create(email=f"{n}@example.org")
@@ -64,22 +66,19 @@ def database(postgres_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
     """The URL of a database, and endpoints in it of which each test takes its own."""
     name = f"strake_test_{secrets.token_hex(6)}"
     url = postgres_cluster.url_of(name)
-    environment = {"STRAKE_HOME": str(tmp_path_factory.mktemp("kept") / "home"), "DATABASE_URL": url}
+    environment = {"STRAKE_HOME": str(prepare_home(tmp_path_factory.mktemp("kept") / "home")), "DATABASE_URL": url}
+    postgres_cluster.create_migrated(name)
+    output = subprocess.run(
+        [sys.executable, "-c", FILL],
+        env={**os.environ, **environment},
+        cwd=settings.ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=280,
+    ).stdout
+    yield url, [Made(subdomain, bytes.fromhex(digest), *ids) for subdomain, digest, *ids in json.loads(output)]
     with psycopg.connect(postgres_cluster.url, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        output = ""
-        for command in (["manage.py", "migrate", "-v0"], ["-c", FILL]):
-            output = subprocess.run(
-                [sys.executable, *command],
-                env={**os.environ, **environment},
-                cwd=settings.ROOT,
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=280,
-            ).stdout
-        made = [Made(subdomain, bytes.fromhex(digest), *ids) for subdomain, digest, *ids in json.loads(output)]
-        yield url, made
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 

@@ -21,15 +21,15 @@ pytestmark = [pytest.mark.postgres, pytest.mark.pgbouncer]
 
 
 @pytest.fixture
-def pooled_url(postgres_url: str, postgres_cluster: Cluster) -> Iterator[str]:
+def pooled_url(migrated_url: str, postgres_cluster: Cluster) -> Iterator[str]:
     with pgbouncer(postgres_cluster) as port:
-        parts = urlsplit(postgres_url)
+        parts = urlsplit(migrated_url)
         yield urlunsplit(parts._replace(netloc=parts.netloc.replace(str(parts.port), str(port))))
 
 
 @pytest.mark.slow
 def test_requests_and_commands_work(
-    run_strake: Callable[..., Strake], upstream: Upstream, pooled_url: str, postgres_url: str
+    run_strake: Callable[..., Strake], upstream: Upstream, pooled_url: str, migrated_url: str
 ) -> None:
     strake = run_strake(DATABASE_URL=pooled_url, WEB_CONCURRENCY="2")
     endpoint = strake.connect(upstream.url)
@@ -43,12 +43,12 @@ def test_requests_and_commands_work(
     load = asyncio.run(some_load())
     assert {(sample.status, sample.error) for sample in load.samples} == {(200, "")}
     assert "store_unavailable" not in strake.log()
-    eventually(lambda: count(postgres_url, "proxy_requestrecord") >= len(load.samples), 60)
+    eventually(lambda: count(migrated_url, "proxy_requestrecord") >= len(load.samples), 60)
     for command in (["create_master_key"], ["rotate_master_key", "--dry-run"], ["rotate_master_key"], ["verify_vault"]):
         strake.manage(*command, check=True)
 
 
-def test_lock_of_a_process_ends_with_it(postgres_url: str, pooled_url: str) -> None:
+def test_lock_of_a_process_ends_with_it(migrated_url: str, pooled_url: str) -> None:
     """A lock of a session would stay with PgBouncer's server connection."""
     hold = (
         "import django; django.setup()\n"
@@ -62,7 +62,7 @@ def test_lock_of_a_process_ends_with_it(postgres_url: str, pooled_url: str) -> N
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        with psycopg.connect(postgres_url, autocommit=True) as connection:
+        with psycopg.connect(migrated_url, autocommit=True) as connection:
             assert not takes_lock(connection)
             holder.kill()
             eventually(lambda: takes_lock(connection))

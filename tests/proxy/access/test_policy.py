@@ -226,9 +226,9 @@ async def test_provider_rate_limit_headers_are_kept(strake: Strake, endpoint: En
 @pytest.mark.postgres
 @pytest.mark.redis
 async def test_rate_limit_is_exact_across_four_workers(
-    run_strake: RunStrake, upstream: Upstream, postgres_url: str, redis_url: str
+    run_strake: RunStrake, upstream: Upstream, migrated_url: str, redis_url: str
 ) -> None:
-    strake = run_strake(WEB_CONCURRENCY="4", DATABASE_URL=postgres_url, REDIS_URL=redis_url)
+    strake = run_strake(WEB_CONCURRENCY="4", DATABASE_URL=migrated_url, REDIS_URL=redis_url)
     endpoint = strake.connect(upstream.url)
     samples: list[Sample] = []
     # If the machine is so busy that Redis takes half a second, workers count locally for a while.
@@ -309,7 +309,7 @@ def test_endpoint_limit_applies_to_the_next_request(
 ) -> None:
     environment = {"STRAKE_MAX_STREAMS": "5"}
     if database == "postgresql":
-        environment["DATABASE_URL"] = request.getfixturevalue("postgres_url")
+        environment["DATABASE_URL"] = request.getfixturevalue("migrated_url")
     strake = run_strake(**environment)
     endpoint, other = strake.connect(upstream.url), strake.connect(upstream.url)
     upstream.on("/v1/stream", endless(b"data: x\n\n", every=0.02))

@@ -57,25 +57,23 @@ UNIQUE = {"credentials_endpoint_unique_subdomain", "credentials_bearertoken_uniq
 
 
 def fill(environment: dict[str, str]) -> tuple[str, str]:
-    """Migrate and fill a database. Returns the subdomain of the endpoint with many tokens, and the statement."""
-    output = ""
-    for command in (["manage.py", "migrate", "-v0"], ["-c", f"import django; django.setup()\n{FILL}"]):
-        output = subprocess.run(
-            [sys.executable, *command],
-            env={**os.environ, **environment},
-            cwd=settings.ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=280,
-        ).stdout
+    """Fill a migrated database. Returns the subdomain of the endpoint with many tokens, and the statement."""
+    output = subprocess.run(
+        [sys.executable, "-c", f"import django; django.setup()\n{FILL}"],
+        env={**os.environ, **environment},
+        cwd=settings.ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=280,
+    ).stdout
     subdomain, sql = output.strip().split("\n", 1)
     return subdomain, sql
 
 
-def test_sqlite_uses_the_unique_indexes(tmp_path: Path) -> None:
-    subdomain, sql = fill({"STRAKE_HOME": str(tmp_path / "home")})
-    database = tmp_path / "home/data/strake.sqlite3"
+def test_sqlite_uses_the_unique_indexes(migrated_home: Path) -> None:
+    subdomain, sql = fill({"STRAKE_HOME": str(migrated_home)})
+    database = migrated_home / "data/strake.sqlite3"
     with closing(sqlite3.connect(database)) as reader:
         reader.execute("ANALYZE")
         plan = reader.execute(f"EXPLAIN QUERY PLAN {sql}", (bytes(32), subdomain)).fetchall()
@@ -89,11 +87,11 @@ def test_sqlite_uses_the_unique_indexes(tmp_path: Path) -> None:
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("plans", ["force_custom_plan", "force_generic_plan"])
-def test_postgresql_uses_the_unique_indexes(plans: str, tmp_path: Path, postgres_url: str) -> None:
+def test_postgresql_uses_the_unique_indexes(plans: str, migrated_home: Path, migrated_url: str) -> None:
     """After some executions, PostgreSQL plans a prepared statement without its parameters."""
-    subdomain, sql = fill({"STRAKE_HOME": str(tmp_path / "home"), "DATABASE_URL": postgres_url})
+    subdomain, sql = fill({"STRAKE_HOME": str(migrated_home), "DATABASE_URL": migrated_url})
     digests = ",".join(n.to_bytes(32).hex() for n in (0, 2000, 13_000))
-    with psycopg.connect(postgres_url, autocommit=True) as reader:
+    with psycopg.connect(migrated_url, autocommit=True) as reader:
         reader.execute("ANALYZE")
         reader.execute(f"SET plan_cache_mode = {plans}")
         reader.execute(f"PREPARE look_up (text, text, text) AS {sql}")
@@ -111,9 +109,9 @@ def test_postgresql_uses_the_unique_indexes(plans: str, tmp_path: Path, postgres
 
 
 @pytest.mark.postgres
-def test_postgresql_plans_the_statement_once(tmp_path: Path, postgres_url: str) -> None:
-    subdomain, sql = fill({"STRAKE_HOME": str(tmp_path / "home"), "DATABASE_URL": postgres_url})
-    with psycopg.connect(postgres_url, autocommit=True) as reader:
+def test_postgresql_plans_the_statement_once(migrated_home: Path, migrated_url: str) -> None:
+    subdomain, sql = fill({"STRAKE_HOME": str(migrated_home), "DATABASE_URL": migrated_url})
+    with psycopg.connect(migrated_url, autocommit=True) as reader:
         reader.execute(f"PREPARE look_up (text, text, text) AS {sql}")
         for _ in range(10):
             reader.execute(f"EXECUTE look_up ('{subdomain}', '{bytes(32).hex()}', '')")

@@ -72,9 +72,9 @@ def locked_for_everybody(database: Path) -> sqlite3.Connection:
     return connection
 
 
-def test_exclusive_sqlite_lock_is_an_outage(tmp_path: Path, upstream: Upstream) -> None:
+def test_exclusive_sqlite_lock_is_an_outage(migrated_home: Path, upstream: Upstream) -> None:
     """Nobody gets such a lock while a connection is open, so there is no web half, and the worker finds the lock."""
-    with Strake(tmp_path / "strake", command=("manage.py", "serve", "--only=proxy", "--no-link")) as strake:
+    with Strake(migrated_home, command=("manage.py", "serve", "--only=proxy", "--no-link")) as strake:
         endpoint = strake.connect(upstream.url)
         strake.hang_up()
         os.kill(strake.pid, signal.SIGSTOP)  # the master process, which would start another worker
@@ -117,9 +117,9 @@ def test_missing_sqlite_file_is_an_outage(run_strake: RunStrake, upstream: Upstr
     assert answers(load) == {(503, "store_unavailable")}
 
 
-def test_disk_that_is_full_before_the_first_request(tmp_path: Path, upstream: Upstream) -> None:
+def test_disk_that_is_full_before_the_first_request(migrated_home: Path, upstream: Upstream) -> None:
     """A limit on the size of files fails as a full disk does. Nobody else has the database open."""
-    with Strake(tmp_path / "strake", command=("manage.py", "serve", "--only=proxy", "--no-link")) as strake:
+    with Strake(migrated_home, command=("manage.py", "serve", "--only=proxy", "--no-link")) as strake:
         endpoint = strake.connect(upstream.url)
         strake.hang_up()
         for worker in strake.workers:
@@ -143,9 +143,9 @@ def eventually_200(strake: Strake, endpoint: Endpoint) -> None:
     eventually(lambda: ask(strake.address, get(endpoint, "/v1/models")).status == 200, what="recovery")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def own_postgres() -> Iterator[Cluster]:
-    """A separate server, since the test stops it. It loses nothing that was committed."""
+    """A separate server, since tests stop it. It loses nothing that was committed."""
     with cluster(synchronous_commit="on") as running:
         yield running
 
@@ -158,7 +158,8 @@ def test_postgresql_outage(how: str, own_postgres: Cluster, run_strake: RunStrak
         "restarted": (own_postgres.stop, own_postgres.start),
         "frozen": (own_postgres.freeze, own_postgres.thaw),
     }[how]
-    strake = run_strake(DATABASE_URL=own_postgres.url)
+    own_postgres.create_migrated(how)
+    strake = run_strake(DATABASE_URL=own_postgres.url_of(how))
     endpoint = strake.connect(upstream.url)
     load = asyncio.run(check_outage(strake, endpoint, begin, end, seconds=4 * TIMEOUT_SECONDS))
     assert strake.log().count("store_unavailable") <= 8, "once per outage and worker, not once per request"
@@ -166,7 +167,7 @@ def test_postgresql_outage(how: str, own_postgres: Cluster, run_strake: RunStrak
     # Afterwards its owner sees how often the outage has refused the token.
     refused = sum(sample.error == "store_unavailable" for sample in load.samples)
     counted = "SELECT sum(count) FROM proxy_refusalcount WHERE code = 'store_unavailable' AND token_id = %s"
-    with psycopg.connect(own_postgres.url, autocommit=True) as connection:
+    with psycopg.connect(own_postgres.url_of(how), autocommit=True) as connection:
         eventually(lambda: (_one(connection.execute(counted, [endpoint.token_id])) or 0) >= refused * 0.9)
 
 

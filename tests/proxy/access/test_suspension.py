@@ -20,7 +20,7 @@ def test_tokens_of_a_suspended_person_are_refused(
     upstream.default = fixed(200, body=b"{}")
     environment = {}
     if database == "postgresql":
-        environment = {"WEB_CONCURRENCY": "2", "DATABASE_URL": request.getfixturevalue("postgres_url")}
+        environment = {"WEB_CONCURRENCY": "2", "DATABASE_URL": request.getfixturevalue("migrated_url")}
     strake = run_strake(**environment)
     endpoint = strake.connect(upstream.url)
     neighbour = strake.connect(upstream.url, email="bob@example.org")

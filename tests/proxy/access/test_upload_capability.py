@@ -211,9 +211,9 @@ def test_handshake_at_an_upload_url_opens_nothing(strake: Strake, endpoint: Endp
 
 @pytest.mark.postgres
 def test_upload_works_with_the_roles_of_postgresql(
-    run_strake: Callable[..., Strake], postgres_url: str, upstream: Upstream, gemini: Gemini
+    run_strake: Callable[..., Strake], migrated_url: str, upstream: Upstream, gemini: Gemini
 ) -> None:
-    running = run_strake(DATABASE_URL=postgres_url, WEB_CONCURRENCY="2")
+    running = run_strake(DATABASE_URL=migrated_url, WEB_CONCURRENCY="2")
     endpoint = running.connect(upstream.url, header_name="x-goog-api-key", header_template="{{secret}}")
     path = upload_path(endpoint)
     assert upload(running, path).status_code == 200

@@ -91,23 +91,21 @@ class Log:
 
 
 @pytest.fixture
-def strake(postgres_url: str, tmp_path: Path) -> Strake:
+def strake(migrated_url: str, migrated_home: Path) -> Strake:
     """A Strake that is not running, with a migrated database."""
-    strake = Strake(tmp_path / "home", {"DATABASE_URL": postgres_url})
-    strake.manage("migrate", "-v0", check=True)
-    return strake
+    return Strake(migrated_home, {"DATABASE_URL": migrated_url})
 
 
-def test_failover_to_a_server_that_only_reads(strake: Strake, postgres_url: str, postgres_cluster: Cluster) -> None:
+def test_failover_to_a_server_that_only_reads(strake: Strake, migrated_url: str, postgres_cluster: Cluster) -> None:
     """The connections end with 57P01, and the next ones lead to a server that refuses to write (25006), and stay there.
 
     So the log must connect anew to reach the one that writes.
     """
-    name = postgres_url.rpartition("/")[2]
-    log = Log(postgres_url)
+    name = migrated_url.rpartition("/")[2]
+    log = Log(migrated_url)
     with (
         psycopg.connect(postgres_cluster.url_of("postgres", SUPERUSER), autocommit=True) as superuser,
-        log.running(strake, postgres_url) as report,
+        log.running(strake, migrated_url) as report,
     ):
         log.goes_on()
         superuser.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
@@ -121,10 +119,10 @@ def test_failover_to_a_server_that_only_reads(strake: Strake, postgres_url: str,
     assert "request_log_batch_refused" not in report["log"]
 
 
-def test_server_gone_without_a_word(strake: Strake, postgres_url: str) -> None:
+def test_server_gone_without_a_word(strake: Strake, migrated_url: str) -> None:
     """What carries the connections holds them open and passes nothing on. New ones reach a server."""
-    log = Log(postgres_url)
-    parts = urlsplit(postgres_url)
+    log = Log(migrated_url)
+    parts = urlsplit(migrated_url)
     assert parts.port is not None
     with SilentRelay(("127.0.0.1", parts.port)) as relay:
         through = parts._replace(netloc=parts.netloc.replace(str(parts.port), str(relay.port)))
@@ -191,9 +189,9 @@ class SilentRelay:
                 closed.close()
 
 
-def test_every_connection_has_deadlines(postgres_url: str) -> None:
+def test_every_connection_has_deadlines(migrated_url: str) -> None:
     """The kernel ends a connection whose peer has vanished, also one that waits for an answer."""
-    config = {**database_config(postgres_url), "TIME_ZONE": None, "CONN_HEALTH_CHECKS": False}
+    config = {**database_config(migrated_url), "TIME_ZONE": None, "CONN_HEALTH_CHECKS": False}
     parameters = DatabaseWrapper(config).get_connection_params()
     parameters.pop("cursor_factory", None)
     parameters.pop("context", None)

@@ -381,7 +381,7 @@ def test_all_workers_record_every_request_once(
     """The one worker of SQLite, and four of PostgreSQL."""
     environment = {}
     if database == "postgresql":
-        environment = {"WEB_CONCURRENCY": "4", "DATABASE_URL": request.getfixturevalue("postgres_url")}
+        environment = {"WEB_CONCURRENCY": "4", "DATABASE_URL": request.getfixturevalue("migrated_url")}
     strake = run_strake(**environment)
     endpoint = strake.connect(upstream.url)
     asyncio.run(make_requests(strake, endpoint, 3200))

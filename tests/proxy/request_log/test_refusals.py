@@ -154,7 +154,7 @@ def total(rows: list[dict[str, Any]]) -> Counter[str]:
 def test_flood_with_a_revoked_token_is_a_few_rows(
     database: str, run_strake: Callable[..., Strake], upstream: Upstream, request: pytest.FixtureRequest
 ) -> None:
-    environment = {"DATABASE_URL": request.getfixturevalue("postgres_url")} if database == "postgresql" else {}
+    environment = {"DATABASE_URL": request.getfixturevalue("migrated_url")} if database == "postgresql" else {}
     strake = run_strake(**environment)
     endpoint = strake.connect(upstream.url)
     strake.revoke(endpoint)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,27 +23,30 @@ from proxy.request_log.portions import MAX_PORTIONS
 from proxy.request_log.writer import Entry, write
 from tests.support import factories
 from tests.support.database_roles import Database, migrated
-from tests.support.running import Strake
+from tests.support.running import Strake, prepare_home
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
-def strake(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strake]:
+def strake(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, migrated_database: Path
+) -> Iterator[Strake]:
     """A Strake that is not running, with a migrated database."""
     home = tmp_path_factory.mktemp("writer") / "home"
     if request.param == "postgresql":
         with migrated(request.getfixturevalue("postgres_cluster"), home) as database:
             yield database.strake
     else:
-        strake = Strake(home)
-        strake.manage("migrate", "-v0", check=True)
+        strake = Strake(prepare_home(home, migrated_database))
         yield strake
+        strake.hang_up()
 
 
 def run(strake: Strake, code: str) -> Any:
     """Run code with an endpoint, its token and `write`, and return what it assigns to `result`."""
-    return json.loads(strake.python(f"{PREPARED}{code}\nprint(json.dumps(result, default=str))"))
+    done = strake.call("run", code=f"{PREPARED}{code}\nprint(json.dumps(result, default=str))")
+    return json.loads(done["output"])
 
 
 PREPARED = """

@@ -112,7 +112,7 @@ def test_application_error_is_logged_by_type_only(when: str, serve: Serve, caplo
     response = exchange(serve(handle), REQUEST, silence=PATIENCE)
     assert response.closed
     assert response.status == (500 if when == "before the head" else 200)
-    assert not response.raw.endswith(b"0\r\n\r\n")
+    assert not response.body.endswith(b"0\r\n\r\n")
     assert b"canary" not in response.raw
     assert "kind=ValueError" in caplog.text
     assert "canary" not in caplog.text

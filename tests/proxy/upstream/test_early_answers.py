@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.certificates import Authority
 from tests.support.early_answers import ANSWERS, BODY, post, refusing_upstream
-from tests.support.running import Strake
+from tests.support.running import Strake, prepare_home
 
 TRIES = 10
 
@@ -20,13 +21,17 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture(scope="module")
-def trusting(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strake]:
+def trusting(
+    authority: Authority, tmp_path_factory: pytest.TempPathFactory, migrated_database: Path
+) -> Iterator[Strake]:
     """A Strake that trusts the authority."""
     environment = {
         "SSL_CERT_FILE": str(authority.path),
         "STRAKE_ALLOWED_PRIVATE_UPSTREAMS": "127.0.0.1/32,::1/128",
     }
-    with Strake(tmp_path_factory.mktemp("trusting") / "strake", environment) as running:
+    with Strake(
+        prepare_home(tmp_path_factory.mktemp("trusting") / "strake", migrated_database), environment
+    ) as running:
         yield running
 
 

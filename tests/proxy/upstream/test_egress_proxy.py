@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -279,34 +280,36 @@ async def test_stopped_proxy_is_told_apart(ask: Ask, configure: Configure) -> No
 
 
 class Impostor:
-    """A server that answers every connection with these bytes, and closes it unless it `hangs`."""
+    """A server that answers every connection with these bytes, and closes it unless it `hangs`. A context manager."""
 
     def __init__(self, answer: bytes, *, hangs: bool) -> None:
         self.request = b""
         self._answer, self._hangs = answer, hangs
-        self._kept: list[socket.socket] = []
+        self._accepted: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def _serve(self) -> None:
-        while True:
-            try:
+        with contextlib.suppress(OSError):
+            while True:
                 connection, _ = self._listener.accept()
-            except OSError:
-                return
-            self.request = connection.recv(4096)
-            connection.sendall(self._answer)
-            if self._hangs:
-                self._kept.append(connection)
-            else:
-                connection.close()
+                self._accepted.append(connection)
+                with contextlib.suppress(OSError):
+                    self.request = connection.recv(4096)
+                    connection.sendall(self._answer)
+                if not self._hangs:
+                    connection.close()
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for connection in self._kept:
-            connection.close()
+        self._thread.join(60)  # otherwise it could still accept one, which nobody would close
+        for opened in (self._listener, *self._accepted):
+            opened.close()
 
 
 OK = b"HTTP/1.1 200 OK\r\n\r\n"
@@ -326,39 +329,36 @@ OK = b"HTTP/1.1 200 OK\r\n\r\n"
     ids=["nothing", "ssh", "HTTP/2", "bare line feeds", "status", "endless head", "more than a head"],
 )
 async def test_answer_of_no_proxy_is_refused(ask: Ask, configure: Configure, answer: bytes, hangs: bool) -> None:
-    impostor = Impostor(answer, hangs=hangs)
-    configure(f"http://127.0.0.1:{impostor.port}")
-    with pytest.raises(ProxyUnreachable) as caught:
-        await ask(443)
-    assert caught.value.kind.startswith("EgressProxyInvalid")
-    with pytest.raises(KeyUnchecked):
-        check_key(443)
-    impostor.close()
+    with Impostor(answer, hangs=hangs) as impostor:
+        configure(f"http://127.0.0.1:{impostor.port}")
+        with pytest.raises(ProxyUnreachable) as caught:
+            await ask(443)
+        assert caught.value.kind.startswith("EgressProxyInvalid")
+        with pytest.raises(KeyUnchecked):
+            check_key(443)
 
 
 async def test_silent_proxy_is_given_up() -> None:
     async def resolve(host: str) -> tuple[str, ...]:
         return (host,)
 
-    impostor = Impostor(b"HTTP/1.1 200", hangs=True)
-    proxy = egress_proxy.parse(f"http://127.0.0.1:{impostor.port}", resolves=False, exceptions=[])
-    with pytest.raises(EgressProxyUnreachable):
-        await open_tunnel(proxy, ["192.0.2.1:443", "192.0.2.2:443"], resolve, seconds=0.2)
+    with Impostor(b"HTTP/1.1 200", hangs=True) as impostor:
+        proxy = egress_proxy.parse(f"http://127.0.0.1:{impostor.port}", resolves=False, exceptions=[])
+        with pytest.raises(EgressProxyUnreachable):
+            await open_tunnel(proxy, ["192.0.2.1:443", "192.0.2.2:443"], resolve, seconds=0.2)
     assert impostor.request.startswith(b"CONNECT 192.0.2.2:443 ")
-    impostor.close()
 
 
 async def test_request_for_a_tunnel_has_nothing_else(ask: Ask, configure: Configure) -> None:
-    impostor = Impostor(b"HTTP/1.1 502 Bad Gateway\r\n\r\n", hangs=False)
-    configure(f"http://name:p%C3%A4ss%3A@127.0.0.1:{impostor.port}")
-    with pytest.raises(ProxyFailed):
-        await ask(8443)
+    with Impostor(b"HTTP/1.1 502 Bad Gateway\r\n\r\n", hangs=False) as impostor:
+        configure(f"http://name:p%C3%A4ss%3A@127.0.0.1:{impostor.port}")
+        with pytest.raises(ProxyFailed):
+            await ask(8443)
     credentials = base64.b64encode("name:päss:".encode())
     assert impostor.request == (
         b"CONNECT 127.0.0.1:8443 HTTP/1.1\r\nHost: 127.0.0.1:8443\r\n"
         b"Proxy-Authorization: Basic " + credentials + b"\r\n\r\n"
     )
-    impostor.close()
 
 
 @pytest.mark.parametrize("error", [ProxyFailed, ProxyRefused, ProxyUnreachable])

@@ -245,7 +245,7 @@ def test_http_1_0_client_sees_a_truncated_response(
 
 def assert_incomplete(response: Response) -> None:
     if response.all("transfer-encoding"):
-        assert not response.raw.endswith(b"0\r\n\r\n")
+        assert not response.body.endswith(b"0\r\n\r\n")
     else:
         assert len(response.body) < int(response.all("content-length")[0])
 

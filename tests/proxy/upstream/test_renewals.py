@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
@@ -13,7 +14,7 @@ import httpx
 import pytest
 
 from proxy.upstream.renewals import Renewals
-from tests.support.running import Endpoint, Strake
+from tests.support.running import Endpoint, Strake, prepare_home
 from tests.support.token_server import (
     CLIENT_SECRET,
     ENTRA_PARAMETERS,
@@ -33,9 +34,13 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def strake(tmp_path_factory: pytest.TempPathFactory, _token_server: TokenServer) -> Iterator[Strake]:
+def strake(
+    tmp_path_factory: pytest.TempPathFactory, migrated_database: Path, _token_server: TokenServer
+) -> Iterator[Strake]:
     """A Strake whose clouds are one server on loopback."""
-    with Strake(tmp_path_factory.mktemp("clouds") / "strake", environment_of(_token_server)) as running:
+    with Strake(
+        prepare_home(tmp_path_factory.mktemp("clouds") / "strake", migrated_database), environment_of(_token_server)
+    ) as running:
         yield running
 
 
@@ -243,9 +248,9 @@ async def test_one_process_has_one_renewal_at_a_time(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.postgres
 def test_one_of_two_processes_renews(
-    postgres_url: str, run_strake: Any, upstream: Upstream, token_server: TokenServer
+    migrated_url: str, run_strake: Any, upstream: Upstream, token_server: TokenServer
 ) -> None:
-    strake = run_strake(**environment_of(token_server, WEB_CONCURRENCY="2", DATABASE_URL=postgres_url))
+    strake = run_strake(**environment_of(token_server, WEB_CONCURRENCY="2", DATABASE_URL=migrated_url))
     endpoint = connect(strake, upstream)
     with ThreadPoolExecutor(16) as pool:
         token_server.hold()

@@ -34,7 +34,7 @@ def test_ended_tokens_stay_ended_after_a_restore(
     upstream.default = fixed(200, body=b"{}")
     environment = {}
     if database == "postgresql":
-        environment = {"DATABASE_URL": request.getfixturevalue("postgres_url"), "PATH": recording_programs(tmp_path)}
+        environment = {"DATABASE_URL": request.getfixturevalue("migrated_url"), "PATH": recording_programs(tmp_path)}
     strake = run_strake(**environment)
     kept, revoked, rotated, deleted = (strake.connect(upstream.url) for _ in range(4))
     erased = strake.connect(upstream.url, email="erased@example.org")

@@ -88,9 +88,9 @@ def test_totals_survive_the_death_of_a_worker(run_strake: Callable[..., Strake],
 @pytest.mark.postgres
 @pytest.mark.redis
 def test_scrape_sums_workers(
-    run_strake: Callable[..., Strake], upstream: Upstream, postgres_url: str, redis_url: str
+    run_strake: Callable[..., Strake], upstream: Upstream, migrated_url: str, redis_url: str
 ) -> None:
-    watched = Watched(run_strake, DATABASE_URL=postgres_url, REDIS_URL=redis_url, WEB_CONCURRENCY="3")
+    watched = Watched(run_strake, DATABASE_URL=migrated_url, REDIS_URL=redis_url, WEB_CONCURRENCY="3")
     endpoint = watched.strake.connect(upstream.url)
     for _ in range(30):
         send(endpoint)

@@ -17,7 +17,7 @@ import pytest
 from django.conf import settings
 
 from strake.processes import hardening
-from tests.support.running import ROOT, Strake, as_ordinary_user
+from tests.support.running import ROOT, Strake, as_ordinary_user, prepare_home
 from tests.support.upstream import eventually
 from tests.support.vault import MASTER_KEY, document
 
@@ -28,9 +28,10 @@ SECRETS = {
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Strake]:
+def running(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[Strake]:
     """An embedded Strake with its secrets in environment variables, the least safe way."""
-    with Strake(tmp_path_factory.mktemp("strake") / "home", SECRETS) as strake:
+    home = prepare_home(tmp_path_factory.mktemp("strake") / "home", migrated_database, keys=False)
+    with Strake(home, SECRETS) as strake:
         yield strake
 
 
@@ -71,10 +72,9 @@ def test_core_dumps_are_disabled(running: Strake) -> None:
 
 
 @pytest.fixture
-def connecting(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def connecting(tmp_path: Path, migrated_database: Path) -> Iterator[subprocess.Popen[str]]:
     """A command that has loaded the keyring and waits for a provider key on standard input."""
-    strake = Strake(tmp_path / "home", SECRETS)
-    strake.manage("migrate", check=True)
+    strake = Strake(prepare_home(tmp_path / "home", migrated_database, keys=False), SECRETS)
     with subprocess.Popen(
         [sys.executable, "manage.py", "connect", "--email=a@example.org", "--provider=openai", "--key-stdin"],
         cwd=ROOT,

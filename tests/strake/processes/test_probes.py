@@ -61,9 +61,9 @@ def test_both_loopback_families_are_served(strake: Strake) -> None:
         assert httpx.get(f"http://{host}:{strake.port}/livez").status_code == 200
 
 
-def test_unix_socket_is_served(tmp_path: Path) -> None:
+def test_unix_socket_is_served(tmp_path: Path, migrated_home: Path) -> None:
     path = tmp_path / "http.sock"
-    strake = Strake(tmp_path / "strake")
+    strake = Strake(migrated_home)
     strake.environment["STRAKE_BIND"] = f"127.0.0.1:{strake.port},unix:{path}"
     with strake, httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
         assert client.get("http://localhost/readyz").text == "ok"
@@ -80,9 +80,9 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
 
-def test_sockets_of_systemd_are_served(tmp_path: Path) -> None:
+def test_sockets_of_systemd_are_served(migrated_home: Path) -> None:
     """A service manager passes the socket as descriptor 3, and names the process it is for."""
-    with Strake(tmp_path / "strake", command=("-c", PASS_A_SOCKET, "manage.py", "serve", "--no-link")) as strake:
+    with Strake(migrated_home, command=("-c", PASS_A_SOCKET, "manage.py", "serve", "--no-link")) as strake:
         assert httpx.get(f"{strake.url}/readyz").text == "ok"
 
 

@@ -22,7 +22,7 @@ from proxy import relay
 from strake.data_dir import DataDir
 from strake.processes import landlock
 from strake.processes import serve as start_steps
-from tests.support.running import ROOT, Strake
+from tests.support.running import ROOT, Strake, prepare_home
 from tests.support.services import free_port
 from tests.support.upstream import Upstream, eventually, sse
 from tests.support.vault import document
@@ -190,17 +190,16 @@ def test_demo_provider_starts_at_its_first_request(own: Strake) -> None:
     eventually(lambda: not is_alive(demo))
 
 
-def test_taken_port_of_the_demo_provider_is_said(tmp_path: Path) -> None:
+def test_taken_port_of_the_demo_provider_is_said(migrated_home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
-        (tmp_path / "strake/data").mkdir(parents=True)
-        (tmp_path / "strake/data/demo-port").write_text(str(other.getsockname()[1]))
-        with Strake(tmp_path / "strake") as strake:
+        (migrated_home / "data/demo-port").write_text(str(other.getsockname()[1]))
+        with Strake(migrated_home) as strake:
             assert "The demo provider is not running: 127.0.0.1:" in strake.log()
 
 
-def test_each_half_gets_its_own_secrets_only(tmp_path: Path) -> None:
+def test_each_half_gets_its_own_secrets_only(tmp_path: Path, migrated_database: Path) -> None:
     secrets = {"STRAKE_MASTER_KEYS": document(), "STRAKE_SECRET_KEY": SECRET_KEY, "EMAIL_URL": "smtp://127.0.0.1:1"}
-    with Strake(tmp_path / "strake", secrets) as strake:
+    with Strake(prepare_home(tmp_path / "strake", migrated_database, keys=False), secrets) as strake:
         names = {half: _environment_names(strake.half(half)) for half in ("proxy", "web")}
     assert "STRAKE_MASTER_KEYS" in names["proxy"]
     assert not {"STRAKE_SECRET_KEY", "EMAIL_URL"} & names["proxy"]
@@ -241,11 +240,10 @@ def test_missing_landlock_is_said(
 
 
 @pytest.fixture
-def deployed(tmp_path: Path, postgres_url: str, redis_url: str) -> dict[str, str]:
+def deployed(tmp_path: Path, migrated_url: str, redis_url: str) -> dict[str, str]:
     """The environment that both halves share in a deployed Strake, with a migrated database."""
-    environment = DEPLOYED | {"DATABASE_URL": postgres_url, "REDIS_URL": redis_url, "STRAKE_DRAIN_SECONDS": "0"}
+    environment = DEPLOYED | {"DATABASE_URL": migrated_url, "REDIS_URL": redis_url, "STRAKE_DRAIN_SECONDS": "0"}
     environment["STRAKE_RUNTIME"] = str(tmp_path / "run")
-    Strake(tmp_path / "operator", environment | {"STRAKE_MASTER_KEYS": document()}).manage("migrate", "-v0", check=True)
     return environment
 
 

@@ -38,7 +38,7 @@ def server(request: pytest.FixtureRequest, run_strake: Callable[..., Strake]) ->
     """One worker on SQLite; two on PostgreSQL and Redis."""
     if request.param == "sqlite":
         return run_strake()
-    database, redis = request.getfixturevalue("postgres_url"), request.getfixturevalue("own_redis").url
+    database, redis = request.getfixturevalue("migrated_url"), request.getfixturevalue("own_redis").url
     return run_strake(DATABASE_URL=database, REDIS_URL=redis, WEB_CONCURRENCY="2")
 
 

@@ -1,0 +1,1 @@
+"""Notices: what a person is told about their tokens and endpoints, by email and by webhook."""
