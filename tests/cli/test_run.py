@@ -20,10 +20,12 @@ COUNTS = """
 import os, signal, sys, time
 seen = []
 signal.signal(signal.SIGINT, lambda *_: seen.append(1))
+os.kill(os.getppid(), signal.SIGSTOP)  # it gets its signal later, so that two do not become one
 print("ready", os.tcgetpgrp(0) == os.getpgrp(), flush=True)
 while not seen:
     time.sleep(0.05)
-time.sleep(0.5)
+os.kill(os.getppid(), signal.SIGCONT)
+time.sleep(1)
 print("interrupted", len(seen), flush=True)
 sys.exit(5)
 """
