@@ -25,11 +25,13 @@ SessionId = Annotated[str, Path(pattern=r"^ses_[0-9A-Za-z]{1,28}$")]
 
 
 class AccessTokenDetail(Schema):
-    id: str
+    id: str = Field(examples=["patid_5hV0cPq2mXkZ81aB"])
     label: str
-    preview: str
-    scopes: list[str]
-    allowed_networks: list[str] = Field(description="Where it may be used from. Empty: anywhere.")
+    preview: str = Field(examples=["pat_8Kf2…"])
+    scopes: list[str] = Field(examples=[["read", "tokens"]])
+    allowed_networks: list[str] = Field(
+        description="Where it may be used from. Empty: anywhere.", examples=[["192.0.2.0/24"]]
+    )
     created_at: datetime
     last_used_at: datetime | None
     expires_at: datetime | None
@@ -46,8 +48,8 @@ class OneAccessToken(Schema):
 
 
 class Session(Schema):
-    id: str
-    browser: str
+    id: str = Field(examples=["ses_5hV0cPq2mXkZ81aB"])
+    browser: str = Field(examples=["Firefox on Linux"])
     ip: str | None
     created_at: datetime
     last_seen_at: datetime
@@ -76,7 +78,7 @@ def me(request: HttpRequest) -> Me:
 
 @router.get("/access-tokens", response={200: AccessTokens, errors(422): ErrorAnswer}, summary="List access tokens")
 def list_access_tokens(request: HttpRequest, limit: Limit = 100, cursor: Cursor = None) -> AccessTokens:
-    """Newest first. People create them on a page, with `strake login` or with `manage.py create_access_token`."""
+    """Newest first. People create them on a page, by strake login, or by manage.py create_access_token."""
     rows, following = page(AccessToken.objects.visible_to(actor_of(request)), limit, cursor)
     return AccessTokens(access_tokens=[_detail(token) for token in rows], next=following)
 

@@ -16,7 +16,7 @@ from credentials.api.errors import InvalidCursor
 MAX_ROWS = 200
 Limit = Annotated[int, Query(ge=1, le=MAX_ROWS, description="The most rows of one page.")]
 Cursor = Annotated[
-    str | None, Query(max_length=300, description="The `next` of the page before. Do not make one yourself.")
+    str | None, Query(max_length=300, description="The next of the page before. Do not make one yourself.")
 ]
 Row = TypeVar("Row", bound=Model)
 

@@ -68,7 +68,7 @@ def test_requests_in_pages_with_filters(alice: User) -> None:
     )
     script, path = Script(alice, scopes=["read"]), f"/endpoints/{made.endpoint.subdomain}/requests"
     seen, cursor = [], ""
-    while True:
+    for _ in range(5):
         answer = script("GET", f"{path}?limit=4{cursor}")[1]
         seen += answer["requests"]
         RequestRecord.objects.create(
