@@ -31,10 +31,10 @@ class AccessTokenForm(forms.Form):
     scopes = forms.TypedChoiceField(
         label="What may it do?",
         choices=[
-            ("tokens endpoints", "everything: connect, change and delete endpoints, and manage their tokens"),
-            ("tokens", "manage tokens of endpoints"),
-            ("endpoints", "connect, change and delete endpoints"),
-            ("read", "only read: endpoints, usage and audit"),
+            ("tokens endpoints", "manage endpoints and their tokens"),
+            ("tokens", "manage tokens, not endpoints"),
+            ("endpoints", "manage endpoints, not tokens"),
+            ("read", "only read"),
         ],
         coerce=str.split,
     )

@@ -35,6 +35,11 @@ def describe_token(token: BearerToken) -> dict[str, Any]:
     return {"id": token.pk, "label": token.label, "preview": token.preview}
 
 
+def text_of_time(moment: datetime | None) -> str:
+    """A moment as it is in the facts of a notice."""
+    return moment.isoformat(timespec="seconds") if moment else ""
+
+
 def _expiring(since: datetime, until: datetime) -> Iterator[Sighting]:
     """The tokens that have come within a threshold of their expiry between two looks, by the index of expiry."""
     for kind, before, lifetime in _THRESHOLDS:
@@ -42,14 +47,12 @@ def _expiring(since: datetime, until: datetime) -> Iterator[Sighting]:
             revoked_at=None, expires_at__gt=since + before, expires_at__lte=until + before
         ).filter(expires_at__gt=F("created_at") + lifetime)
         for token in found.select_related("endpoint"):
-            assert token.expires_at is not None  # noqa: S101  (for mypy: the condition says so)
-            expires_at = token.expires_at.isoformat(timespec="seconds")
             facts = {
                 "endpoint": describe_endpoint(token.endpoint),
-                "token": describe_token(token) | {"expires_at": expires_at},
+                "token": describe_token(token) | {"expires_at": text_of_time(token.expires_at)},
             }
             # With its expiry, since that may be changed.
-            yield Sighting(token.endpoint.owner_id, kind, f"{token.pk} {int(token.expires_at.timestamp())}", facts)
+            yield Sighting(token.endpoint.owner_id, kind, f"{token.pk} {facts['token']['expires_at']}", facts)
 
 
 WATCHER = Watcher("token-expiry", _expiring)

@@ -15,7 +15,7 @@ from accounts.notices.kinds import ENDPOINT_FAILING, KEY_REFUSED, TOKEN_REVOKED_
 from accounts.notices.publishing import Sighting
 from accounts.notices.watch import Watcher
 from credentials.models import BearerToken, Endpoint
-from credentials.notices import describe_endpoint, describe_token
+from credentials.notices import describe_endpoint, describe_token, text_of_time
 from proxy.cloud_errors import CloudSecretRefused
 from proxy.errors import InvalidToken
 from proxy.models import RefusalCount, RequestRecord, RequestRollup
@@ -86,10 +86,9 @@ def _revoked_in_use(since: datetime, until: datetime) -> Iterator[Sighting]:
     )
     found: set[str] = set(rows.values_list("token", flat=True))
     for token in BearerToken.objects.filter(pk__in=found).select_related("endpoint"):
-        assert token.revoked_at is not None  # noqa: S101  (for mypy: the condition says so)
         facts = {
             "endpoint": describe_endpoint(token.endpoint),
-            "token": describe_token(token) | {"revoked_at": token.revoked_at.isoformat(timespec="seconds")},
+            "token": describe_token(token) | {"revoked_at": text_of_time(token.revoked_at)},
         }
         yield Sighting(token.endpoint.owner_id, TOKEN_REVOKED_IN_USE, token.pk, facts)
 

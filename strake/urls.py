@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from credentials.api.routes import api
+from credentials.api.routes import api as api
 from strake import page_urls
 from strake.api import router as requests
 

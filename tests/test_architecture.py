@@ -91,13 +91,16 @@ def test_contracts_behind_promises_exist() -> None:
         "credentials.vault.wrapping",
         "proxy.audit_key",
     }
-    client = contracts["Only key check, wrap client, connection test, audit receivers and doctor import an HTTP client"]
+    client = contracts[
+        "Only key check, wrap client, connection test, audit receivers, webhooks and doctor import an HTTP client"
+    ]
     assert set(client["forbidden_modules"]) == {"aiohttp", "httpx", "httpcore", "requests", "urllib3"}
     assert {entry.partition(" ")[0] for entry in client["ignore_imports"]} == {
         "credentials.audit_receivers",
         "credentials.deadline_transport",
         "credentials.key_check",
         "credentials.vault.socket_wrapper",
+        "credentials.webhooks.delivery",
         "proxy.connection_test",
         "strake.doctor.front",
     }
@@ -246,7 +249,7 @@ CEILINGS = {
     r"#.*\btype: ignore\b": 15,
     r"#.*\bpragma: no cover\b": 0,
     r"\bmark_safe\b": 0,
-    r"\bcsrf_exempt\b": 0,
+    r"\bcsrf_exempt\b": 2,  # the import and the use in accounts/notices/views.py, for RFC 8058
     r"\|\s*safe\b": 0,
     r"\bautoescape off\b": 0,
 }

@@ -21,6 +21,7 @@ from django.urls import URLPattern, URLResolver, get_resolver, resolve
 from accounts import access_tokens
 from accounts.actors import Person
 from accounts.models import AccessToken, User
+from accounts.notices.choices import unsubscribe_url
 from credentials.vault import keyring, unwrapping
 from proxy import audit_checkpoints, audit_key
 from tests.support import factories
@@ -102,7 +103,7 @@ def paths_of(route: str, scene: Scene) -> list[str]:
         "subdomain": [endpoint.subdomain],
         "token_id": [scene.made.token.pk, str(AccessToken.objects.visible_to(Person(endpoint.owner)).get().pk)],
         "provider": ["custom", "openai"],
-        "token": ["link_" + "0" * 49],
+        "token": ["link_" + "0" * 49, unsubscribe_url(endpoint.owner_id, "key.refused").split("/")[-2]],
         "slug": ["curl"],
         "session_id": ["1"],
         "access_token_id": ["patid_0"],

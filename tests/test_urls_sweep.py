@@ -113,7 +113,7 @@ def test_anonymous_requests_are_refused(name: str, client: Client, alice: User) 
 
 # --- Two people ----------------------------------------------------------------------------------------------------
 
-ID_PARAMETERS = frozenset({"subdomain", "token_id", "session_id", "person_id"})
+ID_PARAMETERS = frozenset({"subdomain", "token_id", "access_token_id", "session_id", "person_id"})
 NO_ID = frozenset({"provider", "slug", "token"})  # public names and a secret
 OWNED = [
     name

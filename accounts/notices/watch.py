@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db import transaction
+from django.db import DatabaseError, transaction
 
 from accounts import outbox, retention
 from accounts.models import NoticeWatch
@@ -48,11 +48,11 @@ def register(watcher: Watcher) -> None:
 
 
 def look_if_due() -> None:
-    """Let each watcher look whose turn it is. Logs what fails, and tries that again after its lease."""
+    """Let each watcher look whose turn it is. Logs which could not, and tries that again after its lease."""
     for watcher in _watchers.values():
         try:
             _look(watcher)
-        except Exception as error:  # noqa: BLE001  (one watcher must not stop the others)
+        except DatabaseError as error:
             logger.warning("notices_failed watcher=%s kind=%s", watcher.name, type(error).__name__)
 
 

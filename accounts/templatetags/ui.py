@@ -89,8 +89,9 @@ def _relative(moment: datetime) -> str:
 
 
 def _theme(context: template.Context) -> str:
-    """Return `light`, `dark`, or "" if the page follows the system."""
-    theme = context["request"].COOKIES.get(settings.STRAKE_COOKIE.format("theme"), "")
+    """Return `light`, `dark`, or "" if the page follows the system, as those do that are rendered without a request."""
+    request: HttpRequest | None = context.get("request")
+    theme = "" if request is None else request.COOKIES.get(settings.STRAKE_COOKIE.format("theme"), "")
     return theme if theme in {"light", "dark"} else ""
 
 

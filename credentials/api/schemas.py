@@ -204,7 +204,7 @@ class EndpointSettings(Schema):
 
 class Endpoints(Schema):
     endpoints: list[EndpointSummary]
-    next: str | None = Field(None, description="Only with limit or cursor: the cursor of the next page, or null.")
+    next: str | None = Field(default=None, description="Only with limit or cursor: the next page, or null.")
 
 
 class OneSettings(Schema):

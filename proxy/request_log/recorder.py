@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 FLUSH_SECONDS = 0.5
 MAX_PENDING = 100_000
 # Of one transaction. SQLite's is in the memory of this process, which keeps what it once took.
-MAX_BATCH = {"postgresql": 5_000, "sqlite": 500}
+MAX_BATCH = {"postgresql": 5_000, "sqlite": 2_000}
 WRITE_SECONDS = 10.0  # how long a write may take before its connection is given up
 SWITCH_INTERVAL_SECONDS = 0.000_5
 NANOSECONDS_IN_MILLISECOND = 1_000_000

@@ -67,14 +67,23 @@ class Table:
         return size(self.bytes)
 
 
-def timed(name: str, probe: Callable[[], object]) -> Finding:
-    """Whether a store responds to `probe`, and how fast."""
-    start = time.perf_counter()
+def asked(name: str, ask: Callable[[], Finding]) -> Finding:
+    """The finding of `ask`, or that the store that it asks does not respond."""
     try:
-        probe()
+        return ask()
     except Exception as error:  # noqa: BLE001  (each store raises other errors, and one line must not break the page)
         return Finding(name, BAD, f"does not respond ({type(error).__name__})")
-    return Finding(name, GOOD, f"responds in {duration(time.perf_counter() - start)}")
+
+
+def timed(name: str, probe: Callable[[], object]) -> Finding:
+    """Whether a store responds to `probe`, and how fast."""
+
+    def ask() -> Finding:
+        start = time.perf_counter()
+        probe()
+        return Finding(name, GOOD, f"responds in {duration(time.perf_counter() - start)}")
+
+    return asked(name, ask)
 
 
 def ask_database() -> None:

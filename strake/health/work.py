@@ -39,11 +39,8 @@ def errors() -> Iterator[Finding]:
 
 
 def last_prune() -> Finding:
-    """When expired rows were last removed."""
-    try:
-        seconds = pruning.last_end()
-    except Exception as error:  # noqa: BLE001  (the cache's errors depend on the backend)
-        return Finding("Last prune", WARN, f"unknown while the cache does not respond ({type(error).__name__})")
+    """When expired rows were last removed. Raises the cache's errors."""
+    seconds = pruning.last_end()
     if seconds is None:
         return Finding("Last prune", WARN, "none known yet. A web process removes expired rows every hour.")
     at = datetime.fromtimestamp(seconds, UTC)

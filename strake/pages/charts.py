@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 
 from proxy.request_log.stats import Step
 
@@ -86,11 +85,10 @@ def top_of(value: int) -> int:
         return 1
     if value <= 10:
         return value + value % 2
-    for power in count():
-        for factor in _TOPS:
-            if factor * 10**power >= value:
-                return factor * 10**power
-    raise AssertionError
+    power = 1
+    while _TOPS[-1] * power < value:
+        power *= 10
+    return next(factor * power for factor in _TOPS if factor * power >= value)
 
 
 def spark(counts: Sequence[int]) -> str:

@@ -44,7 +44,7 @@ def page(request: HttpRequest) -> HttpResponse:
         *work.errors(),
         work.mail_waiting(),
         work.mail_volume(),
-        work.last_prune(),
+        stores.asked("Last prune", work.last_prune),
         work.last_backup(),
         *stores.disks(),
     ]

@@ -86,7 +86,7 @@ def test_every_kind_arrives_once_by_mail_and_webhook(told: Strake, smtp: SmtpSer
     upstream.on("/failing", fixed(503))
     base_url = f"http://localhost:{told.port}"
     works = told.connect(upstream.url, label="Works")
-    token = told.manage("create_access_token", "--label", "test", check=True).stdout.split()[-1]
+    token = told.call("create_access_token", email="owner@example.org")["token"]
     with httpx.Client(base_url=f"{told.url}/api/v1", headers={"Authorization": f"Bearer {token}"}) as api:
         secret = api.put("/notices/webhook", json={"url": f"{upstream.url}/hooks"}).json()["secret"]
         assert api.post("/notices/test").status_code == 202

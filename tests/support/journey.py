@@ -33,8 +33,8 @@ def walk(destination: str) -> Iterator[tuple[str, int]]:
     def get(path: str, client: Client = browser) -> tuple[str, int]:
         return f"GET {path}", client.get(path).status_code
 
-    def post(path: str, **data: str) -> tuple[str, int]:
-        return f"POST {path}", browser.post(path, data).status_code
+    def post(path: str, client: Client = browser, /, **data: str) -> tuple[str, int]:
+        return f"POST {path}", client.post(path, data).status_code
 
     def call(method: str, path: str, body: object = None) -> tuple[str, int]:
         response = script.generic(method, f"/api/v1{path}", json.dumps(body), content_type="application/json")
@@ -84,6 +84,11 @@ def walk(destination: str) -> Iterator[tuple[str, int]]:
         f"endpoints/{first}/limits/",
     ):
         yield get(f"/admin/{path}", operator)
+    other = f"/admin/people/{User.objects.create(email='suspended-on-the-journey@example.org').pk}/"
+    yield post(f"{other}suspend/", operator, reason="a test")
+    yield get(other, operator)
+    yield post(f"{other}resume/", operator)
+    yield post(f"/admin/endpoints/{first}/limits/", operator, max_streams="6")
     yield post(f"{page}delete/", confirmation=first)
     yield post("/settings/delete/", confirmation=person.email)
 

@@ -187,6 +187,7 @@ def use_the_api(token: str) -> None:
     call("POST", f"{issued}/duplicate", 201)
     secret = call("POST", f"{issued}/rotate", 200)["token"]["plaintext"]
     call("POST", f"{endpoint}/test", 200, token=secret)
+    call("POST", "/tokens/revoke", 200, token=secret)
     call("DELETE", issued, 204)
     call("POST", f"{endpoint}/tokens/revoke-all", 200)
     call("POST", f"{endpoint}/credential/rotate", 200, api_key="sk-fifth", unchecked=True)
@@ -194,6 +195,14 @@ def use_the_api(token: str) -> None:
     del moved["provider"]
     call("POST", f"{endpoint}/destination", 200, **moved)
     call("DELETE", endpoint, 204)
+    call("GET", "/notices", 200)
+    call("PUT", "/notices", 200, mail=[], webhook=[])
+    call("POST", "/notices/test", 202)
+    call("PUT", "/notices/webhook", 200, url="https://hooks.example.com/strake")
+    call("GET", "/notices/webhook", 200)
+    call("POST", "/notices/webhook/rotate", 200)
+    call("POST", "/notices/webhook/resume", 204)
+    call("DELETE", "/notices/webhook", 204)
     call("DELETE", f"/access-tokens/{AccessToken.objects.get(label='old').pk}", 204)
     other = Browser()
     sign_in(other)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from django.http import HttpResponse
 from django.test import Client
 
 from accounts import access_tokens
@@ -22,12 +21,10 @@ class Script:
         self.token = made.token
         self.client = Client(headers=FROM_LOOPBACK | {"Authorization": f"Bearer {made.plaintext}"})
 
-    def send(self, method: str, path: str, body: Any = None, **headers: str) -> HttpResponse:
+    def send(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
         data = "" if body is None else json.dumps(body)
-        response: Any = self.client.generic(
-            method, f"/api/v1{path}", data, content_type="application/json", headers=headers
-        )
-        return response
+        path = f"/api/v1{path}"
+        return self.client.generic(method, path, data, content_type="application/json", headers=headers)
 
     def __call__(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         """Send a request. Returns the status and the parsed body."""
