@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.support.running import Endpoint, Strake
@@ -55,7 +54,6 @@ def test_menu_works_with_keys_and_is_not_clipped(
         assert box["x"] + box["width"] <= 360
         page.keyboard.press("Tab")
         expect(link).to_be_focused()
-    assert not Axe().run(page, context=".actions-menu").response["violations"]
     page.keyboard.press("Escape")
     expect(page.locator(".actions-menu[open]")).to_have_count(0)
     expect(summary).to_be_focused()

@@ -259,7 +259,7 @@ def test_changed_places_are_audited_by_name(signed_in: Client, provider: Upstrea
     data = {"api_key": KEY, "places": "X-New: two\nX-Kept: secret-two", **values}
     assert signed_in.post(url, data).status_code == HTTPStatus.SEE_OTHER
     details = AuditEvent.objects.filter(action="destination.changed").latest("pk").details
-    assert details == {
+    assert {name: value for name, value in details.items() if name.startswith("places")} == {
         "places_from": ["X-Old", "X-Kept"],
         "places_to": ["X-New", "X-Kept"],
         "places_changed": ["X-Kept"],
