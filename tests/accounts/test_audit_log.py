@@ -342,7 +342,7 @@ def test_actor_label_without_a_user(alice: User, bob: User) -> None:
     event = add(alice)
     assert audit_log.actor_label(event) == "alice@example.org"
     assert audit_log.actor_label(AuditEvent(actor=None)) == "operator, at the command line"
-    assert audit_log.actor_label(AuditEvent(actor=None, ip="192.0.2.1")) == "nobody signed in"
+    assert audit_log.actor_label(AuditEvent(actor=None, ip="192.0.2.1", via="")) == "nobody signed in"
     alice.delete()
     gone = AuditEvent.objects.select_related("actor", "account").get(pk=event.pk)
     assert audit_log.actor_label(gone) == "deleted account"

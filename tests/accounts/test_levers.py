@@ -216,6 +216,7 @@ def test_erasing_without_asking(alice: User) -> None:
         "access_tokens": 0,
         "browser_sessions": 1,
         "endpoints": 0,
+        "webhooks": 0,
         "dry_run": False,
     }
     assert not User.objects.exists()

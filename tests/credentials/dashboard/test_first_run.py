@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from http import HTTPStatus
 
-import pytest
 from django.conf import settings
 from django.test import Client
 from django.utils import timezone
+from pytest_django import Settings
 
 from accounts.models import User
 from credentials import providers
@@ -36,12 +36,12 @@ def test_checklist_follows_what_was_done_and_goes(signed_in: Client, alice: User
     assert done(signed_in) == []
 
 
-def test_operator_gets_more_steps(signed_in: Client, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operator_gets_more_steps(signed_in: Client, alice: User, settings: Settings) -> None:
     alice.is_staff = True
     alice.save()
-    monkeypatch.delenv("STRAKE_SIGNUP", raising=False)
+    settings.STRAKE_SIGNUP_IS_CHOSEN = False
     assert done(signed_in) == [False] * 5
-    monkeypatch.setenv("STRAKE_SIGNUP", "closed")
+    settings.STRAKE_SIGNUP_IS_CHOSEN = True
     assert done(signed_in) == [False] * 4 + [True]
 
 
