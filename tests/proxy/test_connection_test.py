@@ -119,7 +119,7 @@ def test_provider_gets_an_ordinary_request(endpoint: Connected, upstream: Upstre
 def test_post_has_an_empty_object(endpoint: Connected, upstream: Upstream, press: Press) -> None:
     upstream.default = fixed(400, body=b'{"error": "no model"}')
     _, token = factories.make_token(endpoint=endpoint.endpoint, allowed_paths=["POST /v1/chat/completions"])
-    assert "Custom was reached: POST /v1/chat/completions → 400 in " in press(endpoint.endpoint, token)
+    assert "400 Custom answered POST /v1/chat/completions with 400 in " in press(endpoint.endpoint, token)
     assert (upstream.last.body, upstream.last.header("content-type")) == (b"{}", b"application/json")
     assert call(endpoint, token).status == 400
 
@@ -133,7 +133,7 @@ def test_headers_of_the_key_check_are_sent(endpoint: Connected, alice: User, ups
 def test_other_status_is_passed_on(endpoint: Connected, upstream: Upstream, press: Press) -> None:
     upstream.default = fixed(404)
     result = press(endpoint.endpoint, endpoint.plaintext)
-    assert result.startswith("404 The request got through to Custom: GET / → 404 in ")
+    assert result.startswith("404 Custom answered GET / with 404 in ")
 
 
 def test_result_is_a_page_without_scripts(endpoint: Connected, press: Press) -> None:
@@ -167,7 +167,7 @@ def test_limits_apply(endpoint: Connected, press: Press) -> None:
     _, token = factories.make_token(endpoint=endpoint.endpoint, requests_per_minute=1)
     assert call(endpoint, token).works
     for _ in range(2):
-        assert press(endpoint.endpoint, token) == "429 Strake refused the request: GET / → rate_limited"
+        assert press(endpoint.endpoint, token) == "429 Too many requests a minute: GET / . What to do"
 
 
 def test_tests_count_as_checks_of_the_owner(
@@ -185,7 +185,7 @@ def test_tests_count_as_checks_of_the_owner(
 
 @pytest.mark.parametrize("token", ["strk_unknown", "", " ", "strk_\r\nX-Injected: 1", "schlüssel \x00"])
 def test_unknown_token_is_tried(token: str, endpoint: Connected, upstream: Upstream, press: Press) -> None:
-    assert press(endpoint.endpoint, token) == "401 Strake refused the request: GET / → invalid_token"
+    assert press(endpoint.endpoint, token) == "401 The token is revoked or expired: GET / . What to do"
     assert not upstream.exchanges
 
 
@@ -215,7 +215,7 @@ def test_endpoint_on_its_own_host(endpoint: Connected) -> None:
 
 def test_token_that_allows_only_changes(endpoint: Connected, upstream: Upstream, press: Press) -> None:
     _, token = factories.make_token(endpoint=endpoint.endpoint, allowed_paths=["DELETE /**"])
-    assert press(endpoint.endpoint, token).startswith("Not tested This token allows only requests that could change")
+    assert press(endpoint.endpoint, token).startswith("Not tested This token only allows requests that could change")
     assert not upstream.exchanges
 
 
@@ -228,7 +228,7 @@ def test_silent_provider_times_out(
     monkeypatch.setattr(connection_test, "MAX_SECONDS", 3)
     upstream.default = silence
     result = press(endpoint.endpoint, endpoint.plaintext)
-    assert result == "No answer Custom did not answer GET / within 20 seconds."
+    assert result == "No answer Custom didn't answer GET / within 20 seconds."
     eventually(lambda: upstream.last.closed_at)
 
 
@@ -258,7 +258,7 @@ def test_unreachable_proxy_is_named(
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(str(settings.STRAKE_PROXY_SOCKET))
     made = factories.make_endpoint(owner=alice, destination_url=upstream.url)
-    assert press(made.endpoint, made.plaintext).startswith("Not sent Strake's proxy does not answer.")
+    assert press(made.endpoint, made.plaintext).startswith("Not sent Strake's proxy doesn't respond.")
 
 
 def test_proxy_that_stops_is_named(alice: User, settings: Any, tmp_path: Path) -> None:

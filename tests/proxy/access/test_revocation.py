@@ -34,10 +34,7 @@ def test_nothing_is_accepted_after_access_ended(database: str, tmp_path: Path, u
     upstream.default = respond
     with ExitStack() as stack:
         cluster = stack.enter_context(postgres.cluster()) if database == "postgresql" else None
-        environment = {}
-        if cluster is not None:
-            cluster.create_migrated("revocation")
-            environment["DATABASE_URL"] = cluster.url_of("revocation")
+        environment = {} if cluster is None else {"DATABASE_URL": cluster.url}
         strake, known = stack.enter_context(processes(tmp_path / "home", PROCESSES, environment))
 
         changed = asyncio.run(revocation.run(strake, known, upstream.url, REQUESTS))
