@@ -37,6 +37,8 @@ WEB = {
     "accounts_auditlink": "SELECT",
     "accounts_browsersession": "DELETE, INSERT, SELECT, UPDATE (ip, last_seen_at)",
     "accounts_cacheentry": READ_AND_WRITE,
+    "accounts_devicegrant": "DELETE, INSERT, SELECT, UPDATE (allowed_at, asked_at, denied_at, interval, "
+    "used_at, user_id)",
     "accounts_notice": "DELETE, INSERT, SELECT, UPDATE (first_at, seen_at)",
     "accounts_noticechoices": "DELETE, INSERT, SELECT, UPDATE (muted_mail, muted_webhook)",
     "accounts_noticewatch": "INSERT, SELECT, UPDATE (due_at, looked_until)",

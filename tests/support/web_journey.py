@@ -31,6 +31,7 @@ from django.test.utils import setup_test_environment  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from accounts.models import AccessToken, BrowserSession  # noqa: E402
+from accounts.notices.choices import unsubscribe_url  # noqa: E402
 from credentials.api.device import GRANT_TYPE  # noqa: E402
 from credentials.models import Endpoint, ServerProcess  # noqa: E402
 from credentials.vault import heartbeats  # noqa: E402
@@ -116,6 +117,7 @@ def use_endpoints(browser: Browser) -> None:
     for path in (
         "/endpoints/?q=desk&state=active&sort=used",
         f"/activity/?endpoint={endpoint.subdomain}",
+        "/activity/requests.csv",
         "/docs/curl/",
         "/docs/browsers/",
     ):
@@ -132,7 +134,19 @@ def use_settings(browser: Browser) -> str:
     for path in ("/settings/", "/access-tokens/", "/audit/?action=token.issued", "/audit.csv"):
         browser.see(path)
     browser.see("/audit/checkpoint", 404)  # there is none yet
+    browser.see("/theme/?theme=dark", 303)
     return plaintext[0]
+
+
+def use_notices(browser: Browser) -> None:
+    browser.send("/settings/notices/", at="/settings/", mail="token.expired")
+    browser.send("/settings/notices/test/", at="/settings/")
+    browser.send("/settings/webhook/", 200, url="https://hooks.example.com/strake")
+    browser.send("/settings/webhook/rotate/", 200, at="/settings/")
+    browser.send("/settings/webhook/resume/", at="/settings/")
+    browser.send("/settings/webhook/remove/", at="/settings/")
+    person = BrowserSession.objects.latest("created_at").user
+    browser.send(urlsplit(unsubscribe_url(person.pk, "token.expired")).path, 200)
 
 
 def use_the_device_grant(browser: Browser) -> None:
@@ -256,6 +270,7 @@ def main(staff_link: str) -> None:
     sign_in(browser)
     use_endpoints(browser)
     token = use_settings(browser)
+    use_notices(browser)
     use_the_api(token)
     sign_in(browser)
     use_the_device_grant(browser)

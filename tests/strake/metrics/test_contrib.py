@@ -13,13 +13,15 @@ import yaml
 from django.conf import settings
 
 from accounts.metrics import Metric, registry
+from accounts.notices import publishing
 from accounts.sign_in import metrics as sign_in
+from credentials.webhooks import delivery
 from proxy.metrics import database_pool, gauges, traffic
 from strake.metrics import process, publisher, web
 
 ROOT: Path = settings.ROOT
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
-MODULES = (sign_in, database_pool, gauges, traffic, process, publisher, web)
+MODULES = (sign_in, publishing, delivery, database_pool, gauges, traffic, process, publisher, web)
 METRICS = {value.name: value for module in MODULES for value in vars(module).values() if isinstance(value, Metric)}
 # What Prometheus adds, and what prometheus-client makes in the exporter.
 FROM_PROMETHEUS = {"instance", "job"}
