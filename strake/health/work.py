@@ -52,7 +52,7 @@ def last_prune() -> Finding:
 def last_backup() -> Finding:
     """When `manage.py backup` last made one. Other ways of making a backup are as good, so none is no problem."""
     at = history.last()
-    return Finding("Last backup", GOOD, _moment(at) if at else f"none with `manage.py backup` in {history.DAYS} days")
+    return Finding("Last backup", GOOD, _moment(at) if at else f"none with manage.py backup in {history.DAYS} days")
 
 
 def mail_waiting() -> Finding:

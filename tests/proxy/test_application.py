@@ -52,7 +52,7 @@ class Call:
         assert self.transport.written.endswith(b"\r\n\r\n5\r\nchunk\r\n")
 
     async def _forward(self, request: ProxyRequest, _: object) -> Response:
-        request.route = cast(Any, SimpleNamespace(endpoint_id=uuid4(), token_id=str(uuid4())))
+        request.route = cast(Any, SimpleNamespace(endpoint_id=uuid4(), token_id=str(uuid4()), budgets=()))
         return Response(200, [], self.stream)
 
 
