@@ -296,7 +296,7 @@ def test_errors_are_those_of_a_day(operator: Client, made: Connected, used: dict
 def test_last_prune_and_backup_have_an_age(operator: Client, used: dict[str, str]) -> None:
     page = shown(operator)
     assert "Last prune Note none known yet." in page
-    assert "Last backup OK none with `manage.py backup` in 30 days" in page
+    assert "Last backup OK none with manage.py backup in 30 days" in page
     now = timezone.now()
     pruning.note_end(now - timedelta(hours=2))
     AuditEvent.objects.create(action=BACKED_UP, subject_type="database", at=now - timedelta(hours=10))
