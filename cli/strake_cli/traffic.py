@@ -32,7 +32,7 @@ def usage(state: State, endpoint: str, period: str) -> None:
             "Succeeded": total["good"],
             "Refused (4xx)": total["refused"],
             "Failed (5xx)": total["failed"],
-            "Stopped by Strake": total["stopped"],
+            "Refused by Strake": total["stopped"],
             "Latency": f"p50 {_ms(total['p50_ms'])}, p95 {_ms(total['p95_ms'])}",
         }
     )

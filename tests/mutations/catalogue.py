@@ -86,8 +86,8 @@ BY_FILE: dict[str, list[Mutation]] = {
         Mutation(
             "",
             "two processes send the same email",
-            "_due().select_for_update(skip_locked=True)",
-            "_due()",
+            "_due(lane).select_for_update(skip_locked=True)",
+            "_due(lane)",
             tests=("tests/accounts/test_outbox.py",),
         ),
         Mutation(
