@@ -95,7 +95,7 @@ def test_sdk_call_appears_without_a_reload(page: Page) -> None:
     connect(page)
     url, token = page.locator("#url").inner_text(), page.locator("#token").inner_text()
     page.get_by_role("link", name="Go to the endpoint").click()
-    expect(page.get_by_text("No request yet.")).to_be_visible()
+    expect(page.get_by_text("No requests yet.")).to_be_visible()
     page.evaluate("window.sameDocument = true")
 
     client = openai.OpenAI(base_url=f"{url}/v1", api_key=token, max_retries=0)
@@ -188,13 +188,13 @@ def test_page_explains_a_wrong_key_while_typing(page: Page) -> None:
     page.goto("/endpoints/connect/openai/")
     key = page.get_by_label("OpenAI key")
     key.fill("sk-proj two")
-    expect(page.get_by_text("There is a space inside.")).to_be_visible()
+    expect(page.get_by_text("There's a space in the key.")).to_be_visible()
     key.fill("sk-ant-0123456789")
     expect(page.get_by_text("Is this the key of another provider?")).to_be_visible()
     key.fill("strk_0123456789")
     expect(page.get_by_text("This is a Strake token.")).to_be_visible()
     key.fill("sk-proj-0123456789")
-    expect(page.get_by_text("There is a space inside.")).to_be_hidden()
+    expect(page.get_by_text("There's a space in the key.")).to_be_hidden()
 
 
 def test_button_names_the_provider_and_works_once(page: Page) -> None:
@@ -218,7 +218,7 @@ def test_unreachable_server_keeps_the_form(page: Page) -> None:
     page.get_by_label("Name").fill("laptop")
     page.context.set_offline(True)
     page.get_by_role("button", name="Connect", exact=True).click()
-    expect(page.get_by_role("alert")).to_contain_text("could not be reached")
+    expect(page.get_by_role("alert")).to_contain_text("didn't respond")
     expect(page.get_by_label("Name")).to_have_value("laptop")
     page.context.set_offline(False)
     page.get_by_role("button", name="Connect", exact=True).click()
