@@ -25,13 +25,13 @@ _THRESHOLDS: tuple[tuple[NoticeKind, timedelta, timedelta], ...] = (
 
 
 def describe_endpoint(endpoint: Endpoint) -> dict[str, Any]:
-    """What a notice says of an endpoint. Nothing of it is secret."""
+    """The facts of an endpoint that a notice tells. Nothing of it is secret."""
     page = settings.STRAKE_BASE_URL + reverse("credentials:endpoint", args=[endpoint.subdomain])
     return {"subdomain": endpoint.subdomain, "label": endpoint.label, "page": page}
 
 
 def describe_token(token: BearerToken) -> dict[str, Any]:
-    """What a notice says of a token: never the token or its digest."""
+    """The facts of a token that a notice tells: never the token or its digest."""
     return {"id": token.pk, "label": token.label, "preview": token.preview}
 
 

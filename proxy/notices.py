@@ -45,7 +45,7 @@ def _failing(since: datetime, until: datetime) -> Iterator[Sighting]:
 
 
 def _troubles(endpoint: Endpoint, start: datetime) -> Iterator[Sighting]:
-    """What is wrong with an endpoint without a success since `start`. The requests with a former key do not count."""
+    """Return what is wrong with an endpoint without success since `start`. Requests with a former key do not count."""
     sealed_at = endpoint.credential.sealed_at
     newest = list(
         RequestRecord.objects.filter(endpoint=endpoint, at__gt=max(start, sealed_at))

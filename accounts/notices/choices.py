@@ -1,4 +1,4 @@
-"""Which notices a person wants, and the link in an email that ends one kind."""
+"""The notices that a person wants, and the link in an email that ends one kind."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ EVERYTHING = Choices(frozenset(KINDS), frozenset(KINDS))
 
 
 def choices_of(people: Collection[UUID]) -> dict[UUID, Choices]:
-    """What each of these people wants. Whoever has never chosen gets everything, and is left out."""
+    """Return the choices of these people. Those who have never chosen get everything, and are left out."""
     rows = NoticeChoices.objects.filter(person_id__in=people)
     return {row.person_id: _choices(row) for row in rows}
 
 
 def choices(user: User) -> Choices:
-    """What one person wants."""
+    """Return the choice of one person."""
     return choices_of([user.pk]).get(user.pk, EVERYTHING)
 
 

@@ -15,7 +15,7 @@ from accounts.notices.choices import choices, unsubscribe_url
 from accounts.notices.kinds import KINDS
 from accounts.outbox import Kind
 
-MAX_ITEMS = 20  # of one email; the pages show all
+MAX_ITEMS = 20  # of one email. The pages show all
 
 
 def text_of(kind: str, items: list[dict[str, Any]]) -> tuple[str, str]:

@@ -61,7 +61,7 @@ def publish(sightings: Iterable[Sighting], now: datetime) -> int:
 
 
 def webhook_details(kind: str, facts: dict[str, Any], now: datetime) -> dict[str, Any]:
-    """What a message to a webhook is composed from. Its id is the same for every attempt."""
+    """The content of a message to a webhook. Its id is the same for every attempt."""
     return {
         "message": tokens.random_id("msg_"),
         "notice": kind,

@@ -32,7 +32,7 @@ MAX_GAP = timedelta(days=1)
 class Watcher:
     """Looks for what happened after `since`, up to `until`, both by the database's clock.
 
-    What goes on is to be returned again by each look. It must cost little if nothing is new, whatever there is.
+    Each look returns again what still goes on. It must cost little if nothing is new, however much is stored.
     """
 
     name: str
@@ -77,7 +77,7 @@ def _look(watcher: Watcher) -> None:
 
 
 class _Background:
-    """What the thread does: it looks, and sends to webhooks. Between two messages it looks again if it is time."""
+    """The work of the thread: it looks, and sends to webhooks. Between two messages it looks again if it is time."""
 
     def __init__(self) -> None:
         self._next = 0.0

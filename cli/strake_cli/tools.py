@@ -1,4 +1,4 @@
-"""Which variables and arguments make a tool use an endpoint. The table is `TOOLS`.
+"""The variables and arguments that make a tool use an endpoint. The table is `TOOLS`.
 
 A token is only ever in a variable. Only variables that the tool reads are set: with those of another API too, its other
 SDK would also go to the endpoint. Variables that would win over them are removed.
@@ -30,7 +30,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Setup:
-    """What a tool gets: variables to set and to remove, and arguments after its name, none of them secret."""
+    """The settings of a tool: variables to set and to remove, and arguments after its name, none of them secret."""
 
     variables: Mapping[str, str] = field(repr=False)
     removed: Sequence[str] = ()
@@ -70,7 +70,7 @@ def _claude_bedrock(target: Target, _: str) -> Setup:
 
 
 def _codex(target: Target, base: str) -> Setup:
-    """A provider entry of its own: OpenAI's, which Codex has, would send the sign-in of ChatGPT."""
+    """A separate provider entry: OpenAI's, which Codex has, would send the sign-in of ChatGPT."""
     provider = {"name": "Strake", "base_url": base, "env_key": TOKEN_VARIABLE, "wire_api": "responses"}
     settings = {"model_provider": "strake", **{f"model_providers.strake.{name}": it for name, it in provider.items()}}
     arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={json.dumps(value)}")]

@@ -27,7 +27,7 @@ def secret(webhook: Webhook, *, version: int | None = None) -> str:
 
 
 def digest(webhook: Webhook) -> str:
-    """What `Webhook.secret_digest` holds: it reveals nothing about 32 random bytes."""
+    """Return the value of `Webhook.secret_digest`. It reveals nothing about 32 random bytes."""
     return hashlib.sha256(_key(webhook, webhook.version)).hexdigest()
 
 
