@@ -24,7 +24,7 @@ from accounts.sign_in import throttle
 from credentials import key_check
 from tests.support import factories
 
-EXAMPLES = int(os.environ.get("EXAMPLES", "4"))
+EXAMPLES = int(os.environ.get("EXAMPLES", "2"))
 # Real transactions, because schemathesis calls the WSGI application, which closes database connections.
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
