@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -45,17 +45,16 @@ def database_config(url: str) -> dict[str, Any]:
 
     Raises `ImproperlyConfigured`. A mistyped URL can hold a password anywhere, so no message repeats a value.
     """
-    userinfo, hosts, path, query = _split(url)
+    userinfo, hosts, name, query = _split(url)
     user, _, password = userinfo.partition(":")
     options = _options(query)
     host, port = _hosts(hosts, options.pop("host", ""), options.pop("port", ""))
     _check_options(options)
-    name = unquote(path.removeprefix("/"))
     if not name:
         raise ImproperlyConfigured("DATABASE_URL names no database: add /strake after the host.")
     return {
         "ENGINE": "django.db.backends.postgresql",
-        "NAME": name,
+        "NAME": unquote(name),
         "USER": unquote(user),
         "PASSWORD": Secret(unquote(password)),
         "HOST": host,
@@ -65,22 +64,22 @@ def database_config(url: str) -> dict[str, Any]:
 
 
 def _split(url: str) -> tuple[str, str, str, str]:
-    """Return user information, hosts, path and query, all still percent-encoded."""
+    """Return user information, hosts, name and query, all still percent-encoded."""
     not_encoded = ImproperlyConfigured(
         f"DATABASE_URL should look like {EXAMPLE}. In the user name and the password, percent-encode special "
         "characters: # is %23, / is %2F, ? is %3F, @ is %40, [ is %5B, % is %25."
     )
-    try:
-        scheme, netloc, path, query, fragment = urlsplit(url)
-    except ValueError:
-        raise not_encoded from None
-    if scheme not in {"postgres", "postgresql"}:
+    # `urlsplit` of newer Pythons refuses a list of hosts with an IPv6 address in it.
+    scheme, _, rest = url.partition("://")
+    if scheme.lower() not in {"postgres", "postgresql"}:
         raise ImproperlyConfigured(f"DATABASE_URL should look like {EXAMPLE}")
-    # The first of these characters in a password ends the host part, so the @ comes after it.
-    if fragment or "#" in url or "@" in path + query or "/" in path[1:]:
-        raise not_encoded
+    before, _, query = rest.partition("?")
+    netloc, _, name = before.partition("/")
     userinfo, _, hosts = netloc.rpartition("@")
-    return userinfo, hosts, path, query
+    # The first of these characters in a password ends the host part, so the @ comes after it.
+    if "#" in url or "@" in name + query or "/" in name or "[" in userinfo or "]" in userinfo:
+        raise not_encoded
+    return userinfo, hosts, name, query
 
 
 def _options(query: str) -> dict[str, str]:
