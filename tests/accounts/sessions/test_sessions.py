@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries, DjangoCaptureOnCommitCallbacks
 from redis import Redis
 
-from accounts import outage_log
 from accounts.actors import OPERATOR, Person
 from accounts.errors import NotFound
 from accounts.models import AuditEvent, BrowserSession, User
+from accounts.outage_log import OutageLog
+from accounts.sessions import middleware
 from accounts.sessions import service as sessions
 from accounts.sessions.store import session_digest
 from tests.accounts.signing_in import cookie_name, is_signed_in, operator_link_path, sign_in
@@ -196,7 +198,8 @@ def test_pickle_planted_in_redis_is_not_loaded(redis: RedisServer, alice: User, 
 def test_redis_outage_is_a_503_and_ends_no_session(
     redis: RedisServer, alice: User, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outage_log, "STABLE_SECONDS", 0)  # another test may have had an outage just now
+    outage = OutageLog(logging.getLogger(__name__), "pages_unavailable", "pages_back")
+    monkeypatch.setattr(middleware, "_outage", outage)  # another test may have left it in an outage
     browser = sign_in(alice)
     redis.stop()
     attempts = [
