@@ -349,7 +349,8 @@ def test_short_secret_key_is_refused(tmp_path: Path) -> None:
 
 
 def test_unreachable_database_is_one_clear_line(tmp_path: Path) -> None:
-    result = manage(tmp_path / "home", "serve", PORT=str(free_port()), **DEPLOYED)
+    environment = {**DEPLOYED, "STRAKE_RUNTIME": str(tmp_path / "run")}  # the default one is root's
+    result = manage(tmp_path / "home", "serve", PORT=str(free_port()), **environment)
     assert_one_clear_line(result, "The database cannot be used", "is DATABASE_URL right?")
     assert result.code == os.EX_TEMPFAIL
 
@@ -373,7 +374,8 @@ def test_locked_database_is_not_reported_as_damaged(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.postgres
 def test_deployed_serve_does_not_migrate(tmp_path: Path, postgres_url: str) -> None:
-    result = manage(tmp_path / "home", "serve", PORT=str(free_port()), **{**DEPLOYED, "DATABASE_URL": postgres_url})
+    environment = {**DEPLOYED, "DATABASE_URL": postgres_url, "STRAKE_RUNTIME": str(tmp_path / "run")}
+    result = manage(tmp_path / "home", "serve", PORT=str(free_port()), **environment)
     assert_one_clear_line(result, "The database is not up to date. Run: manage.py migrate")
     assert result.code == EX_CONFIG
 

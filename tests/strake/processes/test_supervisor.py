@@ -197,6 +197,7 @@ def test_taken_port_of_the_demo_provider_is_said(migrated_home: Path) -> None:
             assert "The demo provider is not running: 127.0.0.1:" in strake.log()
 
 
+@pytest.mark.root
 def test_each_half_gets_its_own_secrets_only(tmp_path: Path, migrated_database: Path) -> None:
     secrets = {"STRAKE_MASTER_KEYS": document(), "STRAKE_SECRET_KEY": SECRET_KEY, "EMAIL_URL": "smtp://127.0.0.1:1"}
     with Strake(prepare_home(tmp_path / "strake", migrated_database, keys=False), secrets) as strake:
