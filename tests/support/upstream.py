@@ -430,7 +430,7 @@ class Upstream:
         await self._stopping.wait()
         server.close()
         for connection in self.connections:
-            if hasattr(connection, "writer"):
+            if hasattr(connection, "writer") and not connection.lost.is_set():  # Python 3.11.2 cannot abort it twice
                 connection.writer.transport.abort()
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
