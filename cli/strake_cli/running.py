@@ -1,4 +1,4 @@
-"""`strake run`: a tool with a token of its own, which ends with the tool."""
+"""`strake run`: a tool with its own token, which ends with the tool."""
 
 from __future__ import annotations
 
@@ -102,5 +102,5 @@ def _revoke(api: Api, subdomain: str, token_id: str) -> None:
 
 
 def _revoke_quietly(api: Api, subdomain: str, token_id: str) -> None:
-    """What the watcher does. It shares no connection with the process that was killed."""
+    """The work of the watcher. It shares no connection with the process that was killed."""
     _revoke(api.reopened(), subdomain, token_id)

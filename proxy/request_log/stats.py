@@ -9,8 +9,18 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from django.db.models import JSONField, Max, OuterRef, QuerySet, Subquery, Sum, Value
-from django.db.models.expressions import Combinable
+from django.db.models import (
+    Expression,
+    ExpressionWrapper,
+    IntegerField,
+    JSONField,
+    Max,
+    OuterRef,
+    QuerySet,
+    Subquery,
+    Sum,
+    Value,
+)
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
@@ -176,7 +186,7 @@ def hours_of_last_day(endpoints: Iterable[Endpoint]) -> dict[UUID, list[int]]:
     return counts
 
 
-def total_last_day() -> Combinable:
+def total_last_day() -> Expression:
     """An expression for the number of requests of an endpoint in the last 24 hours, to sort by."""
     sums = [
         Subquery(
@@ -188,7 +198,7 @@ def total_last_day() -> Combinable:
         )
         for model in (RequestRollup, OldRollup)
     ]
-    return Coalesce(sums[0], 0) + Coalesce(sums[1], 0)
+    return ExpressionWrapper(Coalesce(sums[0], 0) + Coalesce(sums[1], 0), output_field=IntegerField())
 
 
 def _first_hour() -> datetime:

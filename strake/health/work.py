@@ -1,4 +1,4 @@
-"""What Strake does in the background, and how requests fare."""
+"""Findings about work in the background, and about requests."""
 
 from __future__ import annotations
 

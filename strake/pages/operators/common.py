@@ -1,4 +1,4 @@
-"""What the operators' pages share: a list with search, filter and order, and the record of who read it."""
+"""Shared by the operators' pages: a list with search, filter and order, and the record of who read it."""
 
 from __future__ import annotations
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from urllib.parse import urlencode
 
 from django.conf import settings
 from django.contrib import messages
-from django.db.models import IntegerField, OuterRef, Q, Subquery, Sum
-from django.db.models.functions import Coalesce
+from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
-from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
 from accounts.audit import staff_of
@@ -25,8 +22,7 @@ from credentials.dashboard.forms import LimitsForm
 from credentials.dashboard.views.common import not_found_is_404, posted, render_dialog
 from credentials.models import Endpoint
 from credentials.vault import wrapper
-from proxy.models import RequestRollup
-from proxy.request_log.stats import last_day
+from proxy.request_log.stats import last_day, total_last_day
 from strake.pages.operators.common import Listing
 
 
@@ -93,14 +89,6 @@ def _listing(known: Sequence[str] | None) -> Listing:
             "created": ("-created_at", "subdomain"),
             "label": ("label", "subdomain"),
             "owner": ("owner__email", "label", "subdomain"),
-            "requests": (_requests_last_day().desc(), "subdomain"),
+            "requests": (total_last_day().desc(), "subdomain"),
         },
     )
-
-
-def _requests_last_day() -> Coalesce:
-    """What `last_day` counts, to sort by. Only the totals of before an upgrade are missing."""
-    rollups = RequestRollup.objects.filter(
-        endpoint=OuterRef("pk"), hour__gte=timezone.now() - timedelta(hours=24)
-    ).values("endpoint")
-    return Coalesce(Subquery(rollups.annotate(total=Sum("count")).values("total")), 0, output_field=IntegerField())
