@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from functools import partial
 
-from bench import bodies, gateways, latency, slo, strakes, streams, targets, tokens
+from bench import bodies, gateways, latency, slo, strakes, streams, tail, targets, tokens
 from bench.gateways import Gateway, Starter
 from bench.processes import GATEWAY_CORE, LOAD_CORE, RESULTS, occupy_load_core
 from bench.tables import Results
@@ -76,6 +76,13 @@ class Bench:
         self._rounds("latency", self._starters, measure)
         return latency.tables(self.results)
 
+    def tail(self) -> list[str]:
+        def measure(_: str, gateway: Gateway) -> None:
+            tail.measure(gateway, self._direct, self.results, self._options.seconds)
+
+        self._rounds("tail", {name: start for name, start in self._starters.items() if name != "direct"}, measure)
+        return tail.tables(self.results)
+
     def slo(self) -> list[str]:
         def measure(_: str, gateway: Gateway) -> None:
             slo.measure(gateway, self.results, max(1, self._options.seconds // 2))
@@ -108,6 +115,7 @@ class Bench:
 
 PARTS: dict[str, Callable[[Bench], list[str]]] = {
     "latency": Bench.latency,
+    "tail": Bench.tail,
     "slo": Bench.slo,
     "streams": Bench.streams,
     "bodies": Bench.bodies,

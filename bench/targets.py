@@ -30,7 +30,7 @@ def _bounds(results: Results) -> list[tuple[str, float, float, bool]]:
         )
     ]
     rows.append(("added p50, strake / portkey", ratio("strake", "portkey", "added p50 1"), 0.22, False))
-    own = results.median("strake", "added p99 1") / results.median("strake", "added p50 1")
+    own = results.median("strake", "tail added p99") / results.median("strake", "tail added p50")
     rows.append(("strake's added p99 / added p50", own, 3.0, False))
     for figure in results.figures("strake"):
         name, separator, kind = figure.rpartition(": ")

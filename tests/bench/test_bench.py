@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import math
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import pytest
 
-from bench import bodies, closed_loop, gateways, measures, slo, streams, targets
+from bench import bodies, closed_loop, gateways, measures, slo, streams, tail, targets
 from bench.gateways import Gateway, Target
 from bench.open_loop import OpenLoop
 from bench.streams import Case
@@ -227,6 +229,44 @@ def test_ratio_is_the_median_of_each_rounds_ratio() -> None:
     assert results.ratio("strake", "other", "rps") == 5
     assert results.median("strake", "rps") == 25
     assert results.worst("strake", "rps") == 100
+
+
+# --- The slowest percent -------------------------------------------------------------------------------------------
+
+
+def test_windows_with_steal_do_not_count(provider: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail, "WINDOW", 0.02)
+    readings = itertools.chain([5, 5, 5, 9], itertools.repeat(9))  # two windows, and steal in the second
+    monkeypatch.setattr(tail, "steal", lambda: next(readings))
+    found = tail.times(provider.targets[0], 0.04)
+    assert found.seconds == pytest.approx(0.04)
+    assert 0 < len(found.undisturbed) < len(found.every)
+
+
+def test_a_machine_that_is_never_undisturbed_has_no_figure(provider: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail, "WINDOW", 0.02)
+    monkeypatch.setattr(tail, "WARM_UP", 0.02)
+    monkeypatch.setattr(tail, "steal", itertools.count().__next__)
+    results = Results()
+    tail.measure(provider, provider, results, 0.02)
+    assert results.figures("direct") == ["tail every p99"]
+
+
+def test_steal_is_read_from_the_kernels_counters(tmp_path: Path) -> None:
+    (tmp_path / "stat").write_text("cpu  1 2 3 4 5 6 7 88 9 10\ncpu0 1 2 3 4 5 6 7 44 9 10\n")
+    assert tail.steal(str(tmp_path / "stat")) == 88
+    assert tail.steal() >= 0
+
+
+def test_percentile_is_one_of_the_values() -> None:
+    values = [float(value) for value in range(1, 101)]
+    assert [tail.percentile(values, part) for part in (0.5, 0.99, 1.0)] == [51.0, 100.0, 100.0]
+
+
+async def test_tail_refuses_errors() -> None:
+    async with answering(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n") as target:
+        with pytest.raises(RuntimeError, match="401"):
+            await asyncio.to_thread(tail.times, target, 0.1)
 
 
 def test_missing_figures_are_shown_as_such() -> None:
