@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any, TypeVar
 from uuid import UUID
 
 from django.db.models import (
+    Case,
+    DateTimeField,
     Expression,
     ExpressionWrapper,
     IntegerField,
@@ -20,6 +23,7 @@ from django.db.models import (
     Subquery,
     Sum,
     Value,
+    When,
 )
 from django.db.models.functions import Coalesce
 from django.utils import timezone
@@ -86,7 +90,9 @@ class Step:
         return self._percentile(0.95)
 
     def add(self, status_class: int, count: int, latencies: Mapping[int, int], latency_max: int) -> None:
-        if status_class >= 5:
+        if status_class == _STOPPED:
+            self.stopped += count
+        elif status_class >= 5:
             self.failed += count
         elif status_class == 4:
             self.refused += count
@@ -101,13 +107,10 @@ class Step:
 
 
 def steps_of(endpoint: Endpoint, period: Period, now: datetime | None = None) -> tuple[list[Step], Step]:
-    """Return the steps of a period for one endpoint, and their sum, which alone counts the requests Strake stopped."""
+    """Return the steps of a period for one endpoint, and their sum."""
     steps = [Step(start) for start in period.starts(now or timezone.now())]
     total = Step(steps[0].start)
-    for hour, status_class, count, histogram, latency_max in _rollups(endpoint, total.start):
-        if status_class == _STOPPED:
-            total.stopped = count
-            continue
+    for hour, status_class, count, histogram, latency_max in _rollups(endpoint, [step.start for step in steps]):
         latencies = _latencies(histogram)
         for step in (steps[_index(hour, total.start, period)], total):
             step.add(status_class, count, latencies, latency_max or max(latencies, default=0))
@@ -116,16 +119,19 @@ def steps_of(endpoint: Endpoint, period: Period, now: datetime | None = None) ->
     return steps, total
 
 
-def _rollups(endpoint: Endpoint, since: datetime) -> Iterable[Any]:
-    """Return hour, status class, count, histogram and longest latency of all rollups, and a row of the refusals."""
+def _rollups(endpoint: Endpoint, starts: Sequence[datetime]) -> Iterable[Any]:
+    """Return hour, status class, count, histogram and longest latency of all rollups.
+
+    The refusals come as a row for each step, whose hour is the start of the step.
+    """
+    since = starts[0]
     fields = ("hour", "status_class", "count", "latency_histogram")
     rollups = RequestRollup.objects.filter(endpoint=endpoint, hour__gte=since)
     old = OldRollup.objects.filter(endpoint=endpoint, hour__gte=since).annotate(longest=Value(0))
     stopped = (
         RefusalCount.objects.filter(endpoint=endpoint, minute__gte=since)
-        .values("endpoint")
+        .values(step=_step_of("minute", starts))
         .annotate(
-            last=Max("minute"),
             status=Value(_STOPPED),
             total=Sum("count"),
             histogram=Value({}, JSONField()),
@@ -134,9 +140,15 @@ def _rollups(endpoint: Endpoint, since: datetime) -> Iterable[Any]:
     )
     return rollups.values_list(*fields, "latency_max_ms").union(
         old.values_list(*fields, "longest"),
-        stopped.values_list("last", "status", "total", "histogram", "longest"),
+        stopped.values_list("step", "status", "total", "histogram", "longest"),
         all=True,
     )
+
+
+def _step_of(column: str, starts: Sequence[datetime]) -> Case:
+    """An expression for the start of the step that a time is in. Databases differ in how they truncate times."""
+    earlier = [When(**{f"{column}__lt": after}, then=Value(start)) for start, after in pairwise(starts)]
+    return Case(*earlier, default=Value(starts[-1]), output_field=DateTimeField())
 
 
 def _latencies(histogram: dict[str, int] | list[int]) -> dict[int, int]:

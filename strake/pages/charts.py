@@ -10,6 +10,7 @@ from proxy.request_log.stats import Step
 WIDTH = 600
 HEIGHT = 120
 GAP = 0.25  # share of the slot of a bar
+PARTS = ("good", "warn", "bad", "stopped")  # from below
 # Even tops, so that the middle of an axis is a whole number, and no two far apart, so that a chart is never half empty.
 _TOPS = (10, 12, 16, 20, 24, 30, 40, 50, 60, 80)
 
@@ -46,14 +47,14 @@ class Chart:
 
 
 def draw(steps: Sequence[Step]) -> Chart:
-    max_requests = top_of(max(step.total for step in steps))
+    max_requests = top_of(max(step.total + step.stopped for step in steps))
     max_duration = top_of(max(step.p95 or 0 for step in steps))
     slot = WIDTH / len(steps)
     bars = []
     for index, step in enumerate(steps):
         y: float = HEIGHT
         parts = []
-        for name, requests in (("good", step.good), ("warn", step.refused), ("bad", step.failed)):
+        for name, requests in zip(PARTS, (step.good, step.refused, step.failed, step.stopped), strict=True):
             if requests:
                 height = requests / max_requests * HEIGHT
                 y -= height

@@ -42,6 +42,5 @@ def traffic_panel(request: HttpRequest, endpoint: Endpoint) -> dict[str, object]
         "periods": PERIODS.values(),
         "steps": steps,
         "total": total,
-        "refused": total.stopped,
         "chart": draw(steps),
     }

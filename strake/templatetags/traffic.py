@@ -7,7 +7,7 @@ from datetime import timedelta
 from django import template
 from django.utils import timezone
 
-from proxy.request_log.stats import Period
+from proxy.request_log.stats import Period, Step
 from strake.pages import error_help
 from strake.pages.charts import Bar
 from strake.pages.request_lines import Line
@@ -69,8 +69,12 @@ def describe_requests(bar: Bar, period: Period) -> str:
     """The requests of a bar, as its hover text."""
     step = bar.step
     parts = [f"{thousands(step.total)} request{'' if step.total == 1 else 's'}"]
-    parts += [f"{thousands(number)} {name}" for number, name in ((step.refused, "4xx"), (step.failed, "5xx")) if number]
+    parts += [f"{thousands(number)} {name}" for number, name in _parts(step) if number]
     return f"{_span(bar, period)}: {', '.join(parts)}"
+
+
+def _parts(step: Step) -> tuple[tuple[int, str], ...]:
+    return ((step.refused, "4xx"), (step.failed, "5xx"), (step.stopped, "refused by Strake"))
 
 
 @register.filter

@@ -66,6 +66,23 @@ def test_every_request_of_the_period_is_counted_once(made: Connected, period: st
     assert sum(step.total for step in steps) == 6
 
 
+@pytest.mark.parametrize("period", PERIODS.values(), ids=lambda period: period.slug)
+def test_refusals_are_in_the_step_of_their_minute(made: Connected, period: stats.Period) -> None:
+    now = timezone.now()
+    starts = period.starts(now)
+    second = timedelta(seconds=1)
+    for index, moment in ((0, starts[0]), (0, starts[1] - second), (1, starts[1]), (period.steps - 1, now)):
+        refuse(made, f"code_{index}", 2, moment)
+    refuse(made, "earlier", 9, starts[0] - second)
+    steps, total = steps_of(made.endpoint, period, now)
+    assert {index: step.stopped for index, step in enumerate(steps) if step.stopped} == {
+        0: 4,
+        1: 2,
+        period.steps - 1: 2,
+    }
+    assert (total.stopped, total.total) == (8, 0)
+
+
 def test_few_requests_have_their_own_percentiles(made: Connected) -> None:
     """Exact for each step and for the period. A failed request has no latency, however long it took."""
     now = timezone.now()
@@ -131,12 +148,12 @@ def test_newest_record_is_found(made: Connected, bob: User) -> None:
 
 
 def test_bars_fit_the_chart_and_match_their_counts() -> None:
-    steps = [Step(timezone.now(), good=good, refused=3, failed=1) for good in (0, 6, 90)]
+    steps = [Step(timezone.now(), good=good, refused=3, failed=1, stopped=2) for good in (0, 6, 90)]
     chart = draw(steps)
     assert chart.max_requests == 100
     for bar, step in zip(chart.bars, steps, strict=True):
         assert 0 <= bar.x <= bar.x + bar.width <= WIDTH
-        assert sum(height for _, _, height in bar.parts) == pytest.approx(step.total / 100 * HEIGHT, abs=0.05)
+        assert sum(height for _, _, height in bar.parts) == pytest.approx((step.total + 2) / 100 * HEIGHT, abs=0.05)
         assert min(y for _, y, _ in bar.parts) >= 0
 
 
