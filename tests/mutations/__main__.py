@@ -1,6 +1,6 @@
 """Apply each mutation of the catalogue to a copy of the repository, and see its tests fail.
 
-    python -m tests.mutations [P1 P8 …]
+    python -m tests.mutations [P1 P8 … | templates/ strake/static/ …]
 
 The tests must pass before a mutation and fail after it. Exits with 1 if a mutation survived or no longer applies.
 """
@@ -12,7 +12,8 @@ import re
 import sys
 from pathlib import Path
 
-from tests.mutations.catalogue import Mutation, all_mutations
+from tests.mutations.catalogue import all_mutations
+from tests.mutations.mutation import Mutation
 from tests.mutations.scratch import copy, edited, run_tests
 
 
@@ -38,9 +39,14 @@ def noticed_by(path: Path, mutation: Mutation, folder: Path) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutations")
-    parser.add_argument("promises", nargs="*", metavar="PROMISE", help="such as P8 (default: every mutation)")
-    chosen = parser.parse_args().promises
-    mutations = [(path, each) for path, each in all_mutations() if not chosen or each.promise in chosen]
+    words = "a promise such as P8, or how the path of a mutated file begins (default: every mutation)"
+    parser.add_argument("chosen", nargs="*", metavar="PROMISE|PATH", help=words)
+    chosen = parser.parse_args().chosen
+    mutations = [
+        (path, each)
+        for path, each in all_mutations()
+        if not chosen or each.promise in chosen or path.startswith(tuple(chosen))
+    ]
     survived = 0
     with copy() as folder:
         for tests in sorted({tuple(mutation.tests_in(folder)) for _, mutation in mutations}):

@@ -25,7 +25,7 @@ from functools import cache
 from pathlib import Path
 from queue import Queue
 
-from tests.mutations.catalogue import ROOT
+from tests.mutations.mutation import ROOT
 from tests.mutations.operators import Edit, edits
 from tests.mutations.scratch import Result, copy, edited, run_tests
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.mutations.catalogue import ROOT
+from tests.mutations.mutation import ROOT
 
 IGNORED = (".git", ".venv", ".strake", "__pycache__", ".*_cache", ".hypothesis", ".coverage*", "screenshots", ".peers")
 

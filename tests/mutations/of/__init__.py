@@ -1,0 +1,1 @@
+"""The mutations, by the folder of the code that they edit."""
