@@ -22,7 +22,7 @@ ACTIONS = {
     "user.suspended": "Suspended",
     "user.resumed": "Suspension ended",
     "signin.link_made": "Sign-in link created",
-    "signin.mail_failed": "Sign-in email could not be sent",
+    "signin.mail_failed": "Sign-in email couldn't be sent",
     "signin.succeeded": "Signed in",
     "signin.failed": "Sign-in failed",
     "session.signed_out": "Signed out",

@@ -104,7 +104,7 @@ def exchange(*, device_code: str, client: str, ip: str | None = None) -> Created
     if found is None or found.client != replace_unsafe(client)[:MAX_NAME_LENGTH]:
         verdict = throttle.count_address(throttle.BAD_TOKENS_PER_ADDRESS, throttle.BAD_TOKENS_PER_SITE, ip)
         if verdict.exceeded:
-            raise TooManyRequests("Too many device codes that are not valid.", verdict.retry_after)
+            raise TooManyRequests("Too many wrong device codes.", verdict.retry_after)
         raise InvalidDeviceCode("There is no such device code, or it was used.")
     if found.expires_at <= timezone.now():
         raise DeviceCodeExpired("The code has expired. Ask for another one.")
@@ -157,7 +157,7 @@ def find(*, actor: Actor, user_code: str) -> DeviceGrant:
         if isinstance(actor, Person):
             throttle.count(WRONG_CODES_PER_PERSON, str(actor.user.pk))
             throttle.count_address(WRONG_CODES_PER_ADDRESS, WRONG_CODES_PER_SITE, actor.ip)
-        raise NotFound("This code is not valid any more. Start again in the terminal to get another one.")
+        raise NotFound("This code is no longer valid. Start again in the terminal to get another one.")
     return grant
 
 
@@ -177,7 +177,7 @@ def _decide(actor: Actor, user: User, user_code: str, action: str, changes: dict
     grant = find(actor=actor, user_code=user_code)
     with transaction.atomic():
         if not _waiting().filter(pk=grant.pk).update(**changes):
-            raise NotFound("This code is not valid any more. Start again in the terminal to get another one.")
+            raise NotFound("This code is no longer valid. Start again in the terminal to get another one.")
         audit.record(
             actor,
             action,
@@ -202,7 +202,7 @@ def _require_few_wrong_codes(actor: Person) -> None:
         (WRONG_CODES_PER_SITE, site),
     ):
         if throttle.used(limit, value) >= limit.count:
-            raise TooManyRequests("Too many codes that are not valid.", limit.seconds)
+            raise TooManyRequests("Too many wrong codes.", limit.seconds)
 
 
 def _label(grant: DeviceGrant) -> str:

@@ -71,9 +71,9 @@ REASONS = {
     "unauthorized_client": "The tenant has no such application, or it was disabled. Change that at the cloud.",
     "unsupported_grant_type": "The cloud gives this kind of account no tokens. Use another one.",
     "invalid_response": "The token server's response was unclear. Strake asks again with the next requests.",
-    "not_stored": "Strake could not seal the token. The operator's log has the details.",
+    "not_stored": "Strake couldn't encrypt the token. The operator's log has the details.",
     "server_error": "The token server was in trouble. Strake asks again with the next requests.",
-    "unreachable": "The token server could not be reached. Strake asks again with the next requests.",
+    "unreachable": "Strake couldn't reach the token server. Strake asks again with the next requests.",
 }
 
 _TENANT = re.compile(r"[0-9A-Za-z]([0-9A-Za-z-]{0,61}[0-9A-Za-z])?(\.[0-9A-Za-z]([0-9A-Za-z-]{0,61}[0-9A-Za-z])?)*")

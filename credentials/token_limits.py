@@ -155,7 +155,7 @@ def _origin(entry: str) -> str:
     text = entry.strip()
     if text in {"*", "null"}:
         raise InvalidLimit(
-            f"{text} cannot be allowed. List the origins of your pages, one per line, like https://app.example.com",
+            f"{text} can't be allowed. List the origins of your pages, one per line, like https://app.example.com",
             field="allowed_origins",
         )
     try:
@@ -178,7 +178,7 @@ def _origin(entry: str) -> str:
         )
     origin = f"{parts.scheme}://{host}" + ("" if port in {None, _DEFAULT_PORTS[parts.scheme]} else f":{port}")
     if origin == settings.STRAKE_BASE_URL:
-        raise InvalidLimit("Strake's own pages cannot call endpoints.", field="allowed_origins")
+        raise InvalidLimit("Strake's own pages can't call endpoints.", field="allowed_origins")
     return origin
 
 

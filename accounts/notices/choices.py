@@ -63,7 +63,7 @@ def unsubscriber(token: str) -> tuple[User, str]:
         user_id, kind = Signer(salt=_SALT).unsign_object(token)
         return User.objects.get(pk=UUID(user_id)), kind
     except (BadSignature, ValueError, User.DoesNotExist):
-        raise NotFound("This link does not work.") from None
+        raise NotFound("This link doesn't work.") from None
 
 
 def unsubscribe(*, actor: Visitor, token: str, everything: bool = False) -> str:

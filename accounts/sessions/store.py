@@ -24,7 +24,7 @@ def translate_store_errors() -> Iterator[None]:
         yield
     except _client_errors():
         raise SessionStoreUnavailable(
-            "Strake cannot reach its session store. Nobody was signed out. Try again soon."
+            "Strake can't reach its session store. Nobody was signed out. Try again soon."
         ) from None
 
 

@@ -354,4 +354,4 @@ def _audit(actor: Actor, action: str, user: User, details: Mapping[str, str] | N
 
 
 def _not_valid() -> LinkNotValid:
-    return LinkNotValid("This sign-in link does not work any more. Links work once and only for a short time.")
+    return LinkNotValid("This sign-in link doesn't work any more. Links work once and only for a short time.")

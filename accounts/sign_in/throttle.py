@@ -87,7 +87,7 @@ def _usage(limit: Limit, value: str, *, increment: bool) -> dict[str, Any]:
             None, group=f"{limit.group}:", key=lambda *_: key, rate=(limit.count, limit.seconds), increment=increment
         )
     if usage is None or usage["limit"] == 0:
-        raise SessionStoreUnavailable("Strake cannot count sign-in requests at the moment. Try again soon.")
+        raise SessionStoreUnavailable("Strake can't count sign-in requests at the moment. Try again soon.")
     return dict(usage)
 
 

@@ -78,7 +78,7 @@ _BY_STATUS = {
     411: ("length_required", "Send the body with its Content-Length."),
     413: ("too_large", f"The body is larger than {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes."),
     429: ("rate_limited", "Too many requests. Try again later."),
-    503: ("store_unavailable", "Strake cannot reach one of its own stores just now. Try again soon."),
+    503: ("store_unavailable", "Strake can't reach one of its stores. Try again soon."),
 }
 
 

@@ -15,6 +15,19 @@ from django.views.decorators.http import require_safe
 from credentials.api.routes import api
 
 _FORM = "application/x-www-form-urlencoded"
+STATUSES = {
+    "400": "The body isn't valid JSON.",
+    "401": "The access token is missing, wrong, expired or revoked.",
+    "403": "The access token lacks a scope, the network isn't allowed, or a quota is reached.",
+    "404": "It doesn't exist, or belongs to someone else.",
+    "411": "The request has no Content-Length.",
+    "412": "Someone else changed it meanwhile.",
+    "413": "The body is too large.",
+    "422": "A field is wrong. The message names it.",
+    "429": "Too many requests, or too many wrong tokens.",
+    "502": "The provider couldn't check the key. Nothing was saved.",
+    "503": "Strake is busy, or can't reach one of its stores.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +64,8 @@ class Call:
 
 @require_safe
 def api_docs(request: HttpRequest) -> HttpResponse:
-    return render(
-        request, "credentials/api_docs.html", {"calls": calls(), "base": f"{settings.STRAKE_BASE_URL}/api/v1"}
-    )
+    context = {"calls": calls(), "statuses": STATUSES.items(), "base": f"{settings.STRAKE_BASE_URL}/api/v1"}
+    return render(request, "credentials/api_docs.html", context)
 
 
 def calls() -> list[Call]:

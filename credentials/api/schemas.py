@@ -70,7 +70,7 @@ class NewEndpoint(Body):
     )
     tenant: Text = Field("", description="For azure_entra: the directory (tenant) ID.")
     client_id: Text = Field("", description="For azure_entra: the application (client) ID.")
-    unchecked: bool = Field(False, description="Save the key even if the provider cannot be reached to check it.")
+    unchecked: bool = Field(False, description="Save the key even if the provider can't be reached to check it.")
 
 
 class TokenLimits(Body):
@@ -148,7 +148,7 @@ class EndpointChanges(Body):
 
 class NewKey(Body):
     api_key: ApiKey
-    unchecked: bool = Field(False, description="Save the key even if the provider cannot be reached to check it.")
+    unchecked: bool = Field(False, description="Save the key even if the provider can't be reached to check it.")
 
 
 class NewDestination(NewKey):
@@ -173,7 +173,7 @@ class EndpointSummary(Schema):
     url: str
     created_at: datetime
     needs_key_again: bool = Field(
-        description="The stored key cannot be opened any more; replace it. False if the vault cannot be asked."
+        description="The stored key can't be decrypted any more; replace it. False if the vault can't be asked."
     )
 
 

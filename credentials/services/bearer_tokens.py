@@ -236,7 +236,7 @@ def _parent_for_a_child(actor: Actor, token_id: str, subdomain: str) -> BearerTo
     """Lock a token, so that it does not end while it gets a child."""
     parent = _lock(find_token(actor, token_id, subdomain).pk)
     if parent.parent_id is not None:
-        raise InvalidLimit("This token has a parent itself, and cannot have children.", field="parent_id")
+        raise InvalidLimit("This token has a parent itself, and can't have children.", field="parent_id")
     return parent
 
 

@@ -314,7 +314,7 @@ def test_operator_allows_a_program(client: Client, alice: User, monkeypatch: pyt
     assert event.via.startswith("command allow_device")
     assert ask(client, started)[0] == 200
     monkeypatch.setattr("sys.stdin", StringIO(started["user_code"]))
-    with pytest.raises(CommandError, match="not valid any more"):
+    with pytest.raises(CommandError, match="no longer valid"):
         call_command("allow_device", "--code-stdin")
 
 

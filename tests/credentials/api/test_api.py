@@ -14,6 +14,7 @@ from accounts import access_tokens, audit, audit_chain
 from accounts.actors import Person
 from accounts.models import AccessToken, AuditEvent, BrowserSession, User
 from accounts.sign_in import throttle
+from credentials.api import reference
 from credentials.models import BearerToken, Credential, Endpoint, SealedKey
 from proxy import audit_checkpoints
 from strake.urls import api
@@ -349,6 +350,10 @@ def test_list_contains_only_own_endpoints(alice: User, charlie: User) -> None:
     own = factories.make_endpoint(owner=charlie)
     listed = Caller(charlie)("GET", "/endpoints")[1]
     assert [row["subdomain"] for row in listed["endpoints"]] == [own.endpoint.subdomain]
+
+
+def test_reference_explains_every_status_of_the_document() -> None:
+    assert {status for one in reference.calls() for status in one.errors} == set(reference.STATUSES)
 
 
 def test_openapi_document_lists_all_operations(client: Client) -> None:
