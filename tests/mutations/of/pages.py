@@ -116,6 +116,15 @@ BY_FILE: dict[str, list[Mutation]] = {
             (f"{TOKENS}::test_restored_draft_says_so_and_can_be_cleared",),
         ),
     ],
+    "strake/static/strake/js/selection.js": [
+        Mutation(
+            "",
+            "the box in the head selects nothing",
+            "for (const box of boxes) box.checked = all.checked;",
+            "",
+            (f"{TOKENS}::test_one_box_selects_every_token",),
+        ),
+    ],
     "strake/static/strake/js/menus.js": [
         Mutation(
             "",

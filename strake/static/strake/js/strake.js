@@ -11,6 +11,7 @@ import "./menus.js";
 import "./refresh.js";
 import "./search.js";
 import "./secrets.js";
+import "./selection.js";
 import "./theme.js";
 import "./times.js";
 import "./without-script.js";
