@@ -68,8 +68,6 @@ def test_records_and_totals_survive_the_migration(strake_before: Strake) -> None
         "newest is found": True,
         "lines": True,
     }
-    assert strake.manage("makemigrations", "--check", "--dry-run").returncode == 0
-    assert strake.manage("migrate", "--check").returncode == 0
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
@@ -102,8 +100,11 @@ with connection.cursor() as cursor:
 
 def prepare(strake: Strake) -> None:
     """Migrate to the version before, and make an endpoint."""
-    for target in (["accounts"], ["credentials"], ["sessions"], ["proxy", "0003"]):
-        strake.manage("migrate", "-v0", *target, check=True)
+    strake.python("""
+from django.core.management import call_command
+for target in (["accounts"], ["credentials"], ["sessions"], ["proxy", "0003"]):
+    call_command("migrate", *target, verbosity=0)
+""")
     strake.connect("https://api.example.com")
     strake.hang_up()
 
