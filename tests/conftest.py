@@ -25,6 +25,8 @@ REQUIRE_SERVICES = os.environ.get("STRAKE_REQUIRE_SERVICES", "") == "1"
 _OUTER = {name: os.environ[name] for name in os.environ if name.startswith("STRAKE_") or name in STRAKE_VARIABLES}
 for _name in _OUTER:
     del os.environ[_name]
+# Debian installs servers such as nginx in folders that an ordinary user's PATH does not name.
+os.environ["PATH"] += ":/usr/sbin:/sbin"
 HOME = Path(tempfile.mkdtemp(prefix="strake-tests-"))
 os.environ["STRAKE_HOME"] = str(HOME)
 os.environ["DJANGO_SETTINGS_MODULE"] = "strake.settings"

@@ -10,7 +10,7 @@ import os
 import random
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "strake.settings")
@@ -52,21 +52,30 @@ def populate(
     tokens_first: int = 50,
     records: int = 10_000,
     days: int = 30,
+    others: int = 0,
 ) -> list[Endpoint]:
-    """Create endpoints, tokens and requests of the last `days`. The numbers are the same in every run."""
+    """Create endpoints, tokens and requests of the last `days`, and `others` with an endpoint each.
+
+    The numbers are the same in every run. Returns the endpoints of the owner.
+    """
     rng = random.Random(5)
     now = timezone.now()
     with transaction.atomic():
-        made = _endpoints(rng, owner, endpoints, now)
+        made = _endpoints(rng, [owner] * endpoints, now)
+        people = User.objects.bulk_create(
+            [User(email=f"person{number}@example.net") for number in range(others)], 5_000
+        )
+        if people:
+            _endpoints(rng, people, now)
         issued = _tokens(rng, made, tokens_each, tokens_first, now)
         _requests(rng, made, issued, records, days, now)
     return made
 
 
-def _endpoints(rng: random.Random, owner: User, count: int, now: datetime) -> list[Endpoint]:
-    sealed = factories.make_endpoint(
-        owner=owner
-    ).credential  # its encrypted key is copied, and opens for its own row only
+def _endpoints(rng: random.Random, owners: Sequence[User], now: datetime) -> list[Endpoint]:
+    """Create an endpoint for each of the owners."""
+    # Its encrypted key is copied, and opens for its own row only.
+    sealed = factories.make_endpoint(owner=owners[0]).credential
     made = [
         Endpoint(
             owner=owner,
@@ -77,15 +86,15 @@ def _endpoints(rng: random.Random, owner: User, count: int, now: datetime) -> li
             paused_at=now if rng.random() < 0.05 else None,
             created_at=now - timedelta(hours=rng.randrange(1, 2000)),
         )
-        for number in range(count)
+        for number, owner in enumerate(owners)
     ]
-    Endpoint.objects.bulk_create(made)
+    Endpoint.objects.bulk_create(made, 5_000)
     own = {"id", "endpoint_id"}
     fields = [field.attname for field in Credential._meta.concrete_fields if field.attname not in own]
     copied = {field: getattr(sealed, field) for field in fields}
     credentials = [Credential(id=uuid.uuid4(), endpoint=endpoint, **copied) for endpoint in made]
-    Credential.objects.bulk_create(credentials)
-    SealedKey.objects.bulk_create([SealedKey.of(credential, sealed.sealed()) for credential in credentials])
+    Credential.objects.bulk_create(credentials, 5_000)
+    SealedKey.objects.bulk_create([SealedKey.of(credential, sealed.sealed()) for credential in credentials], 5_000)
     return made
 
 
