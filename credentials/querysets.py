@@ -56,7 +56,6 @@ class BearerTokenQuerySet(models.QuerySet[Row]):
         return self.all() if isinstance(actor, Operator) else self.filter(endpoint__owner=actor.user)
 
 
-def live_tokens(prefix: str = "") -> Q:
-    """The condition of `BearerTokenQuerySet.live`, for a relation `prefix` such as `"tokens__"`."""
-    never_expires = Q(**{f"{prefix}expires_at": None})
-    return Q(**{f"{prefix}revoked_at": None}) & (never_expires | Q(**{f"{prefix}expires_at__gt": timezone.now()}))
+def live_tokens() -> Q:
+    """The condition of `BearerTokenQuerySet.live`."""
+    return Q(revoked_at=None) & (Q(expires_at=None) | Q(expires_at__gt=timezone.now()))

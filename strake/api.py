@@ -17,7 +17,6 @@ from credentials.api.document import errors
 from credentials.api.endpoints import Subdomain
 from credentials.api.errors import InvalidCursor
 from credentials.api.schemas import Body, ErrorAnswer, TokenIdText
-from credentials.models import Endpoint
 from proxy import connection_test
 from proxy.connection_test import Result
 from proxy.request_log.stats import PERIODS, steps_of
@@ -144,7 +143,7 @@ def list_requests(
     if cursor is not None and after is None:
         raise InvalidCursor
     lines = newest_lines(
-        Endpoint.objects.filter(pk=endpoint.pk),
+        endpoint,
         limit + 1,
         filters=Filters(status=status, error=error, token_id=token or ""),
         after=after,

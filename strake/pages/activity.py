@@ -86,7 +86,7 @@ class FilterForm(forms.Form):
 @dataclass(frozen=True, slots=True)
 class _Choice:
     form: FilterForm
-    endpoints: QuerySet[Endpoint]
+    endpoints: QuerySet[Endpoint] | Endpoint
     filters: Filters
     is_filtered: bool
 
@@ -101,7 +101,7 @@ def _chosen(request: HttpRequest, actor: Actor) -> _Choice:
     filters = form.filters()
     return _Choice(
         form,
-        own if endpoint is None else own.filter(pk=endpoint.pk),
+        own if endpoint is None else endpoint,
         filters,
         is_filtered=endpoint is not None or filters != Filters(),
     )

@@ -159,9 +159,12 @@ def _example_traffic() -> dict[str, object]:
         for status_class, count in ((2, 20 + 7 * hour % 40), (4, hour % 5), (5, hour % 3)):
             latency = 120 * 2 ** (hour % 4)
             for one in (step, total):
-                one.add(status_class, count, {latency: count}, latency)
+                one.add(status_class, count, latency)
+                one.latencies[latency] += count
+        step.stopped = hour % 4
+        total.stopped += step.stopped
         steps.append(step)
-    return {"steps": steps, "total": total, "refused": 14, "chart": draw(steps), "period": period}
+    return {"steps": steps, "total": total, "chart": draw(steps), "period": period}
 
 
 def _fitting_endpoints(request: HttpRequest, guide: Guide) -> Iterator[tuple[Endpoint, Dialect]]:

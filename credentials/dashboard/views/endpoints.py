@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.db.models import Count, F, Max, Q
+from django.db.models import Count, F, Max, OuterRef, Q, Subquery
+from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -23,7 +24,7 @@ from credentials.dashboard.panels import Place
 from credentials.dashboard.token_list import token_list
 from credentials.dashboard.views.common import not_found_is_404, page_of, render_dialog
 from credentials.dashboard.views.tokens import snippet_context
-from credentials.models import Endpoint
+from credentials.models import BearerToken, Endpoint
 from credentials.querysets import EndpointQuerySet, live_tokens
 from credentials.vault import heartbeats, wrapper
 
@@ -169,8 +170,11 @@ def _filtered(endpoints: EndpointQuerySet[Endpoint], query: str, state: str) -> 
         )
     if state in {"active", "paused"}:
         endpoints = endpoints.filter(paused_at__isnull=state == "active")
+    # As subqueries: with a join, a database would compute the other columns once for each token.
+    tokens = BearerToken.objects.filter(endpoint=OuterRef("pk")).order_by().values("endpoint")
     endpoints = endpoints.with_credential().annotate(
-        last_used_at=Max("tokens__last_used_at"), live_tokens=Count("tokens", filter=live_tokens("tokens__"))
+        last_used_at=Subquery(tokens.annotate(last=Max("last_used_at")).values("last")),
+        live_tokens=Coalesce(Subquery(tokens.annotate(live=Count("pk", filter=live_tokens())).values("live")), 0),
     )
     if state == "stale":
         unused = Q(last_used_at=None) | Q(last_used_at__lt=_stale_before())

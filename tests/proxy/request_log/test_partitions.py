@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.database_roles import Database, migrated
 from tests.support.postgres import PASSWORD, ROLE, SUPERUSER, Cluster
-from tests.support.running import Strake
+from tests.support.running import Strake, prepare_home
 from tests.support.upstream import eventually
 
 # --- The migration -------------------------------------------------------------------------------------------------
@@ -100,6 +100,7 @@ with connection.cursor() as cursor:
 
 def prepare(strake: Strake) -> None:
     """Migrate to the version before, and make an endpoint."""
+    prepare_home(strake.home)
     strake.python("""
 from django.core.management import call_command
 for target in (["accounts"], ["credentials"], ["sessions"], ["proxy", "0003"]):
