@@ -10,7 +10,9 @@ from io import StringIO
 import pytest
 import time_machine
 from django.conf import settings
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import User
@@ -146,3 +148,41 @@ def test_theme_is_kept_and_leads_back(client: Client) -> None:
         response = client.get("/theme/?theme=", headers={"Referer": referer})
         assert response.headers["Location"] == "/", referer
     assert '<html lang="en">' in client.get("/security/").text
+
+
+# --- What the database does ------------------------------------------------------------------------------------------
+
+
+def plans(table: str, queries: CaptureQueriesContext) -> list[str]:
+    """SQLite's plan of each query that reads a table."""
+    found = []
+    for query in queries.captured_queries:
+        if f'FROM "{table}"' in query["sql"]:
+            with connection.cursor() as cursor:
+                rows = cursor.execute(f"EXPLAIN QUERY PLAN {query['sql']}").fetchall()
+            found.append("; ".join(row[-1] for row in rows))
+    return found
+
+
+def test_requests_of_one_endpoint_come_in_the_order_of_the_index(alice: User) -> None:
+    """Only requests of the same moment are sorted, so the database stops at the last line of a page."""
+    endpoint = factories.make_endpoint(owner=alice).endpoint
+    with CaptureQueriesContext(connection) as queries:
+        request_lines.newest_lines(endpoint, 50, filters=request_lines.Filters(outcome="failed"))
+    found = plans("proxy_requestrecord", queries)
+    assert found
+    for plan in found:
+        assert "USING INDEX proxy_record_by_endpoint (endpoint_id=?" in plan
+        assert "TEMP B-TREE FOR ORDER BY" not in plan
+
+
+def test_sum_to_sort_by_is_computed_once_for_each_endpoint(client: Client, alice: User) -> None:
+    factories.make_endpoint(owner=alice)
+    client.force_login(alice)
+    with CaptureQueriesContext(connection) as queries:
+        assert client.get("/endpoints/?sort=requests").status_code == 200
+    listed = [query["sql"] for query in queries.captured_queries if 'FROM "credentials_endpoint"' in query["sql"]]
+    counted = [sql for sql in listed if sql.startswith("SELECT COUNT(")]
+    assert counted
+    assert not any("proxy_rollup" in sql for sql in counted)
+    assert not any('JOIN "credentials_bearertoken"' in sql for sql in listed)
