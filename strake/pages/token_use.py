@@ -79,11 +79,19 @@ def _count(endpoint: Endpoint, use: dict[str, TokenUse]) -> tuple[Hours, Errors]
 
 
 def _failures(endpoint: Endpoint, hours: Hours) -> Errors:
-    """The newest failed request of each token, in its hour. The index has endpoint and time, so both are given."""
-    conditions = [Q(token=token, at__gte=hour, at__lt=hour + timedelta(hours=1)) for token, hour in hours.items()]
-    since = min(hours.values(), default=timezone.now())
+    """The newest failed request of each token, in its hour."""
+    by_hour: dict[datetime, list[str]] = {}
+    for token, hour in hours.items():
+        by_hour.setdefault(hour, []).append(token)
+    # The endpoint is in each condition, so that a database looks up every hour in the index of endpoints and times.
+    conditions = [
+        Q(endpoint=endpoint, at__gte=hour, at__lt=hour + timedelta(hours=1), token__in=tokens, status__gte=400)
+        for hour, tokens in by_hour.items()
+    ]
+    if not conditions:
+        return []
     rows = (
-        RequestRecord.objects.filter(reduce(or_, conditions, Q()), endpoint=endpoint, status__gte=400, at__gte=since)
+        RequestRecord.objects.filter(reduce(or_, conditions))
         .annotate(place=Window(RowNumber(), partition_by="token", order_by=F("at").desc()))
         .filter(place=1)
     )
