@@ -31,12 +31,22 @@ class Document(OpenAPISchema):
 
 
 class ManagementAPI(NinjaAPI):
-    """A NinjaAPI with operation ids that do not change with the name of a module. Generated clients use them."""
+    """A NinjaAPI with operation ids that do not change with the name of a module. Generated clients use them.
+
+    Its document is made once, which takes half a second of processor time, and is not to be changed.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._documents: dict[str, Document] = {}  # by the path before all others
+        super().__init__(**options)
 
     def get_openapi_schema(
         self, *, path_prefix: str | None = None, path_params: dict[str, Any] | None = None
     ) -> OpenAPISchema:
-        return Document(self, self.get_root_path(path_params or {}) if path_prefix is None else path_prefix)
+        prefix = self.get_root_path(path_params or {}) if path_prefix is None else path_prefix
+        if prefix not in self._documents:
+            self._documents[prefix] = Document(self, prefix)
+        return self._documents[prefix]
 
     def get_openapi_operation_id(self, operation: Operation) -> str:
         return f"credentials_api_{operation.view_func.__name__}"

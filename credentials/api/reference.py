@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from django.conf import settings
@@ -68,6 +69,7 @@ def api_docs(request: HttpRequest) -> HttpResponse:
     return render(request, "credentials/api_docs.html", context)
 
 
+@cache
 def calls() -> list[Call]:
     """All operations, in the order of the document."""
     document = api.get_openapi_schema(path_prefix="/api/v1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import datetime, timedelta
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from django.test import Client
@@ -15,6 +16,7 @@ from accounts.actors import Person
 from accounts.models import AccessToken, AuditEvent, BrowserSession, User
 from accounts.sign_in import throttle
 from credentials.api import reference
+from credentials.api.document import Document
 from credentials.models import BearerToken, Credential, Endpoint, SealedKey
 from proxy import audit_checkpoints
 from strake.urls import api
@@ -354,6 +356,12 @@ def test_list_contains_only_own_endpoints(alice: User, charlie: User) -> None:
 
 def test_reference_explains_every_status_of_the_document() -> None:
     assert {status for one in reference.calls() for status in one.errors} == set(reference.STATUSES)
+
+
+def test_document_is_made_once(client: Client) -> None:
+    assert client.get("/api/v1/openapi.json").status_code == 200
+    with patch.object(Document, "get_paths", side_effect=AssertionError("made again")):
+        assert client.get("/api/v1/openapi.json").status_code == 200
 
 
 def test_openapi_document_lists_all_operations(client: Client) -> None:
