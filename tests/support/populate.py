@@ -136,9 +136,10 @@ def _requests(
     # The first endpoint gets half of the requests, as in real use.
 
     def records() -> Iterator[RequestRecord]:
-        for _ in range(count):
+        # In the order of time, in which a running Strake writes them.
+        for age in sorted((days * 86400 * rng.random() ** 1.5 for _ in range(count)), reverse=True):
             endpoint = endpoints[0] if rng.random() < 0.5 else rng.choice(endpoints)
-            at = now - timedelta(seconds=days * 86400 * rng.random() ** 1.5)
+            at = now - timedelta(seconds=age)
             status = rng.choices((200, 401, 429, 502), (94, 2, 3, 1))[0]
             latency = int(rng.lognormvariate(6.5, 0.9)) if status == 200 else rng.randrange(1, 20)
             token = rng.choice(issued[endpoint.pk])
