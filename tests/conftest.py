@@ -53,6 +53,7 @@ from accounts.database_cache import DatabaseCache  # noqa: E402
 from accounts.models import User  # noqa: E402
 from credentials import resolver  # noqa: E402
 from proxy import audit_checkpoints  # noqa: E402
+from strake.pages.static_files import StaticFiles  # noqa: E402
 from tests.support import factories, fronts, machines, postgres  # noqa: E402
 from tests.support.pages import FROM_LOOPBACK  # noqa: E402
 from tests.support.postgres import Cluster  # noqa: E402
@@ -88,6 +89,21 @@ def _empty_all_tables_despite_triggers(case: TransactionTestCase) -> None:
 
 
 TransactionTestCase._fixture_teardown = _empty_all_tables_despite_triggers  # type: ignore[attr-defined]
+
+
+# Each test client has middleware of its own, which would look at a hundred files.
+_find_static_files = StaticFiles.add_files_from_finders
+_static_files: dict[str, Any] = {}
+
+
+def _find_static_files_once(middleware: StaticFiles) -> None:
+    if not _static_files:
+        _find_static_files(middleware)
+        _static_files.update(middleware.files)
+    middleware.files.update(_static_files)
+
+
+StaticFiles.add_files_from_finders = _find_static_files_once  # type: ignore[assignment,method-assign]
 
 
 # --- Services ------------------------------------------------------------------------------------------------------
