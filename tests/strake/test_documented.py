@@ -83,6 +83,7 @@ def test_first_installation_creates_the_folders_that_it_needs(tmp_path: Path) ->
 # --- Is it working? --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.nginx
 @pytest.mark.curl
 def test_first_steps_after_an_installation(tmp_path: Path, upstream: Upstream) -> None:
@@ -167,6 +168,7 @@ def documented_redis(folder: Path, certificate: Path) -> Iterator[int]:
             server.terminate()
 
 
+@pytest.mark.slow
 @pytest.mark.postgres
 @pytest.mark.redis
 def test_postgresql_and_redis_of_two_hosts(tmp_path: Path) -> None:
@@ -187,10 +189,9 @@ def test_postgresql_and_redis_of_two_hosts(tmp_path: Path) -> None:
         commands = "manage migrate -v0; STRAKE_CHECK_SERVICES=0 manage check --deploy; manage doctor || true"
         said = run(f"{MANAGE}\nset -a; {urls}\n{commands}", environment)
         assert "strake.E" not in said
-        assert re.search("ok    Database: PostgreSQL .* with TLS|ok    Database: PostgreSQL(?!.*without TLS)", said), (
-            said
-        )
-        assert "ok    Redis: Redis" in said, said
+        assert "ok    Database: PostgreSQL" in said
+        assert "ok    Redis: Redis" in said
+        assert "without TLS" not in said
         with pytest.raises(psycopg.OperationalError, match="no encryption"):
             psycopg.connect(f"{cluster.url}?sslmode=disable")
         with pytest.raises(psycopg.OperationalError, match=r"no pg_hba\.conf entry"):
@@ -229,6 +230,7 @@ def test_configuration_is_copied_with_owners_and_modes(tmp_path: Path, ssh: dict
     assert (owner_and_mode(copy), copy.read_text()) == ((OWNER, 0o600), document())
 
 
+@pytest.mark.slow
 @pytest.mark.root
 @pytest.mark.postgres
 @pytest.mark.redis

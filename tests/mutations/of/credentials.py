@@ -148,8 +148,8 @@ BY_FILE: dict[str, list[Mutation]] = {
         Mutation(
             "P19",
             "a key is promoted that a server lacks",
-            "        key_holders.wait_for_key(key_id, ring, seconds=wait_seconds, no_server=no_server, on_wait=on_wait)\n",
-            "        pass\n",
+            "key_holders.wait_for_key(key_id, ring, seconds=wait_seconds, no_server=no_server, on_wait=on_wait)",
+            "pass",
         ),
     ],
     "credentials/vault/key_holders.py": [
