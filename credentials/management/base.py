@@ -14,6 +14,7 @@ from accounts.commands import OperatorCommand
 from credentials.errors import KeyringError
 from credentials.vault import key_holders, keyring_file, master_keys
 from credentials.vault.master_keys import KeyringPlace
+from credentials.vault.models import ServerProcess
 
 
 def add_wait_arguments(parser: ArgumentParser) -> None:
@@ -26,6 +27,16 @@ def add_wait_arguments(parser: ArgumentParser) -> None:
         help="how long to wait for servers to load the keyring (default: %(default)g)",
     )
     parser.add_argument("--no-server", action="store_true", help="go on if no running server is seen")
+
+
+def say_waiting(command: OperatorCommand) -> key_holders.OnWait:
+    """Return what prints the servers that a command waits for."""
+
+    def say(behind: list[ServerProcess]) -> None:
+        command.print(f"Waiting for these servers to load the changed keyring: {key_holders.names(behind)}.")
+        command.stdout.flush()
+
+    return say
 
 
 class KeyringCommand(OperatorCommand):

@@ -14,6 +14,9 @@ from credentials.vault.keyring_document import Keyring
 from credentials.vault.models import ServerProcess
 
 _WAIT_SECONDS = 30.0
+_REPORT_SECONDS = 30.0  # how often a wait says for whom
+
+OnWait = Callable[[list[ServerProcess]], None]
 
 
 def default_wait_seconds() -> float:
@@ -37,22 +40,35 @@ def check_running(*, no_server: bool) -> None:
         raise NoServerSeen
 
 
-def wait_for_key(key_id: str, ring: Keyring, *, seconds: float, no_server: bool = False) -> None:
+def wait_for_key(
+    key_id: str, ring: Keyring, *, seconds: float, no_server: bool = False, on_wait: OnWait = lambda behind: None
+) -> None:
     """Return once every running process holds a master key.
 
-    Raises `NoServerSeen` as `check_running` does, and `MasterKeyNotEverywhere` after `seconds`.
+    `on_wait` is as for `wait_until`. Raises `NoServerSeen` as `check_running` does, and `MasterKeyNotEverywhere` after
+    `seconds`.
     """
     check_running(no_server=no_server)
-    if behind := wait_until(lambda process: has(process, key_id, ring), seconds):
+    if behind := wait_until(lambda process: has(process, key_id, ring), seconds, on_wait):
         raise MasterKeyNotEverywhere(key_id, names(behind))
 
 
-def wait_until(is_ready: Callable[[ServerProcess], bool], seconds: float) -> list[ServerProcess]:
-    """Return once every running process is ready, or after `seconds`. Returns those that are not."""
-    end = time.monotonic() + seconds
+def wait_until(
+    is_ready: Callable[[ServerProcess], bool], seconds: float, on_wait: OnWait = lambda behind: None
+) -> list[ServerProcess]:
+    """Return once every running process is ready, or after `seconds`. Returns those that are not.
+
+    `on_wait` gets those that are not ready when the wait begins, and then every 30 seconds.
+    """
+    report_at = time.monotonic()
+    end = report_at + seconds
     while behind := [process for process in running() if not is_ready(process)]:
-        if time.monotonic() >= end:
+        now = time.monotonic()
+        if now >= end:
             break
+        if now >= report_at:
+            on_wait(behind)
+            report_at = now + _REPORT_SECONDS
         time.sleep(0.2)
     return behind
 

@@ -92,19 +92,26 @@ def create(*, actor: Actor, place: KeyringPlace, keys_lost: bool = False) -> tup
 
 
 def promote(
-    *, actor: Actor, place: KeyringPlace, key_id: str, wait_seconds: float = 30, no_server: bool = False
+    *,
+    actor: Actor,
+    place: KeyringPlace,
+    key_id: str,
+    wait_seconds: float = 30,
+    no_server: bool = False,
+    on_wait: key_holders.OnWait = lambda behind: None,
 ) -> Keyring:
     """Make a master key the primary, under which everything is sealed from then on. Returns the new keyring.
 
-    Waits until every running server holds the key, because another one could not open what is sealed under it. Raises
-    `UnknownMasterKey`, `WrongMasterKey`, `RetiredMasterKey`, `KeyringError`, `MasterKeyNotEverywhere`, or
-    `NoServerSeen` unless `no_server` says that none runs.
+    Waits until every running server holds the key, because another one could not open what is sealed under it. Calls
+    `on_wait` with those that do not, as `key_holders.wait_until` does. Raises `UnknownMasterKey`, `WrongMasterKey`,
+    `RetiredMasterKey`, `KeyringError`, `MasterKeyNotEverywhere`, or `NoServerSeen` unless `no_server` says that none
+    runs.
     """
     ring = place.read()
     value = ring.check_value(key_id)
     if key_registry.tables_exist():  # otherwise nothing has been sealed
         key_registry.check(key_id, value)
-        key_holders.wait_for_key(key_id, ring, seconds=wait_seconds, no_server=no_server)
+        key_holders.wait_for_key(key_id, ring, seconds=wait_seconds, no_server=no_server, on_wait=on_wait)
 
     def with_primary(present: Keyring | None) -> str:
         if present is None or key_id not in present.ids or present.check_value(key_id) != value:
@@ -116,11 +123,14 @@ def promote(
     return ring
 
 
-def retire(*, actor: Actor, key_id: str, wait_seconds: float = 30) -> None:
+def retire(
+    *, actor: Actor, key_id: str, wait_seconds: float = 30, on_wait: key_holders.OnWait = lambda behind: None
+) -> None:
     """Forbid sealing under a master key for good, in every process, even in one with an outdated keyring.
 
     The keyring stays unchanged. `remove` takes the key out of it. Raises `UnknownMasterKey`, or `MasterKeyInUse` if the
-    key is the primary, if rows still need it, or if servers still seal under it after `wait_seconds`.
+    key is the primary, if rows still need it, or if servers still seal under it after `wait_seconds`. Calls `on_wait`
+    with those servers, as `key_holders.wait_until` does.
     """
     ring = keyring.reload()
     value = ring.check_value(key_id)
@@ -128,7 +138,7 @@ def retire(*, actor: Actor, key_id: str, wait_seconds: float = 30) -> None:
         raise MasterKeyInUse(
             f"{key_id} is the primary master key. Create another one first: manage.py create_master_key"
         )
-    if behind := key_holders.wait_until(lambda process: process.primary_key_id != key_id, wait_seconds):
+    if behind := key_holders.wait_until(lambda process: process.primary_key_id != key_id, wait_seconds, on_wait):
         raise MasterKeyInUse(
             f"These servers still seal under {key_id}: {key_holders.names(behind)}. Give their hosts the keyring in "
             f"which {ring.primary_id} is the primary. Then run this again."

@@ -62,17 +62,19 @@ def rotate(
     wait_seconds: float = 30,
     no_server: bool = False,
     on_progress: Callable[[int], None] = lambda rows: None,
+    on_wait: key_holders.OnWait = lambda behind: None,
 ) -> Outcome:
     """Rewrap every data key under the primary master key, `batch` rows in a transaction. Safe to kill and run again.
 
-    `on_progress` is called with the number of rows of each finished batch. Raises `RotationRunning`, `KeyringError`,
+    `on_progress` is called with the number of rows of each finished batch, and `on_wait` with the servers that have not
+    loaded the primary key, as by `key_holders.wait_until`. Raises `RotationRunning`, `KeyringError`,
     `WrongMasterKey`, `RetiredMasterKey`, `MasterKeyNotEverywhere` if a server has not loaded the primary key after
     `wait_seconds`, or `NoServerSeen` unless `no_server` says that none runs.
     """
     ring = keyring.reload()
     outcome = Outcome(ring.primary_id)
     with _rotation_lock():
-        key_holders.wait_for_key(ring.primary_id, ring, seconds=wait_seconds, no_server=no_server)
+        key_holders.wait_for_key(ring.primary_id, ring, seconds=wait_seconds, no_server=no_server, on_wait=on_wait)
         # A second pass finds rows that a process sealed under the old key during the first one.
         while _pending(ring).exclude(pk__in=outcome.stuck).exists():
             _rewrap_pass(ring, outcome, batch, on_progress)

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from accounts.plain_text import escape_unsafe
 from strake import log_lines
 from strake.processes.hardening import end_with_parent, environment_of, harden
 
@@ -58,9 +59,13 @@ class Supervisor:
         with _signals() as signals, selectors.DefaultSelector() as selector:
             ready, announce = os.pipe()
             environment = environment_of("proxy")
-            self._proxy = self._start_half(
-                "proxy", environment, [f"--ready-fd={announce}"], [announce, *_passed_descriptors(environment)]
-            )
+            try:
+                self._proxy = self._start_half(
+                    "proxy", environment, [f"--ready-fd={announce}"], [announce, *_passed_descriptors(environment)]
+                )
+            except PermissionError:
+                sys.stderr.write(f"{_cannot_execute()}\n")
+                return EX_CONFIG
             os.close(announce)
             harden()  # the environment has been copied
             selector.register(signals, selectors.EVENT_READ)
@@ -219,6 +224,15 @@ def _signals() -> Iterator[socket.socket]:
         signal.set_wakeup_fd(before)
         receiver.close()
         sender.close()
+
+
+def _cannot_execute() -> str:
+    """Why it happens: `setpriv` gives up the rights of root only after it has found the interpreter."""
+    python, target = sys.executable, os.path.realpath(sys.executable)
+    return escape_unsafe(
+        f"strake: This user cannot execute {python}{f', which is {target}' if target != python else ''}. Make the "
+        "folder .venv with a Python that every user can execute: /usr/bin/python3 -m venv --clear .venv"
+    )
 
 
 def _passed_descriptors(environment: Mapping[str, str]) -> Sequence[int]:

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core.management.base import CommandError
 
 from credentials.errors import SealError
-from credentials.management.base import KeyringCommand, add_wait_arguments
+from credentials.management.base import KeyringCommand, add_wait_arguments, say_waiting
 from credentials.vault import key_holders, key_registry, master_keys
 from credentials.vault.keyring_document import Keyring
 from credentials.vault.master_keys import KeyringPlace
@@ -54,7 +54,12 @@ class Command(KeyringCommand):
     def _promote(self, place: KeyringPlace, key_id: str, wait_seconds: float, no_server: bool) -> Keyring:
         try:
             ring = master_keys.promote(
-                actor=self.actor, place=place, key_id=key_id, wait_seconds=wait_seconds, no_server=no_server
+                actor=self.actor,
+                place=place,
+                key_id=key_id,
+                wait_seconds=wait_seconds,
+                no_server=no_server,
+                on_wait=say_waiting(self),
             )
         except SealError as error:
             raise CommandError(

@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from credentials.errors import SealError
-from credentials.management.base import KeyringCommand, add_wait_arguments
+from credentials.management.base import KeyringCommand, add_wait_arguments, say_waiting
 from credentials.vault import master_keys
 
 
@@ -35,6 +35,7 @@ class Command(KeyringCommand):
                 key_id=key_id,
                 wait_seconds=options["wait"],
                 no_server=options["no_server"],
+                on_wait=say_waiting(self),
             )
         except SealError as error:
             raise CommandError(str(error)) from None

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core.management.base import CommandError
 
 from credentials.errors import SealError
-from credentials.management.base import KeyringCommand
+from credentials.management.base import KeyringCommand, say_waiting
 from credentials.vault import key_holders, master_keys
 
 DROP_SECONDS = 5.0  # how long servers get to read the file again, which they do every second
@@ -36,7 +36,7 @@ class Command(KeyringCommand):
         key_id = options["id"]
         can_remove = bool(options["output"] or settings.STRAKE_MASTER_KEYS_FILE)
         try:
-            master_keys.retire(actor=self.actor, key_id=key_id, wait_seconds=options["wait"])
+            master_keys.retire(actor=self.actor, key_id=key_id, wait_seconds=options["wait"], on_wait=say_waiting(self))
             if can_remove:
                 place = self.place(options["output"])
                 master_keys.remove(actor=self.actor, place=place, key_id=key_id)

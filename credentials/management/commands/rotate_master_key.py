@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from accounts.commands import OperatorCommand
 from credentials.errors import SealError
-from credentials.management.base import add_wait_arguments
+from credentials.management.base import add_wait_arguments, say_waiting
 from credentials.models import SealedKey
 from credentials.vault import keyring, rotation
 
@@ -72,6 +72,7 @@ class Command(OperatorCommand):
                 wait_seconds=options["wait"],
                 no_server=options["no_server"],
                 on_progress=lambda rows: progress.update(rows),
+                on_wait=say_waiting(self),
             )
         self.print(f"{outcome.rewrapped} data keys rewrapped under {outcome.primary_id}.")
         old = [key_id for key_id in ring.ids if key_id != ring.primary_id]

@@ -19,7 +19,16 @@ from pytest_django import Settings
 from accounts.actors import OPERATOR
 from accounts.models import AuditEvent, User
 from credentials.errors import NoServerSeen, RetiredMasterKey
-from credentials.vault import heartbeats, key_holders, key_registry, keyring, keyring_command, master_keys, rotation
+from credentials.vault import (
+    heartbeats,
+    key_holders,
+    key_registry,
+    keyring,
+    keyring_command,
+    keyring_document,
+    master_keys,
+    rotation,
+)
 from credentials.vault.heartbeats import Vitals
 from credentials.vault.keyring_document import Keyring
 from credentials.vault.master_keys import KeyringPlace
@@ -96,6 +105,31 @@ def test_new_key_is_promoted_once_servers_have_read_it(
     call_command("create_master_key")
     assert primary(keys_file) == ids(keys_file)[1]
     assert "Every running server holds" in capsys.readouterr().out
+
+
+def test_wait_names_the_servers_at_once_and_again(
+    keys_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("credentials.vault.key_holders._REPORT_SECONDS", 0.5)
+    waiting = "Waiting for these servers to load the changed keyring: web-1 (11), web-2 (21, 22)."
+    for name in ("web-1:11", "web-2:21", "web-2:22"):
+        server(name, keyring.current())
+    with pytest.raises(CommandError, match="was added, but is not the primary"):
+        call_command("create_master_key", "--wait", "0.1")
+    new_id = ids(keys_file)[1]
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith(f"Created master key {new_id}")
+    assert said[1:] == [waiting]
+    with pytest.raises(CommandError, match="have not loaded"):
+        call_command("promote_master_key", new_id, "--wait", "1.3")
+    assert capsys.readouterr().out.splitlines().count(waiting) in (2, 3)
+
+    keys_file.write_text(keyring_document.document_with_primary(keyring.reload(), new_id))
+    keyring.reload()
+    for command in (["rotate_master_key"], ["retire_master_key", "old"]):
+        with pytest.raises(CommandError, match=r"web-1 \(11\), web-2 \(21, 22\)"):
+            call_command(*command, "--wait", "0.1")
+        assert waiting in capsys.readouterr().out.splitlines()
 
 
 def test_other_key_under_the_same_id_does_not_count(keys_file: Path) -> None:

@@ -142,14 +142,14 @@ BY_FILE: dict[str, list[Mutation]] = {
         Mutation(
             "P19",
             "a key that a server still uses is retired",
-            "key_holders.wait_until(lambda process: process.primary_key_id != key_id, wait_seconds)",
+            "key_holders.wait_until(lambda process: process.primary_key_id != key_id, wait_seconds, on_wait)",
             "[]",
         ),
         Mutation(
             "P19",
             "a key is promoted that a server lacks",
-            "        key_holders.wait_for_key(key_id, ring, seconds=wait_seconds, no_server=no_server)\n",
-            "        pass\n",
+            "key_holders.wait_for_key(key_id, ring, seconds=wait_seconds, no_server=no_server, on_wait=on_wait)",
+            "pass",
         ),
     ],
     "credentials/vault/key_holders.py": [

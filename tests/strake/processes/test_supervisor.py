@@ -22,6 +22,7 @@ from proxy import relay
 from strake.data_dir import DataDir
 from strake.processes import landlock
 from strake.processes import serve as start_steps
+from tests.support import users
 from tests.support.running import ROOT, Strake, prepare_home
 from tests.support.services import free_port
 from tests.support.upstream import Upstream, eventually, sse
@@ -300,3 +301,24 @@ def test_sqlite_takes_one_process_of_each_kind(tmp_path: Path, variable: str) ->
     assert done.returncode == 78
     assert "With SQLite, one proxy process and one web process run" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.root
+def test_interpreter_that_the_user_cannot_execute_is_said(tmp_path: Path) -> None:
+    """As with a .venv of a Python in the home folder of root. `setpriv` itself still finds it."""
+    hidden = tmp_path / "hidden"
+    hidden.mkdir(mode=0o700)
+    python = hidden / "python"
+    python.symlink_to(sys.executable)
+    done = subprocess.run(
+        [*users.prefix("nobody", "nogroup", ["nogroup"]), str(python), "manage.py", "serve"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "STRAKE_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (78, 1), done.stderr
+    assert f"This user cannot execute {python}" in done.stderr
+    assert "/usr/bin/python3 -m venv --clear .venv" in done.stderr
