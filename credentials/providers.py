@@ -85,8 +85,12 @@ def available() -> list[Provider]:
 
 def get(slug: str) -> Provider:
     """Return the provider with this slug. Raises `UnknownProvider`."""
-    if slug == DEMO_SLUG and settings.STRAKE_DEMO_PORT:
-        return demo()
+    if slug == DEMO_SLUG:
+        if settings.STRAKE_DEMO_PORT:
+            return demo()
+        raise UnknownProvider(
+            "The demo provider is offered on a loopback address only, from the first start on. Choose another provider."
+        )
     try:
         return PROVIDERS[slug]
     except KeyError:

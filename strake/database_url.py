@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 from django.core.exceptions import ImproperlyConfigured
 
+from accounts import postgresql_files
 from strake.env import Secret
 
 EXAMPLE = "postgres://user:password@host:5432/strake"
@@ -59,7 +60,7 @@ def database_config(url: str) -> dict[str, Any]:
         "PASSWORD": Secret(unquote(password)),
         "HOST": host,
         "PORT": port,
-        "OPTIONS": {**DEADLINES, **options},
+        "OPTIONS": {**DEADLINES, **postgresql_files.libpq_options(), **options},
     }
 
 

@@ -135,14 +135,14 @@ def check_services(app_configs: Sequence[Any] | None, **_: Any) -> list[CheckMes
     if not settings.STRAKE_CHECK_SERVICES:
         return []
     from strake.doctor import examination  # it loads libraries that no other check needs
-    from strake.health.findings import BAD, GOOD
+    from strake.health.findings import BAD, WARN
 
     return [
         Error(f"{one.name}: {one.words}", hint="manage.py doctor", id="strake.E010")
         if one.state == BAD
         else Warning(f"{one.name}: {one.words}", hint="manage.py doctor", id="strake.W010")
         for one in examination.examine()
-        if one.state != GOOD
+        if one.state in {BAD, WARN}
     ]
 
 

@@ -381,6 +381,9 @@ SILENCED_SYSTEM_CHECKS = [
 if STRAKE_LOOPBACK and STRAKE_HOME.is_new and str(STRAKE_HOME.master_keys) == STRAKE_MASTER_KEYS_FILE:
     # The keyring does not exist yet. The first command that needs it creates it.
     SILENCED_SYSTEM_CHECKS += ["credentials.E001"]
+if not SECRET_KEY:
+    # The proxy half and commands have none. The web half refuses a key that is missing or short: see above.
+    SILENCED_SYSTEM_CHECKS += ["security.W009"]
 if not HTTPS:
     # Only a loopback origin may use plain HTTP (`Environment.origin`), so TLS is not required.
     SILENCED_SYSTEM_CHECKS += ["security.W004", "security.W012", "security.W016"]

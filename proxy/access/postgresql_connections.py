@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
 import asyncpg
+from asyncpg import connect_utils
 
+from accounts import postgresql_files
 from proxy.errors import StoreUnavailable
 
 # How long PostgreSQL may take to reply, or to accept a connection unless DATABASE_URL has a connect_timeout.
@@ -197,7 +200,11 @@ _LIBPQ_ONLY = {
 
 def connect_arguments(config: dict[str, Any]) -> list[dict[str, Any]]:
     """Return arguments for `asyncpg.connect`, one set for each attempt that libpq would make with Django's `config`."""
-    options = {name: value for name, value in config["OPTIONS"].items() if name not in _LIBPQ_ONLY}
+    options = {
+        name: value
+        for name, value in config["OPTIONS"].items()
+        if name not in _LIBPQ_ONLY and value != postgresql_files.NO_FILE
+    }
     timeout = float(options.pop("connect_timeout", TIMEOUT_SECONDS))
     target = options.pop("target_session_attrs", "any")
     shared = {
@@ -219,6 +226,24 @@ def connect_arguments(config: dict[str, Any]) -> list[dict[str, Any]]:
         for attribute in (["standby", "any"] if target == "prefer-standby" else [target])
         for host, port in hosts
     ]
+
+
+def _only_readable(find: Callable[[str], Path | None]) -> Callable[[str], Path | None]:
+    def find_readable(name: str) -> Path | None:
+        path = find(name)
+        return path if path is not None and postgresql_files.is_readable(path) else None
+
+    return find_readable
+
+
+# asyncpg goes on without a file that is missing, and has no option to go on without one that it may not read.
+connect_utils._dot_postgresql_path = _only_readable(connect_utils._dot_postgresql_path)  # noqa: SLF001
+
+
+async def connect_once(config: dict[str, Any]) -> None:
+    """Connect once as the look-up does. Raises one of `STORE_ERRORS`."""
+    connection = await _connect_to_first(connect_arguments(config))
+    await connection.close(timeout=TIMEOUT_SECONDS)
 
 
 async def _is_pooled(connection: asyncpg.Connection) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from django.db.migrations.loader import MigrationLoader
 from accounts import database_errors
 from credentials.vault import heartbeats
 from credentials.vault.models import ServerProcess
+from proxy.access import postgresql_connections
 from strake.health.findings import BAD, GOOD, WARN, Finding
 
 OLDEST_POSTGRESQL = 14  # as Django demands
@@ -54,6 +56,16 @@ def look() -> Iterator[Finding]:
         )
     finally:
         alone.close()
+
+
+def look_as_proxy() -> Iterator[Finding]:
+    """What the proxy half would meet, if that differs: it connects to PostgreSQL with another driver."""
+    if connection.vendor == "postgresql":
+        try:
+            asyncio.run(postgresql_connections.connect_once(connection.settings_dict))
+        except postgresql_connections.STORE_ERRORS as error:
+            words = f"the proxy half cannot connect: {type(error).__name__}: {database_errors.reason(error)}."
+            yield Finding("Database", BAD, f"{words} Are the options in DATABASE_URL right, and its files readable?")
 
 
 def _name(database: BaseDatabaseWrapper) -> str:

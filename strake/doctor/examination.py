@@ -21,6 +21,8 @@ def examine() -> Iterator[Finding]:
     found = list(database.look())
     yield from found
     is_usable = not any(finding.state == BAD for finding in found)
+    if is_usable:
+        yield from database.look_as_proxy()
     yield from services.look_at_redis()
     yield from services.look_at_mail()
     yield from services.look_at_names()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 GOOD, WARN, BAD = "good", "warn", "bad"
+SKIPPED = "skipped"  # cannot be told from here, and no reason to worry
 
 
 @dataclass(frozen=True, slots=True)

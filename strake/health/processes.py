@@ -104,6 +104,9 @@ def master_keys(proxies: Sequence[ServerProcess]) -> Finding:
         return Finding("Master keys", WARN, "unknown until a proxy process reports")
     if problems := list(_key_problems(proxies)):
         return Finding("Master keys", BAD, " ".join(problems))
+    if keyrings := _different_keyrings(proxies):
+        words = f"{keyrings} Each process holds every key in use, as during a rotation. Give all hosts one keyring."
+        return Finding("Master keys", WARN, words)
     ring = proxies[0]
     return Finding("Master keys", GOOD, f"{ring.primary_key_id} is primary. Loaded: {', '.join(sorted(ring.key_ids))}")
 
@@ -155,20 +158,28 @@ def _key_problems(proxies: Sequence[ServerProcess]) -> Iterator[str]:
         yield f"Changed since their ids were first used: {', '.join(wrong)}."
     if ambiguous := sorted(key_id for key_id, keys in ids.items() if keys > 1):
         yield f"Different keys in different processes: {', '.join(ambiguous)}."
-    keyrings: dict[str, list[str]] = defaultdict(list)
-    for process in proxies:
-        keyrings[f"{process.primary_key_id} is primary, {', '.join(sorted(process.key_ids))} loaded"].append(
-            process.name
-        )
-    if len(keyrings) > 1:
-        listed = ". ".join(f"{', '.join(names)}: {keyring}" for keyring, names in sorted(keyrings.items()))
-        yield f"The processes have loaded different keyrings. {listed}."
+    in_use = {*SealedKey.objects.count_by_key(), *(process.primary_key_id for process in proxies)}
+    if any(in_use & ids.keys() - process.key_ids.keys() for process in proxies):
+        yield _different_keyrings(proxies)
     for primary_id in sorted({process.primary_key_id for process in proxies}):
         if primary_id in checks and checks[primary_id].retired_at is not None:
             yield f"{primary_id} is primary but retired, so no key can be saved. Make another one primary."
     if missing := SealedKey.objects.count_by_missing_key(ids):
         lost = ", ".join(f"{key_id} ({counted(count, 'endpoint')})" for key_id, count in missing.items())
         yield f"Missing, so these endpoints need their key again: {lost}."
+
+
+def _different_keyrings(proxies: Sequence[ServerProcess]) -> str:
+    """Which process has loaded which keyring, or "" if all have the same."""
+    keyrings: dict[str, list[str]] = defaultdict(list)
+    for process in proxies:
+        keyrings[f"{process.primary_key_id} is primary, {', '.join(sorted(process.key_ids))} loaded"].append(
+            process.name
+        )
+    if len(keyrings) < 2:
+        return ""
+    listed = ". ".join(f"{', '.join(names)}: {keyring}" for keyring, names in sorted(keyrings.items()))
+    return f"The processes have loaded different keyrings. {listed}."
 
 
 def _value(check: MasterKeyCheck) -> str:

@@ -139,7 +139,7 @@ def disks() -> Iterator[Finding]:
         seen.add(device)
         free = shutil.disk_usage(folder).free
         state = BAD if free < MIN_FREE_BYTES else WARN if free < WARN_FREE_BYTES else GOOD
-        yield Finding("Disk", state, f"{folder} has {free / 1e9:.1f} GB left")
+        yield Finding("Disk", state, f"the disk with {folder} has {free / 1e9:.1f} GB left")
 
 
 def _file_size(path: str) -> int:

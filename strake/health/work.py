@@ -50,9 +50,11 @@ def last_prune() -> Finding:
 
 
 def last_backup() -> Finding:
-    """When `manage.py backup` last made one. Other ways of making a backup are as good, so none is no problem."""
+    """When `manage.py backup` last made one."""
     at = history.last()
-    return Finding("Last backup", GOOD, _moment(at) if at else f"none with manage.py backup in {history.DAYS} days")
+    if at is None:
+        return Finding("Last backup", WARN, f"none with manage.py backup in {history.DAYS} days. Is there another one?")
+    return Finding("Last backup", GOOD, _moment(at))
 
 
 def mail_waiting() -> Finding:

@@ -6,12 +6,15 @@ A server on loopback stands in for the provider, with the same base path. The so
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from django.core.management import CommandError, call_command
+from pytest_django import Settings
 
 from credentials import destinations, key_check, providers
 from credentials.errors import KeyRefused, KeyUnchecked
@@ -403,3 +406,12 @@ def test_key_check_carries_every_place(here: Upstream) -> None:
 
 def test_groups_are_complete() -> None:
     assert {provider.group for provider in providers.PROVIDERS.values()} == set(Group)
+
+
+def test_demo_provider_of_a_deployed_strake_is_refused(
+    db: None, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.STRAKE_DEMO_PORT = 0
+    monkeypatch.setattr("sys.stdin", io.StringIO("any-key"))
+    with pytest.raises(CommandError, match="The demo provider is offered on a loopback address only"):
+        call_command("connect", "--email=you@example.org", "--provider=demo", "--key-stdin")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +15,7 @@ from django.core.checks import run_checks
 from pytest_django import Settings
 
 from credentials.egress_proxy import parse
+from credentials.vault import keyring
 from strake import deploy_checks as checks
 from strake.database_url import database_config
 from strake.doctor import examination
@@ -181,3 +185,41 @@ def test_proxy_that_resolves_names_is_reported(settings: Settings) -> None:
         assert [message.id for message in checks.check_egress_proxy(None)] == ids
     settings.STRAKE_EGRESS_PROXY = None
     assert checks.check_egress_proxy(None) == []
+
+
+# --- As it is documented -------------------------------------------------------------------------------------------
+
+
+def inspect(folder: Path, *arguments: str, **changes: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run `inspect` of docs/operations.md with the example files, in which `changes` replace variables."""
+    for name in ("operator", "proxy", "web"):
+        lines = (ROOT / "deploy" / "etc" / f"{name}.env").read_text()
+        added = {"STRAKE_MASTER_KEYS_FILE": str(folder / "keys.json")} if name != "web" else {}
+        added |= changes.get(name, {})
+        (folder / f"{name}.env").write_text(lines + "".join(f"{key}='{value}'\n" for key, value in added.items()))
+    (folder / "keys.json").touch(mode=0o600)
+    (folder / "keys.json").write_text(keyring.new_document())
+    operations = (ROOT / "docs" / "operations.md").read_text()
+    [function] = re.findall(r"^inspect\(\) \{.*\}$", operations, flags=re.MULTILINE)
+    manage = f'manage() {{ (set -a && . /etc/strake/operator.env && exec {sys.executable} {ROOT}/manage.py "$@"); }}'
+    return subprocess.run(
+        ["bash", "-c", f'{manage}\n{function}\ninspect "$@"'.replace("/etc/strake", str(folder)), "sh", *arguments],
+        env={"PATH": os.environ["PATH"], "STRAKE_CHECK_SERVICES": "0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_documented_files_cause_no_message(tmp_path: Path) -> None:
+    done = inspect(tmp_path, "check", "--deploy")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_documented_command_knows_both_halves(tmp_path: Path) -> None:
+    mail = {"EMAIL_URL": "smtp://user:hunter2@mail.example.org:587"}
+    done = inspect(tmp_path, "check", "--deploy", web=mail, proxy={"STRAKE_BIND": "10.99.0.11:8000"})
+    assert done.returncode == 1
+    assert re.findall(r"\((\w+\.\w+)\)", done.stderr) == ["strake.E002", "strake.W004"]
+    assert "hunter2" not in done.stderr

@@ -14,7 +14,8 @@ from accounts.commands import OperatorCommand
 from credentials.errors import SealError
 from credentials.management.base import add_wait_arguments, say_waiting
 from credentials.models import SealedKey
-from credentials.vault import keyring, rotation
+from credentials.vault import heartbeats, key_holders, keyring, rotation
+from credentials.vault.keyring import Keyring
 
 COMPROMISED = """
 Rewrapping does not help against somebody who has an old master key and a copy of the database or of a backup. They can
@@ -75,10 +76,23 @@ class Command(OperatorCommand):
                 on_wait=say_waiting(self),
             )
         self.print(f"{outcome.rewrapped} data keys rewrapped under {outcome.primary_id}.")
-        old = [key_id for key_id in ring.ids if key_id != ring.primary_id]
-        if old and not outcome.stuck:
-            self.print(f"Next: manage.py verify_vault, then manage.py retire_master_key {old[0]}")
+        if not outcome.stuck:
+            self._say_what_is_next(ring)
         return outcome.stuck
+
+    def _say_what_is_next(self, ring: Keyring) -> None:
+        old = [key_id for key_id in ring.ids if key_id != ring.primary_id]
+        # What they report may be this old.
+        behind = key_holders.wait_until(
+            lambda process: process.primary_key_id == ring.primary_id, heartbeats.BEAT_SECONDS
+        )
+        if behind:
+            self.print(
+                f"These servers still seal under an older key: {key_holders.names(behind)}. Next: give their hosts the "
+                f"keyring in which {ring.primary_id} is the primary, and run this again."
+            )
+        elif old:
+            self.print(f"Next: manage.py verify_vault, then manage.py retire_master_key {old[0]}")
 
     def _list_exposed(self) -> None:
         self.print(*COMPROMISED.splitlines())

@@ -10,9 +10,9 @@ from django.core.management.base import CommandParser
 
 from accounts.commands import OperatorCommand
 from strake.doctor import examination, keys
-from strake.health.findings import BAD, WARN
+from strake.health.findings import BAD, SKIPPED, WARN
 
-WORDS = {BAD: "WRONG", WARN: "look"}
+WORDS = {BAD: "WRONG", WARN: "look", SKIPPED: "skip"}
 
 
 class Command(OperatorCommand):

@@ -318,6 +318,23 @@ def test_key_that_a_server_seals_under_is_not_retired(rows: list[Connected], key
     call_command("retire_master_key", "old", "--wait", "0")
 
 
+def test_rotation_names_servers_that_seal_under_the_old_key(
+    rows: list[Connected], keys_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeats, "BEAT_SECONDS", 0.1)
+    process_id = serve(keyring.current())
+    change_keys(keys_file, "new", **BOTH)
+    load(process_id, keyring.parse(document("old", **BOTH)))  # it has the new key but seals under the old one
+    call_command("rotate_master_key")
+    shown = capsys.readouterr().out
+    assert "These servers still seal under an older key: " in shown
+    assert "keyring in which new is the primary, and run this again" in shown
+    assert "retire_master_key" not in shown
+    load(process_id, keyring.current())
+    call_command("rotate_master_key")
+    assert "Next: manage.py verify_vault, then manage.py retire_master_key old" in capsys.readouterr().out
+
+
 def test_primary_and_unknown_keys_are_not_retired(rows: list[Connected], keys_file: Path) -> None:
     with pytest.raises(MasterKeyInUse, match="is the primary"):
         master_keys.retire(actor=OPERATOR, key_id="old")

@@ -183,6 +183,29 @@ def test_key_that_one_process_holds_is_not_missing(operator: Client, used: dict[
     assert "need their key again" not in page
 
 
+def test_keyrings_during_a_rotation_are_a_note(operator: Client, used: dict[str, str]) -> None:
+    [old] = used
+    both = used | {"new": "00"}
+    states: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"key_ids": both}, {"key_ids": used}),  # created, and not copied yet
+        ({"key_ids": both, "primary_key_id": "new"}, {"key_ids": both}),  # promoted, and not copied yet
+    ]
+    for here, there in states:
+        ServerProcess.objects.all().delete()
+        report(name="host:11", **here)
+        report(name="host:12", **there)
+        page = shown(operator)
+        assert "All is well" in page
+        assert "Master keys Note The processes have loaded different keyrings." in page
+        assert f"host:12: {old} is primary" in page
+
+
+def test_process_without_the_primary_key_of_another_is_named(operator: Client, used: dict[str, str]) -> None:
+    report(key_ids=used | {"new": "00"}, primary_key_id="new", name="host:11")
+    report(key_ids=used, name="host:12")
+    assert "Master keys Check The processes have loaded different keyrings." in shown(operator)
+
+
 def test_changed_master_key_is_named(operator: Client, used: dict[str, str]) -> None:
     [key_id] = used
     report(key_ids={key_id: "00" * 16})
@@ -260,7 +283,7 @@ def test_sizes_and_times_are_shown_as_people_read_them(operator: Client, used: d
     report(key_ids=used)
     page = shown(operator)
     assert re.search(r"Database size OK [1-9][\d.,]* [kMG]B, .*WAL [\d.]+ \w+ Cache", page)
-    assert re.search(r"Disk (OK|Note|Check) \S+ has [\d.]+ GB left", page)
+    assert re.search(r"Disk (OK|Note|Check) the disk with \S+ has [\d.]+ GB left", page)
     assert re.search(r"Database OK responds in (less than 1 ms|[1-9]\d* ms) ", page)
     assert "Servers OK 1 process on " in page
     assert " 0.0 " not in page
@@ -296,7 +319,7 @@ def test_errors_are_those_of_a_day(operator: Client, made: Connected, used: dict
 def test_last_prune_and_backup_have_an_age(operator: Client, used: dict[str, str]) -> None:
     page = shown(operator)
     assert "Last prune Note none known yet." in page
-    assert "Last backup OK none with manage.py backup in 30 days" in page
+    assert "Last backup Note none with manage.py backup in 30 days" in page
     now = timezone.now()
     pruning.note_end(now - timedelta(hours=2))
     AuditEvent.objects.create(action=BACKED_UP, subject_type="database", at=now - timedelta(hours=10))
