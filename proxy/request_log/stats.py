@@ -39,6 +39,7 @@ MAX_EXACT = 2_000
 Row = TypeVar("Row", RequestRecord, RefusalCount)
 HOURS = 24
 _STOPPED = 0  # in the place of a status class
+_WITHOUT_BRACES = str.maketrans("", "", '{}" ')
 _SEARCH_WINDOWS = (timedelta(hours=1), timedelta(days=1), timedelta(days=7), None)
 
 
@@ -168,7 +169,7 @@ def _step_of(column: str, starts: Sequence[datetime]) -> Case:
 
 
 class _Joined(Aggregate):
-    """The texts of a JSON column, with commas between them. To parse them one by one takes ten times longer."""
+    """The texts of a JSON column, with commas between them."""
 
     function = "GROUP_CONCAT"
     name = "Joined"
@@ -182,16 +183,18 @@ class _Joined(Aggregate):
 def _sum_of(histograms: Sequence[str]) -> Counter[int]:
     """The counts by latency of some histograms, in texts of JSON with commas between those of one text.
 
-    An old histogram has wide buckets, so their middles may be far from the latencies.
+    Histograms are flat objects of small numbers, so the same members occur many times. To count equal members takes a
+    third of the time that a JSON parser and a sum take. An old histogram is a list with wide buckets, so their middles
+    may be far from the latencies.
     """
-    pairs: list[tuple[str, int]] = []
-    lists = json.loads(f"[{','.join(histograms)}]", object_pairs_hook=pairs.extend)
-    by_text: defaultdict[str, int] = defaultdict(int)
-    for latency, count in pairs:
-        by_text[latency] += count
-    counts = Counter({int(latency): count for latency, count in by_text.items()})
+    counts: Counter[int] = Counter()
+    objects = ",".join(text for text in histograms if text[0] == "{")
+    for member, times in Counter(objects.translate(_WITHOUT_BRACES).split(",")).items():
+        if member:  # else an empty object
+            latency, _, count = member.partition(":")
+            counts[int(latency)] += int(count) * times
     bounds = (0, *OldRollup.BOUNDS_MS, OldRollup.BOUNDS_MS[-1])
-    for histogram in filter(None, lists):
+    for histogram in json.loads(f"[{','.join(text for text in histograms if text[0] == '[')}]"):
         for index, count in enumerate(histogram):
             if count:
                 counts[(bounds[index] + bounds[index + 1]) // 2] += count
