@@ -182,6 +182,15 @@ def test_sqlite_is_refused() -> None:
         call_command("grant_roles", "--web=a", "--proxy=b")
 
 
+@pytest.mark.parametrize("arguments", [["migrate", "--check"], ["serve", "--only=proxy"]], ids=lambda a: a[0])
+def test_role_without_rights_names_the_command(database: Database, tmp_path: Path, arguments: list[str]) -> None:
+    """Also after a restore, which leaves the roles without any."""
+    done = proxy_half(database, tmp_path, STRAKE_RUNTIME=str(tmp_path / "run")).manage(*arguments)
+    assert done.returncode == os.EX_TEMPFAIL, "a service manager tries again, and finds the rights"
+    assert "permission denied for table django_migrations" in done.stderr
+    assert done.stderr.endswith("as the owner of the tables: manage.py grant_roles --web ROLE --proxy ROLE\n")
+
+
 # --- Strake with these roles ---------------------------------------------------------------------------------------
 
 # The test of a connection asks the proxy half.
