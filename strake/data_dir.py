@@ -59,7 +59,8 @@ def prepare(new_master_keys: Callable[[], str], *, init: bool = False) -> None:
     if data_dir.is_new and not init and not is_loopback(env):
         raise ImproperlyConfigured(
             f"STRAKE_HOME is {data_dir.path}, which holds neither master keys nor a database. If that is the wrong "
-            "folder, or its disk is not mounted, correct that. For a new installation, run: manage.py serve --init"
+            "folder, or its disk is not mounted, correct that. To restore a backup, put its keyring in place first, as "
+            f"{data_dir.master_keys}. Only for a new installation, run: manage.py serve --init"
         )
     data_dir.prepare(None if env.present(*_KEY_SOURCES) else new_master_keys)
     runtime.located(Path(env.text("STRAKE_RUNTIME", str(data_dir.run))), data_dir.path)
