@@ -7,6 +7,7 @@ import os
 from django.db import Error, OperationalError, connection
 
 MAX_LENGTH = 400
+_NOT_PREPARED = {"42P01", "42501"}  # undefined_table, insufficient_privilege
 # What a server says if waiting does not help. It says so before the session has an SQLSTATE.
 _WRONG = (
     "does not exist",
@@ -26,8 +27,8 @@ def reason(error: BaseException) -> str:
 
 
 def is_of_server(error: Error) -> bool:
-    """True if the database cannot be reached or has not been migrated. Any other error is a defect of the program."""
-    return isinstance(error, OperationalError) or getattr(error.__cause__, "sqlstate", "") == "42P01"
+    """True if the database cannot be reached, or lacks tables or rights. Any other error is a defect of the program."""
+    return isinstance(error, OperationalError) or getattr(error.__cause__, "sqlstate", "") in _NOT_PREPARED
 
 
 def exit_code(reason: str) -> int:
@@ -37,6 +38,8 @@ def exit_code(reason: str) -> int:
 
 def advice(reason: str) -> str:
     """What an operator can do about it."""
+    if "permission denied for " in reason:
+        return "Give this role its rights, as the owner of the tables: manage.py grant_roles --web ROLE --proxy ROLE"
     if "no such table" in reason or "relation" in reason:
         return "Run: manage.py migrate"
     if connection.vendor == "postgresql":

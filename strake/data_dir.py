@@ -29,6 +29,7 @@ _DATABASE = "strake.sqlite3"
 # because another process may have it open.
 _FOLDERS = {_DATABASE: "data", "master-keys.json": "vault", "secret-key": "data", "demo-port": "data"}
 _OF_MANY_MACHINES = ("DATABASE_URL", "DATABASE_URL_FILE", "REDIS_URL", "REDIS_URL_FILE")
+_KEY_SOURCES = ("STRAKE_MASTER_KEYS_FILE", "STRAKE_MASTER_KEYS_COMMAND", "STRAKE_MASTER_KEYS")
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
@@ -58,10 +59,10 @@ def prepare(new_master_keys: Callable[[], str], *, init: bool = False) -> None:
     if data_dir.is_new and not init and not is_loopback(env):
         raise ImproperlyConfigured(
             f"STRAKE_HOME is {data_dir.path}, which holds neither master keys nor a database. If that is the wrong "
-            "folder, or its disk is not mounted, correct that. For a new installation, run: manage.py serve --init"
+            "folder, or its disk is not mounted, correct that. To restore a backup, put its keyring in place first, as "
+            f"{data_dir.master_keys}. Only for a new installation, run: manage.py serve --init"
         )
-    has_own_keys = not env.present("STRAKE_MASTER_KEYS", "STRAKE_MASTER_KEYS_FILE", "STRAKE_MASTER_KEYS_COMMAND")
-    data_dir.prepare(new_master_keys if has_own_keys else None)
+    data_dir.prepare(None if env.present(*_KEY_SOURCES) else new_master_keys)
     runtime.located(Path(env.text("STRAKE_RUNTIME", str(data_dir.run))), data_dir.path)
 
 
@@ -138,6 +139,24 @@ class DataDir:
                 # and no stored key would open. The system check credentials.E001 reports the missing file instead.
                 if self.is_new and new_master_keys is not None:
                     _create_once(self.master_keys, new_master_keys)
+
+    def variables(self, env: Environment) -> dict[str, str]:
+        """The variables that a Strake with PostgreSQL needs to use the files of this folder, if `env` lacks them."""
+        places: dict[tuple[str, ...], Path] = {
+            ("STRAKE_RUNTIME",): self.run,
+            _KEY_SOURCES: self.master_keys,
+            ("STRAKE_AUDIT_KEY_FILE",): self.audit_key,
+            ("STRAKE_SECRET_KEY_FILE", "STRAKE_SECRET_KEY"): self.secret_key,
+        }
+        return {names[0]: str(path) for names, path in places.items() if not env.present(*names)}
+
+    @property
+    def secret_key_advice(self) -> str:
+        """Where the secret key of a deployed Strake comes from: from here, if it was on one machine before."""
+        used = self.data / "secret-key"
+        if os.access(used, os.R_OK):
+            return f"This installation has one. Set STRAKE_SECRET_KEY_FILE={used}"
+        return "Create one with: python3 -c 'import secrets; print(secrets.token_urlsafe(50))'"
 
     def read(self, path: Path) -> str:
         """Return the text of one of the files above, or "" if the file does not exist."""

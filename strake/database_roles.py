@@ -7,7 +7,7 @@ write sealed keys, but PostgreSQL never lets that role read one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Literal, NamedTuple
 
@@ -21,6 +21,7 @@ from psycopg import sql
 from credentials.token_limits import LIMIT_NAMES
 
 Half = Literal["web", "proxy"]
+Right = tuple[str, str, str]  # an object, a column or "", and a privilege
 Rights = Mapping[str, tuple[str, ...]]  # from a privilege to the fields that it is limited to; empty for all of them
 
 
@@ -138,6 +139,14 @@ RIGHTS: Mapping[str, Mapping[Half, Rights]] = {
 MAINTENANCE = "proxy_requestrecord_maintain"
 _PARTITIONED = "proxy_requestrecord"
 
+# PUBLIC may execute every new function. Migrations revoke that if it runs as the owner, and a dump need not say so.
+OWN_FUNCTIONS = "^(accounts|credentials|proxy|strake)_"
+_CLOSE_FUNCTIONS = sql.SQL(
+    "DO $$ DECLARE found regprocedure; BEGIN FOR found IN SELECT oid FROM pg_proc WHERE prosecdef AND proname ~ {own} "
+    "AND pronamespace = {schema}::regnamespace AND has_function_privilege('public', oid, 'EXECUTE') "
+    "LOOP EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', found); END LOOP; END $$"
+)
+
 _FOR_BOTH: tuple[str, ...] = (
     "REVOKE ALL ON TABLE {tables} FROM {roles}",
     "REVOKE ALL ON FUNCTION {maintenance} FROM {roles}",
@@ -147,7 +156,7 @@ _FOR_BOTH: tuple[str, ...] = (
     "REVOKE ALL ON DATABASE {database} FROM {roles}",
     "GRANT CONNECT ON DATABASE {database} TO {roles}",
 )
-_AS_OWNER = "Run this with the DATABASE_URL of the owner of the database. Nothing has been changed."
+_AS_OWNER = "Run this with the DATABASE_URL of the owner of the tables. Nothing has been changed."
 
 
 class Grant(NamedTuple):
@@ -212,6 +221,11 @@ def grants(half: Half) -> list[Grant]:
     ]
 
 
+def close_functions(schema: str) -> sql.Composed:
+    """The statement that closes Strake's functions that run as the owner to PUBLIC. `schema` is a quoted identifier."""
+    return _CLOSE_FUNCTIONS.format(schema=sql.Literal(schema), own=sql.Literal(OWN_FUNCTIONS))
+
+
 def statements(*, web: str, proxy: str) -> list[sql.Composed]:
     """The statements that give both roles their rights and take every other from them. Raises `RolesError`."""
     _check_database()
@@ -220,8 +234,8 @@ def statements(*, web: str, proxy: str) -> list[sql.Composed]:
     for role in (web, proxy):
         _check_role(role)
     with connection.cursor() as cursor:
-        cursor.execute("SELECT current_database(), current_schema()")
-        database, schema = cursor.fetchone()
+        cursor.execute("SELECT current_database(), current_schema(), quote_ident(current_schema())")
+        database, schema, quoted_schema = cursor.fetchone()
         sequences = [
             found["name"] for table in tables() for found in connection.introspection.get_sequences(cursor, table)
         ]
@@ -234,6 +248,7 @@ def statements(*, web: str, proxy: str) -> list[sql.Composed]:
         "roles": sql.SQL(", ").join(map(sql.Identifier, (web, proxy))),
     }
     return [
+        close_functions(quoted_schema),
         *(sql.SQL(template).format(**values) for template in _FOR_BOTH),
         *_grants_to(web, schema, grants("web")),
         sql.SQL("GRANT EXECUTE ON FUNCTION {} TO {}").format(values["maintenance"], sql.Identifier(web)),
@@ -249,8 +264,7 @@ def grant(*, web: str, proxy: str) -> None:
             with connection.cursor() as cursor:
                 for statement in found:
                     cursor.execute(statement)
-            _check_rights(web, grants("web"), {(MAINTENANCE, "", "EXECUTE")})
-            _check_rights(proxy, grants("proxy"))
+            _check_rights({web: _expected(grants("web"), MAINTENANCE), proxy: _expected(grants("proxy"))})
     except DatabaseError as error:
         reason = str(error).strip().partition("\n")[0]
         raise NotTheOwner(f"{reason}. {_AS_OWNER}") from None
@@ -313,6 +327,7 @@ UNION ALL
 SELECT 'the database', '', privilege FROM unnest(ARRAY['CREATE', 'CONNECT']) AS privilege
 WHERE has_database_privilege(%(role)s, current_database(), privilege)
 """
+_EVERYWHERE = (("the schema", "", "USAGE"), ("the database", "", "CONNECT"))
 
 
 def _check_database() -> None:
@@ -351,22 +366,34 @@ def _check_role(name: str) -> None:
         )
 
 
-def _check_rights(role: str, granted: list[Grant], others: Set[tuple[str, str, str]] = frozenset()) -> None:
-    expected = {("the schema", "", "USAGE"), ("the database", "", "CONNECT"), *others}
-    expected |= {(one.table, column, one.privilege) for one in granted for column in one.columns or ("",)}
+def _expected(granted: list[Grant], *functions: str) -> set[Right]:
+    rights = {(one.table, column, one.privilege) for one in granted for column in one.columns or ("",)}
+    return {*rights, *((name, "", "EXECUTE") for name in functions), *_EVERYWHERE}
+
+
+def _check_rights(expected: Mapping[str, set[Right]]) -> None:
+    """Compare what each role can do with what it should. Raises `RightsDiffer`."""
+    actual: dict[str, set[Right]] = {}
     with connection.cursor() as cursor:
-        cursor.execute(_EFFECTIVE, {"role": role, "tables": tables() + _partitions()})
-        actual = set(cursor.fetchall())
-    if excess := actual - expected:
+        for role in expected:
+            cursor.execute(_EFFECTIVE, {"role": role, "tables": tables() + _partitions()})
+            actual[role] = set(cursor.fetchall())
+    excess = {role: found for role in expected if (found := actual[role] - expected[role])}
+    if excess:
         raise RightsDiffer(
-            f"{role} can do more than its half needs: {_listed(excess)}. These rights were granted to PUBLIC, or by "
-            "somebody else than the owner. Revoke them as a superuser and run this again. Nothing has been changed."
+            f"{_listed('can do more than its half needs', excess)}. These rights were granted to PUBLIC, or by "
+            "somebody else than the owner of the tables. Revoke those of PUBLIC as the owner, and the others as a "
+            "superuser. Then run this again. Nothing has been changed."
         )
-    if missing := expected - actual:
-        raise RightsDiffer(f"{role} did not get every right: {_listed(missing)}. {_AS_OWNER}")
+    missing = {role: found for role in expected if (found := expected[role] - actual[role])}
+    if missing:
+        raise RightsDiffer(f"{_listed('did not get every right', missing)}. {_AS_OWNER}")
 
 
-def _listed(rights: set[tuple[str, str, str]]) -> str:
-    return ", ".join(
-        f"{privilege} on {name}{f' ({column})' if column else ''}" for name, column, privilege in sorted(rights)
-    )
+def _listed(what: str, rights: Mapping[str, set[Right]]) -> str:
+    return ". ".join(f"{role} {what}: {', '.join(map(_shown, sorted(found)))}" for role, found in rights.items())
+
+
+def _shown(right: Right) -> str:
+    name, column, privilege = right
+    return f"{privilege} on {name}{f' ({column})' if column else ''}"

@@ -85,8 +85,8 @@ if STRAKE_PROCESS != "proxy":
         SECRET_KEY = SECRET_KEY or Secret(STRAKE_HOME.read(STRAKE_HOME.secret_key))
     elif len(SECRET_KEY) < 50 and (SECRET_KEY or STRAKE_PROCESS == "web"):
         raise ImproperlyConfigured(
-            "STRAKE_SECRET_KEY (or STRAKE_SECRET_KEY_FILE) must hold at least 50 random characters. Create one with: "
-            "python3 -c 'import secrets; print(secrets.token_urlsafe(50))'"
+            "STRAKE_SECRET_KEY (or STRAKE_SECRET_KEY_FILE) must hold at least 50 random characters. "
+            f"{STRAKE_HOME.secret_key_advice}"
         )
 
 # --- Between the halves ----------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from django.db import connection, transaction
 
+from strake import database_roles
 from strake.backups import contents
 from strake.backups.archive import BackupError, Contents, DamagedBackup, Writer
 from strake.env import Environment
@@ -33,7 +34,7 @@ DO $$ DECLARE found record; BEGIN
         AND relnamespace = '{schema}'::regnamespace AND relname ~ '^(accounts|auth|credentials|django|proxy|strake)_'
     LOOP EXECUTE format('DROP TABLE %s CASCADE', found.name); END LOOP;
     FOR found IN SELECT oid::regprocedure AS name FROM pg_proc
-        WHERE pronamespace = '{schema}'::regnamespace AND proname ~ '^(accounts|credentials|proxy|strake)_'
+        WHERE pronamespace = '{schema}'::regnamespace AND proname ~ '{functions}'
     LOOP EXECUTE format('DROP FUNCTION %s CASCADE', found.name); END LOOP;
 END $$;
 """
@@ -71,9 +72,10 @@ def verify(stream: IO[bytes], folder: Path, expected: Contents) -> None:
 
 
 def load(stream: IO[bytes], folder: Path, expected: Contents) -> None:
-    """Put a dump in the place of Strake's tables, in one transaction. Roles get their rights by `grant_roles`.
+    """Put a dump in the place of Strake's tables, in one transaction.
 
-    Raises `BackupError`, and then nothing has been changed.
+    The rights in the dump are of roles that may not exist here, so they are left out. PUBLIC has the rights of a
+    migrated database, and roles get theirs by `grant_roles`. Raises `BackupError`, and then nothing has been changed.
     """
     with connection.cursor() as cursor:
         cursor.execute("SELECT quote_ident(current_schema())")
@@ -81,7 +83,7 @@ def load(stream: IO[bytes], folder: Path, expected: Contents) -> None:
     options = ["--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1", "--file=-"]
     psql = _program(folder, "psql", *options, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     with psql as running, contextlib.closing(_pipe(running.stdin)) as statements:
-        _send(statements, "BEGIN;", _EMPTY.format(schema=schema))
+        _send(statements, "BEGIN;", _EMPTY.format(schema=schema, functions=database_roles.OWN_FUNCTIONS))
         try:
             with _script(stream, folder, statements):
                 pass
@@ -100,6 +102,7 @@ def _after(schema: str, expected: Contents) -> Iterator[str]:
     for name in contents.TRANSIENT:
         if name in expected.tables:
             yield _DELETE.format(schema=schema, name=name)
+    yield f"{database_roles.close_functions(schema).as_string()};"
 
 
 def _send(stream: IO[bytes], *statements: str) -> None:

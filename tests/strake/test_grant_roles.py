@@ -17,7 +17,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 
 from credentials.vault.keyring import new_document
-from tests.support.database_roles import Database, migrated
+from tests.support.database_roles import Database, migrated, proxy_half
 from tests.support.postgres import PASSWORD, ROLE, SUPERUSER, Cluster
 from tests.support.running import ROOT, Strake
 from tests.support.upstream import Upstream, eventually
@@ -147,10 +147,28 @@ def test_right_of_everybody_is_refused(database: Database, right: str, shown: st
     assert rights(database) == before
 
 
+def test_surplus_of_both_roles_is_said_at_once(database: Database) -> None:
+    """One line names it, so that one REVOKE is enough. Functions that run as the owner are closed without asking."""
+    database.grant()
+    before = rights(database)
+    functions = "accounts_auditevent_last(), proxy_requestrecord_maintain(timestamptz)"
+    database.execute(ROLE, f"GRANT EXECUTE ON FUNCTION {functions} TO PUBLIC")
+    database.execute(ROLE, "GRANT SELECT ON credentials_sealedkey, accounts_accesstoken TO PUBLIC")
+    try:
+        surplus = f"{database.web} can do more", f"{database.proxy} can do more", "SELECT on accounts_accesstoken"
+        assert_refused(run(database), *surplus, "as the owner")
+        assert "EXECUTE" not in run(database)["failed"]
+    finally:
+        database.execute(ROLE, "REVOKE SELECT ON credentials_sealedkey, accounts_accesstoken FROM PUBLIC")
+    database.grant()
+    assert rights(database) == before
+    assert not database.open_functions()
+
+
 def test_another_role_than_the_owner_cannot_grant(database: Database) -> None:
     web = Strake(database.strake.home, {"DATABASE_URL": database.url(database.web)})
     done = web.manage("grant_roles", "--web", database.web, "--proxy", database.proxy)
-    assert_refused(ended(done), "permission denied", "of the owner of the database")
+    assert_refused(ended(done), "permission denied", "of the owner of the tables")
 
 
 def test_database_without_tables_is_refused(postgres_url: str, tmp_path: Path) -> None:
@@ -162,6 +180,15 @@ def test_database_without_tables_is_refused(postgres_url: str, tmp_path: Path) -
 def test_sqlite_is_refused() -> None:
     with pytest.raises(CommandError, match="Only PostgreSQL has roles"):
         call_command("grant_roles", "--web=a", "--proxy=b")
+
+
+@pytest.mark.parametrize("arguments", [["migrate", "--check"], ["serve", "--only=proxy"]], ids=lambda a: a[0])
+def test_role_without_rights_names_the_command(database: Database, tmp_path: Path, arguments: list[str]) -> None:
+    """Also after a restore, which leaves the roles without any."""
+    done = proxy_half(database, tmp_path, STRAKE_RUNTIME=str(tmp_path / "run")).manage(*arguments)
+    assert done.returncode == os.EX_TEMPFAIL, "a service manager tries again, and finds the rights"
+    assert "permission denied for table django_migrations" in done.stderr
+    assert done.stderr.endswith("as the owner of the tables: manage.py grant_roles --web ROLE --proxy ROLE\n")
 
 
 # --- Strake with these roles ---------------------------------------------------------------------------------------
@@ -201,18 +228,6 @@ def test_every_page_works_as_the_web_role(new_database: Database) -> None:
 
 def is_recorded(database: Database, requests: int) -> bool:
     return database.execute(ROLE, "SELECT sum(count) FROM proxy_rollup") == [(requests,)]
-
-
-def proxy_half(database: Database, folder: Path, redis_url: str = "redis://127.0.0.1:1", **changed: str) -> Strake:
-    """The proxy half of a deployed Strake, with its own role. It is not running yet."""
-    environment = {
-        "STRAKE_BASE_URL": "https://strake.example.org",
-        "STRAKE_MASTER_KEYS": database.strake.environment["STRAKE_MASTER_KEYS"],
-        "DATABASE_URL": database.url(database.proxy),
-        "REDIS_URL": redis_url,
-        "WEB_CONCURRENCY": "1",
-    }
-    return Strake(folder / "proxy", environment | changed, ("manage.py", "serve", "--only=proxy"))
 
 
 @pytest.mark.redis

@@ -20,14 +20,18 @@ def one_machine(folder: Path, **environment: str) -> Strake:
     return Strake(folder / "home", settings | environment, command=INIT)
 
 
-@pytest.mark.parametrize("arguments", [["migrate"], ["signin_link", "a@example.org"], ["serve"]], ids=lambda a: a[0])
+@pytest.mark.parametrize(
+    "arguments", [["migrate"], ["signin_link", "a@example.org"], ["serve"], ["restore", "x"]], ids=lambda a: a[0]
+)
 def test_folder_without_a_vault_is_not_initialised(tmp_path: Path, arguments: list[str]) -> None:
     strake = one_machine(tmp_path)
     done = strake.manage(*arguments)
     assert done.returncode == 78
     assert done.stderr.count("\n") == 1
     assert "holds neither master keys nor a database" in done.stderr
-    assert "serve --init" in done.stderr
+    first, _, last = done.stderr.partition("Only for a new installation, run: manage.py serve --init")
+    assert last, "a new keyring opens no backup"
+    assert f"To restore a backup, put its keyring in place first, as {strake.home}/vault/master-keys.json" in first
     assert not strake.home.exists()
 
 

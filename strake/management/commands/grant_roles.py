@@ -15,8 +15,8 @@ from strake.database_roles import RolesError
 class Command(OperatorCommand):
     help = (
         "Give the PostgreSQL roles of the web half and of the proxy half exactly the rights that their code needs, and "
-        "take every other right on Strake's tables from them. Run it as the owner of the database, after each "
-        "`migrate` and before the servers restart. It is safe to run at any time."
+        "take every other right on Strake's tables from them. Run it as the owner of the tables, after each `migrate` "
+        "or `restore` and before the servers restart. It is safe to run at any time."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 import sys
 from typing import Any
 
@@ -11,6 +13,9 @@ from django.core.management.base import CommandError, CommandParser
 from tqdm import tqdm
 
 from accounts.commands import OperatorCommand
+from proxy import audit_key
+from proxy.audit_key import AuditKeyError
+from strake.env import Environment
 from strake.moving import service
 from strake.moving.target import MoveError
 
@@ -40,14 +45,26 @@ class Command(OperatorCommand):
         for table, rows in moved.rows.items():
             if rows:
                 self.print(f"{rows:>10} {table}")
-        self.print(f"Everything has moved, and {moved.sealed_keys} sealed keys decrypt there. Now:")
-        self.print("  Set DATABASE_URL to that database, and REDIS_URL, for every process and for commands.")
-        if settings.STRAKE_MASTER_KEYS_FILE:
-            self.print(f"  Keep the keyring: STRAKE_MASTER_KEYS_FILE={settings.STRAKE_MASTER_KEYS_FILE}")
-        self.print("  With a role for each half, run: manage.py grant_roles --web ROLE --proxy ROLE")
+        self.print(f"Everything has moved, and {moved.sealed_keys} sealed keys decrypt there.")
+        self._say_what_is_left()
+
+    def _say_what_is_left(self) -> None:
+        """Print what the environment needs now. URLs hold passwords, so they are not repeated."""
+        home = settings.STRAKE_HOME
+        self.print("Add to the environment of Strake and of its commands:")
+        self.print("  DATABASE_URL=…    the URL that you gave")
+        if not settings.STRAKE_LOOPBACK:
+            self.print("  REDIS_URL=…    now required, such as redis://127.0.0.1:6379/0")
+            if not Environment().present("EMAIL_URL", "EMAIL_URL_FILE"):
+                self.print("  EMAIL_URL=…    now required, such as smtp+tls://user:password@mail.example.org:587")
+            with contextlib.suppress(AuditKeyError):
+                audit_key.load()  # creates it here for the last time
+            self.print(*(f"  {name}={shlex.quote(value)}" for name, value in home.variables(Environment()).items()))
+            self.print("Everybody must sign in again, since sessions are in Redis then.")
         self.print(
-            "  Run manage.py doctor, and start Strake. With REDIS_URL, everybody signs in again.",
-            f"  Then remove {settings.STRAKE_HOME.database}, which still holds everything.",
+            "Then run manage.py doctor, and start Strake.",
+            "If each half has a role of its own, run before: manage.py grant_roles --web ROLE --proxy ROLE",
+            f"At last remove {home.database}, which still holds everything.",
         )
 
 

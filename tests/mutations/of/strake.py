@@ -67,9 +67,25 @@ BY_FILE: dict[str, list[Mutation]] = {
         Mutation(
             "",
             "rights that everybody has are overlooked",
-            "if excess := actual - expected:",
-            "if False and (excess := actual - expected):",
+            "if (found := actual[role] - expected[role])}",
+            "if (found := actual[role] - expected[role]) and False}",
             tests=("tests/strake/test_grant_roles.py::test_right_of_everybody_is_refused",),
+        ),
+        Mutation(
+            "",
+            "grant_roles leaves functions that run as the owner to everybody",
+            "        close_functions(quoted_schema),\n",
+            "",
+            tests=("tests/strake/backups/test_drill.py::test_dump_without_rights_gets_them_from_grant_roles",),
+        ),
+    ],
+    "strake/backups/postgresql.py": [
+        Mutation(
+            "",
+            "a restore opens functions that run as the owner to everybody",
+            '    yield f"{database_roles.close_functions(schema).as_string()};"\n',
+            "",
+            tests=("tests/strake/backups/test_drill.py::test_both_halves_start_after_a_restore",),
         ),
     ],
     "strake/settings.py": [

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support.postgres import PASSWORD
+from tests.support.database_roles import Database, both_halves, empty, migrated
+from tests.support.postgres import PASSWORD, Cluster
 from tests.support.running import Endpoint, Strake
 from tests.support.upstream import Upstream, fixed
 
@@ -71,6 +73,45 @@ def test_ended_tokens_stay_ended_after_a_restore(
         arguments = (tmp_path / "arguments").read_text()
         assert "--snapshot=" in arguments
         assert PASSWORD not in arguments
+
+
+def rights(database: Database) -> list[dict[str, str]]:
+    return [database.granted(role) for role in (database.web, database.proxy)]
+
+
+@pytest.mark.postgres
+@pytest.mark.redis
+def test_both_halves_start_after_a_restore(
+    postgres_cluster: Cluster, redis_url: str, upstream: Upstream, tmp_path: Path
+) -> None:
+    upstream.default = fixed(200, body=b"{}")
+    backup = tmp_path / "strake.backup"
+    with migrated(postgres_cluster, tmp_path / "old") as old, empty(old, tmp_path / "new") as new:
+        endpoint = old.strake.connect(upstream.url)
+        old.grant()
+        succeeds(old.strake, "backup", str(backup))
+        assert "grant_roles" in succeeds(new.strake, "restore", str(backup))
+        assert new.open_functions() == []
+        new.grant()
+        assert rights(new) == rights(old)
+        with both_halves(new, tmp_path, redis_url) as proxy:
+            assert status(proxy, endpoint) == 200
+
+
+@pytest.mark.postgres
+def test_dump_without_rights_gets_them_from_grant_roles(postgres_cluster: Cluster, tmp_path: Path) -> None:
+    """An operator may copy a database with PostgreSQL's own programs."""
+    with migrated(postgres_cluster, tmp_path / "old") as old, empty(old, tmp_path / "new") as new:
+        old.grant()
+        urls = [database.strake.environment["DATABASE_URL"] for database in (old, new)]
+        dump = ["pg_dump", "--no-owner", "--no-privileges", "--dbname", urls[0]]
+        text = subprocess.run(dump, capture_output=True, timeout=120, check=True).stdout
+        psql = ["psql", "--quiet", "--set=ON_ERROR_STOP=1", "--dbname", urls[1]]
+        subprocess.run(psql, input=text, stdout=subprocess.DEVNULL, timeout=120, check=True)
+        assert new.open_functions() != []
+        new.grant()
+        assert new.open_functions() == []
+        assert rights(new) == rights(old)
 
 
 def recording_programs(folder: Path) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -20,7 +23,7 @@ from credentials.vault.keyring import new_document
 from strake import database_roles
 from strake.moving.service import _LEFT_BEHIND
 from tests.support.postgres import PASSWORD
-from tests.support.running import ROOT, Strake
+from tests.support.running import ROOT, Strake, prepare_home
 from tests.support.upstream import Upstream, fixed
 
 pytestmark = pytest.mark.postgres
@@ -94,6 +97,36 @@ def test_killed_move_continues_and_everything_works(
     moved.connect(upstream.url)  # takes new ids from every sequence
     assert verified(moved, strake, kept) > len(before_move)
     assert "has rows in" in strake.call("command", arguments=["move_to", postgres_url])["failed"]
+
+
+@pytest.mark.redis
+def test_printed_lines_are_the_new_environment(
+    tmp_path: Path, migrated_database: Path, postgres_url: str, redis_url: str, upstream: Upstream
+) -> None:
+    upstream.default = fixed(200, body=b"{}")
+    home = prepare_home(tmp_path / "one machine", migrated_database)
+    strake = Strake(home, {"STRAKE_BASE_URL": "https://strake.example.org"})
+    del strake.environment["STRAKE_RUNTIME"]
+    endpoint = strake.connect(upstream.url)
+    strake.hang_up()
+    printed = strake.manage("move_to", "-", stdin=f"{postgres_url}\n", check=True).stdout
+    lines = dict(re.findall(r"^  (\w+)=(.*)$", printed, flags=re.MULTILINE))
+    ours = {"DATABASE_URL": postgres_url, "REDIS_URL": redis_url, "EMAIL_URL": "smtp://127.0.0.1:1"}
+    assert all(lines.pop(name).startswith("…") for name in ours)
+    audit_key = strake.manage("checkpoint_audit", "--key", check=True).stdout
+
+    strake.environment |= {name: "".join(shlex.split(value)) for name, value in lines.items()} | ours
+    with strake:
+        url = f"{strake.url}{endpoint.path}/v1/models"
+        assert httpx.get(url, headers=endpoint.bearer, timeout=60).status_code == 200
+    assert strake.manage("checkpoint_audit", "--key", check=True).stdout == audit_key
+
+    secret_key = strake.environment.pop("STRAKE_SECRET_KEY_FILE")
+    assert Path(secret_key).stat().st_size > 50
+    refused = strake.manage("serve")
+    assert refused.returncode == os.EX_CONFIG
+    assert f"Set STRAKE_SECRET_KEY_FILE={secret_key}" in refused.stderr
+    assert "Create one" not in refused.stderr
 
 
 def test_database_of_something_else_is_refused(tmp_path: Path, migrated_database: Path, postgres_url: str) -> None:
