@@ -49,11 +49,8 @@ def look() -> Iterator[Finding]:
         if alone.vendor == "postgresql":
             yield _slots(alone)
     except DatabaseError as error:
-        yield Finding(
-            "Database",
-            BAD,
-            f"{_name(alone)}: {database_errors.reason(error)}. Is it running, and is DATABASE_URL right?",
-        )
+        reason = database_errors.reason(error)
+        yield Finding("Database", BAD, f"{_name(alone)}: {reason}. {database_errors.advice(reason)}")
     finally:
         alone.close()
 
