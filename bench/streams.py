@@ -13,7 +13,7 @@ import uvloop
 
 from bench.closed_loop import PATH
 from bench.gateways import Gateway, Target, metered
-from bench.tables import NOT_MEASURED, Results, shown, table
+from bench.tables import Results, percentile, shown, table
 from bench.upstream import stream_body
 
 _AT = re.compile(rb'"content": ?"([0-9.]+)"')
@@ -162,14 +162,10 @@ async def hold(gateway: Gateway, case: Case) -> Outcome:
         open=still_open,
         events_per_second=len(delays) / seconds,
         cpu=spent.gateway / max(1, len(delays)) * 1e6,
-        p50=_percentile(delays, 0.5),
-        p99=_percentile(delays, 0.99),
+        p50=percentile(delays, 0.5),
+        p99=percentile(delays, 0.99),
         memory=private / case.count,
     )
-
-
-def _percentile(ordered: list[float], part: float) -> float:
-    return ordered[int(len(ordered) * part)] if ordered else NOT_MEASURED
 
 
 def measure(gateway: Gateway, results: Results, cases: list[Case]) -> None:

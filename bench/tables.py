@@ -44,6 +44,12 @@ class Results:
         return self._values.get((gateway, figure), {})
 
 
+def percentile(values: Sequence[float], part: float) -> float:
+    """The value that `part` of the values are below: one of them, or the largest. `NOT_MEASURED` if there is none."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * part))] if ordered else NOT_MEASURED
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]

@@ -15,7 +15,7 @@ from pathlib import Path
 from bench import closed_loop
 from bench.gateways import Gateway, Target, settle
 from bench.open_loop import is_complete
-from bench.tables import Results, shown, table
+from bench.tables import Results, percentile, shown, table
 
 WINDOW = 0.1  # seconds; steal is counted in hundredths of a second
 WARM_UP = 1.0
@@ -87,11 +87,6 @@ def _window(connection: socket.socket, request: bytes) -> list[float]:
 def steal(stat: str = "/proc/stat") -> int:
     """Return for how long the host has run something else in place of this machine, in hundredths of a second."""
     return int(Path(stat).read_text(encoding="ascii").split("\n", 1)[0].split()[_STEAL])
-
-
-def percentile(values: list[float], part: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * part))]
 
 
 def tables(results: Results) -> list[str]:

@@ -19,7 +19,7 @@ from bench import bodies, closed_loop, gateways, measures, slo, streams, tail, t
 from bench.gateways import Gateway, Target
 from bench.open_loop import OpenLoop
 from bench.streams import Case
-from bench.tables import NOT_MEASURED, Results, shown, table
+from bench.tables import NOT_MEASURED, Results, percentile, shown, table
 from bench.upstream import stream_body
 
 CASE = Case(count=8, gap=0.02, seconds=0.5)
@@ -260,7 +260,7 @@ def test_steal_is_read_from_the_kernels_counters(tmp_path: Path) -> None:
 
 def test_percentile_is_one_of_the_values() -> None:
     values = [float(value) for value in range(1, 101)]
-    assert [tail.percentile(values, part) for part in (0.5, 0.99, 1.0)] == [51.0, 100.0, 100.0]
+    assert [percentile(values, part) for part in (0.5, 0.99, 1.0)] == [51.0, 100.0, 100.0]
 
 
 async def test_tail_refuses_errors() -> None:
